@@ -1,0 +1,1 @@
+//! Frontends and hypercalls for guests written in Rust.

@@ -1,0 +1,3 @@
+//! Every command a person types to build, run and test Oxen.
+
+fn main() {}
