@@ -207,11 +207,12 @@ boot_far:
 
 .section .bss.boot, "aw", @nobits
 .balign 4096
-.global boot_l4, boot_l3_low, boot_l2_low, boot_l3_image, boot_l2_image
+.global boot_stack_guard, boot_l4, boot_l3_low, boot_l2_low, boot_l3_image, boot_l2_image
 boot_l4:        .skip 4096
 boot_l3_low:    .skip 4096
 boot_l2_low:    .skip 4096 * 4
 boot_l3_image:  .skip 4096
 boot_l2_image:  .skip 4096
-boot_stack:     .skip 65536
+boot_stack_guard: .skip 4096
+boot_stack:     .skip 131072
 boot_stack_top:

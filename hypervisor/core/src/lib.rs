@@ -1,1 +1,2 @@
 //! The logic of the hypervisor.
+#![no_std]

@@ -3,8 +3,6 @@
 //! The upper two pages of every GDT are the hypervisor's (ABI: `public/arch-x86/xen.h`, `FIRST_RESERVED_GDT_PAGE`). One
 //! pair of frames serves all CPUs, since it has room for the TSS of each: switching guests never writes a descriptor.
 
-use core::ptr::addr_of;
-
 use dom0_abi::addr::PAGE_SIZE;
 use x86_64::instructions::tables;
 use x86_64::registers::segmentation::{CS, SS, Segment};
@@ -68,7 +66,7 @@ pub(super) fn load_gdt(local: &'static CpuLocal) {
         CS::set_reg(SegmentSelector(CODE));
         SS::set_reg(SegmentSelector(DATA));
         tables::load_tss(SegmentSelector(selector));
-        tables::lldt(SegmentSelector(0));
+        core::arch::asm!("lldt {:x}", in(reg) 0_u16, options(nostack, preserves_flags));
     }
 }
 
@@ -91,7 +89,7 @@ macro_rules! plain_vectors {
 }
 
 fn address(entry: extern "C" fn()) -> VirtAddr {
-    VirtAddr::new(entry as usize as u64)
+    VirtAddr::new(entry as *const () as u64)
 }
 
 fn idt<H: Handlers>() -> InterruptDescriptorTable {
@@ -142,10 +140,4 @@ fn idt<H: Handlers>() -> InterruptDescriptorTable {
         0xf0 0xf1 0xf2 0xf3 0xf4 0xf5 0xf6 0xf7 0xf8 0xf9 0xfa 0xfb 0xfc 0xfd 0xfe 0xff
     }
     idt
-}
-
-/// Whether a stack pointer lies within the task state segment's stacks: for the panic handler's walk.
-pub(super) fn is_loaded() -> bool {
-    let tables = tables::sidt();
-    IDT.get().is_some_and(|idt| tables.base.as_u64() == addr_of!(*idt) as u64)
 }

@@ -60,7 +60,7 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
         MACHINE_CHECK => panic!("machine check in the hypervisor\n{}", Registers(regs)),
         _ => {}
     }
-    if regs.rip == entry::iretq_from_restore as usize as u64 && IRETQ_FAULTS.contains(&regs.entry_vector) {
+    if regs.rip == entry::iretq_from_restore as *const () as u64 && IRETQ_FAULTS.contains(&regs.entry_vector) {
         return Resolution::GuestReturn(failed_return(regs));
     }
     if let Some(fixup) = fixups().iter().find(|fixup| fixup.at == regs.rip) {

@@ -58,6 +58,9 @@ pub(crate) const CPU_LOCAL_OFFSET: u64 = MAIN_STACK.top();
 /// Bytes from the end of the main stack back to the registers that a guest was interrupted with.
 pub(crate) const GUEST_REGS_FROM_TOP: u64 = 200;
 
+/// Bytes at the top of the main stack that boot leaves free: room for a guest's registers, a multiple of 16.
+pub(crate) const BOOT_STACK_ROOM: u64 = 256;
+
 /// The descriptor table that every CPU uses as long as its guest has none: fourteen empty pages, two of ours.
 pub(crate) const EMPTY_GDT: u64 = 0xffff_8180_0000_0000;
 /// Where in a descriptor table our own pages begin. ABI: `public/arch-x86/xen.h`, `FIRST_RESERVED_GDT_BYTE`.

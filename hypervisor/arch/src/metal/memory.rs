@@ -16,11 +16,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::layout;
 use crate::boot::MfnRange;
+pub use crate::frame_bits::BadFrame;
 use crate::frame_bits::FrameBits;
-
-/// The frame is not RAM, or not to be accessed as bytes, or the access leaves it or is misaligned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadFrame;
 
 /// The machine's memory, by frame.
 pub struct PhysMem {
@@ -59,24 +56,20 @@ impl PhysMem {
     /// # Safety
     ///
     /// The frames must be RAM that the direct map covers, and hold no object that anything still refers to.
-    pub(super) unsafe fn open(&self, frames: &MfnRange) {
-        self.bits.set_range(frames);
+    pub(super) unsafe fn open(&self, frames: MfnRange) {
+        self.bits.set(frames);
     }
 
     /// Where `len` bytes at `at` are, if they may be accessed.
     fn check(&self, at: Maddr, len: usize) -> Result<NonNull<u8>, BadFrame> {
-        if !self.bits.test(at.mfn()) || len > PAGE_SIZE - at.offset() {
-            return Err(BadFrame);
-        }
+        self.bits.check(at, len)?;
         NonNull::new(direct(at)).ok_or(BadFrame)
     }
 
     /// A word of memory as an atomic. The reference must not outlive the operation: hence private.
     fn atomic<A>(&self, at: Maddr) -> Result<&A, BadFrame> {
-        if !at.offset().is_multiple_of(size_of::<A>()) {
-            return Err(BadFrame);
-        }
-        let word = self.check(at, size_of::<A>())?.cast::<A>();
+        self.bits.check_aligned(at, size_of::<A>())?;
+        let word = NonNull::new(direct(at)).ok_or(BadFrame)?.cast::<A>();
         // SAFETY: in bounds of a frame that is mapped and holds only bytes (`check`), aligned; any bytes are a valid
         // atomic integer, the only types this is called with.
         Ok(unsafe { word.as_ref() })
@@ -158,8 +151,11 @@ impl PhysMem {
     }
 
     /// Takes frames out of ordinary memory for an object; false, and nothing done, unless all of them were in it.
-    fn close(&self, frames: &MfnRange) -> bool {
-        self.bits.take_range(frames)
+    ///
+    /// The bit stops later accesses, not one that is under way on another CPU: like any allocator's caller, `core` passes
+    /// frames that it has just been given and that nobody else knows.
+    fn close(&self, frames: MfnRange) -> bool {
+        self.bits.take(frames)
     }
 }
 
@@ -191,8 +187,18 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
 /// The range must be mapped, a multiple of eight bytes, and hold only bytes.
 pub(super) unsafe fn zero(at: *mut u8, len: usize) {
     // SAFETY: as the caller promises.
+    unsafe { fill(at.cast(), 0, len / 8) };
+}
+
+/// Fills words with a value.
+///
+/// # Safety
+///
+/// As for [`zero`]: `count` words at `at` must be mapped and nobody else's.
+pub(super) unsafe fn fill(at: *mut u64, value: u64, count: usize) {
+    // SAFETY: as the caller promises.
     unsafe {
-        asm!("rep stosq", in("rax") 0_u64, inout("rcx") len / 8 => _, inout("rdi") at => _, options(nostack, preserves_flags));
+        asm!("rep stosq", in("rax") value, inout("rcx") count => _, inout("rdi") at => _, options(nostack, preserves_flags));
     }
 }
 
@@ -229,11 +235,10 @@ impl<T> Deref for BootSlice<T> {
 pub struct FrameBox<T> {
     object: NonNull<T>,
     frames: MfnRange,
-    mem: NonNull<PhysMem>,
     owns: PhantomData<T>,
 }
 
-// SAFETY: it owns its object, and `PhysMem` is shared by all CPUs.
+// SAFETY: it owns its object.
 unsafe impl<T: Send> Send for FrameBox<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for FrameBox<T> {}
@@ -241,11 +246,11 @@ unsafe impl<T: Sync> Sync for FrameBox<T> {}
 impl<T> FrameBox<T> {
     /// Moves `value` into `frames`. Gives it back if it does not fit, or if they are not all ordinary memory.
     pub fn new(mem: &PhysMem, frames: MfnRange, value: T) -> Result<Self, T> {
-        let Some(object) = take(mem, &frames, size_of::<T>(), align_of::<T>()) else { return Err(value) };
+        let Some(object) = take(mem, frames, size_of::<T>(), align_of::<T>()) else { return Err(value) };
         let object = object.cast::<T>();
         // SAFETY: `take` has found room for a T, aligned, that nothing else accesses from now on.
         unsafe { object.write(value) };
-        Ok(Self { object, frames, mem: NonNull::from(mem), owns: PhantomData })
+        Ok(Self { object, frames, owns: PhantomData })
     }
 
     /// Drops the object and gives its frames back as ordinary memory, zeroed.
@@ -253,7 +258,7 @@ impl<T> FrameBox<T> {
         let this = core::mem::ManuallyDrop::new(self);
         // SAFETY: the object was written by `new` and is not used again, since `self` is gone.
         unsafe { this.object.drop_in_place() };
-        give_back(this.mem, &this.frames)
+        give_back(this.frames)
     }
 }
 
@@ -277,20 +282,24 @@ impl<T> DerefMut for FrameBox<T> {
 pub struct FrameBuf {
     bytes: NonNull<[u8]>,
     frames: MfnRange,
-    mem: NonNull<PhysMem>,
 }
+
+// SAFETY: it owns its bytes.
+unsafe impl Send for FrameBuf {}
+// SAFETY: as above.
+unsafe impl Sync for FrameBuf {}
 
 impl FrameBuf {
     /// Takes `frames` as a buffer of all their bytes, with whatever is in them. `None` unless all are ordinary memory.
     pub fn new(mem: &PhysMem, frames: MfnRange) -> Option<Self> {
         let len = usize::try_from(frames.len()).ok()?.checked_mul(PAGE_SIZE)?;
-        let start = take(mem, &frames, len, 1)?;
-        Some(Self { bytes: NonNull::slice_from_raw_parts(start, len), frames, mem: NonNull::from(mem) })
+        let start = take(mem, frames, len, 1)?;
+        Some(Self { bytes: NonNull::slice_from_raw_parts(start, len), frames })
     }
 
     /// Gives the frames back as ordinary memory, zeroed.
     pub fn into_frames(self) -> MfnRange {
-        give_back(self.mem, &self.frames)
+        give_back(self.frames)
     }
 }
 
@@ -311,7 +320,7 @@ impl DerefMut for FrameBuf {
 }
 
 /// Closes `frames` and says where they are, if `len` bytes fit.
-fn take(mem: &PhysMem, frames: &MfnRange, len: usize, align: usize) -> Option<NonNull<u8>> {
+fn take(mem: &PhysMem, frames: MfnRange, len: usize, align: usize) -> Option<NonNull<u8>> {
     let room = usize::try_from(frames.len()).ok()?.checked_mul(PAGE_SIZE)?;
     if len > room || align > PAGE_SIZE || !mem.close(frames) {
         return None;
@@ -319,16 +328,14 @@ fn take(mem: &PhysMem, frames: &MfnRange, len: usize, align: usize) -> Option<No
     NonNull::new(direct(frames.start.start()))
 }
 
-fn give_back(mem: NonNull<PhysMem>, frames: &MfnRange) -> MfnRange {
-    // SAFETY: there is one `PhysMem`, in a `Machine` that is never dropped.
-    let mem = unsafe { mem.as_ref() };
+fn give_back(frames: MfnRange) -> MfnRange {
     for mfn in frames.iter() {
         // SAFETY: the frame was closed by `take` and its object is gone.
         unsafe { zero(direct(mfn.start()), PAGE_SIZE) };
     }
     // SAFETY: as above.
-    unsafe { mem.open(frames) };
-    frames.clone()
+    unsafe { super::machine::mem_at_boot().open(frames) };
+    frames
 }
 
 /// The table from machine frames to the frame numbers of their owners, which every guest may read.
@@ -356,4 +363,51 @@ impl M2p {
         let entry = self.entries.get(usize::try_from(mfn.get()).ok()?)?.load(Ordering::Relaxed);
         (entry != NO_PFN).then_some(Pfn::new(entry))
     }
+}
+
+/// What a loader put into memory, and the frames around it. Closed to `PhysMem` until the frames are taken.
+pub struct ModuleMemory {
+    start: Maddr,
+    len: usize,
+}
+
+impl ModuleMemory {
+    /// # Safety
+    ///
+    /// The bytes must be in RAM that the direct map covers, in frames that are closed to `PhysMem` and that hold nothing
+    /// else, and no other `ModuleMemory` may share a frame with them.
+    pub(super) unsafe fn new(start: Maddr, len: usize) -> Self {
+        Self { start, len }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: by the contract of `new`; the frames stay closed as long as `self` is there.
+        unsafe { core::slice::from_raw_parts(direct(self.start), self.len) }
+    }
+
+    /// The frames that the bytes lie in.
+    pub(crate) fn frames(&self) -> MfnRange {
+        frames_of(self.start, self.len as u64)
+    }
+
+    pub(crate) fn into_frames(self) -> MfnRange {
+        let frames = ModuleMemory::frames(&self);
+        let (head, end) = (self.start.offset(), self.start.offset() + self.len);
+        let tail = frames.len() as usize * PAGE_SIZE - end;
+        let first = direct(frames.start.start());
+        // SAFETY: the module's own frames, closed to everybody else; what is written lies outside the module.
+        unsafe {
+            first.write_bytes(0, head);
+            first.add(end).write_bytes(0, tail);
+        }
+        // SAFETY: `bytes` can no longer be called, and there is no other object in these frames.
+        unsafe { super::machine::mem_at_boot().open(frames) };
+        frames
+    }
+}
+
+/// The frames that hold `len` bytes at `start`.
+pub(super) fn frames_of(start: Maddr, len: u64) -> MfnRange {
+    let end = Maddr::new(start.get().saturating_add(len).saturating_add(PAGE_SIZE as u64 - 1));
+    MfnRange::new(start.mfn(), end.mfn())
 }

@@ -3,10 +3,9 @@
 //! INVARIANT: no page of ours is mapped writable and executable, in one mapping or in two: the image's text is absent from
 //! the direct map. All mappings but the machine-to-physical table are for the supervisor alone.
 
-use x86_64::structures::paging::mapper::{MappedFrame, TranslateResult};
+use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
-    Translate,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -27,8 +26,6 @@ pub(super) enum Access {
     Data,
     /// Registers of a device: read and write, never cached.
     Device,
-    /// Memory of a screen: written through a buffer that merges writes where the firmware set one up.
-    Screen,
     /// Guests read it.
     GuestReadOnly,
 }
@@ -40,7 +37,7 @@ impl Access {
             Self::Text => present,
             Self::ReadOnly => present | PageTableFlags::NO_EXECUTE,
             Self::Data => present | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE,
-            Self::Device | Self::Screen => {
+            Self::Device => {
                 present
                     | PageTableFlags::WRITABLE
                     | PageTableFlags::NO_EXECUTE
@@ -79,19 +76,53 @@ impl OwnHalf {
         Some(Self { root: Maddr::new(root.start_address().as_u64()).mfn(), window, has_1gib_pages })
     }
 
-    pub(super) fn root(&self) -> Mfn {
-        self.root
+    /// A frame of zeros, for a mapping.
+    pub(super) fn zeroed_frame(&mut self, memory: &mut BootMemory) -> Option<Maddr> {
+        let frame = Tables(memory, self.window).allocate_frame()?;
+        Some(Maddr::new(frame.start_address().as_u64()))
     }
 
-    /// Reaches the tables through another window from now on.
-    pub(super) fn move_window(&mut self, window: u64) {
-        self.window = window;
+    /// Gives every slot of ours a table, so that all roots share whatever is mapped later.
+    pub(super) fn fill_slots(&mut self, memory: &mut BootMemory) -> Option<()> {
+        for slot in layout::OUR_SLOTS {
+            if self.table()[slot].is_unused() {
+                let table = Tables(memory, self.window).allocate_frame()?;
+                self.table()[slot].set_frame(table, PageTableFlags::PRESENT | PageTableFlags::WRITABLE);
+            }
+        }
+        Some(())
+    }
+
+    /// What the slots of ours hold.
+    pub(super) fn root_entries(&mut self) -> [u64; 16] {
+        let table = self.table();
+        core::array::from_fn(|index| {
+            let entry = &table[*layout::OUR_SLOTS.start() + index];
+            entry.addr().as_u64() | entry.flags().bits()
+        })
+    }
+
+    /// Switches this CPU to the new tables.
+    ///
+    /// # Safety
+    ///
+    /// Everything that is in use must be mapped in them at the same address.
+    pub(super) unsafe fn load(&self) {
+        if let Ok(root) = PhysFrame::from_start_address(PhysAddr::new(self.root.start().get())) {
+            // SAFETY: as the caller promises.
+            unsafe { Cr3::write(root, Cr3Flags::empty()) };
+        }
+    }
+
+    fn table(&mut self) -> &mut PageTable {
+        // SAFETY: the root is a table of ours, borrowed with `self`, and the window shows it.
+        unsafe { &mut *((self.window + self.root.start().get()) as *mut PageTable) }
     }
 
     fn mapper(&mut self) -> OffsetPageTable<'_> {
-        let root = (self.window + self.root.start().get()) as *mut PageTable;
-        // SAFETY: the root is a table of ours, borrowed with `self`; the window shows it and all tables below it.
-        unsafe { OffsetPageTable::new(&mut *root, VirtAddr::new(self.window)) }
+        let window = VirtAddr::new(self.window);
+        // SAFETY: the window shows the root and all tables below it.
+        unsafe { OffsetPageTable::new(self.table(), window) }
     }
 
     /// Maps `len` bytes at `to` in the largest pages that fit. `None` if there is no memory for the tables.
@@ -130,23 +161,8 @@ impl OwnHalf {
         Some(S::SIZE)
     }
 
-    /// Where `at` is mapped.
-    pub(super) fn translate(&mut self, at: u64) -> Option<Maddr> {
-        match self.mapper().translate(VirtAddr::new(at)) {
-            TranslateResult::Mapped { frame, offset, .. } => {
-                let start = match frame {
-                    MappedFrame::Size4KiB(frame) => frame.start_address(),
-                    MappedFrame::Size2MiB(frame) => frame.start_address(),
-                    MappedFrame::Size1GiB(frame) => frame.start_address(),
-                };
-                Some(Maddr::new(start.as_u64() + offset))
-            }
-            _ => None,
-        }
-    }
-
     /// Maps RAM, all but the image, in the direct map.
-    pub(super) fn map_direct(&mut self, memory: &mut BootMemory, ram: &MfnRange, image: &MfnRange) -> Option<()> {
+    pub(super) fn map_direct(&mut self, memory: &mut BootMemory, ram: MfnRange, image: MfnRange) -> Option<()> {
         for part in [
             MfnRange { start: ram.start, end: ram.end.min(image.start) },
             MfnRange { start: ram.start.max(image.end), end: ram.end },

@@ -48,8 +48,8 @@ impl CpuLocal {
         let guest_regs_end = area + layout::MAIN_STACK.top() - DATA_SELECTORS;
         let mut tss = TaskStateSegment::new();
         tss.privilege_stack_table[0] = x86_64::VirtAddr::new(guest_regs_end);
-        for (slot, stack) in tss.interrupt_stack_table.iter_mut().zip(&layout::IST) {
-            *slot = x86_64::VirtAddr::new(area + stack.top());
+        for (index, stack) in layout::IST.iter().enumerate() {
+            tss.interrupt_stack_table[index] = x86_64::VirtAddr::new(area + stack.top());
         }
         Self {
             guest_regs_end,
