@@ -7,6 +7,8 @@
 //! INVARIANT: the CPU's record is found from the stack pointer (`per_cpu`), never through GS: the base of GS is the guest's
 //! from end to end. Only the SYSCALL stub, which arrives on the guest's stack, borrows it for three instructions.
 //!
+//! Registers take 168 bytes below a multiple of 16, so the stubs leave eight more before they call Rust.
+//!
 //! INVARIANT: #DB, NMI, #MC and #DF arrive on stacks of their own (XSA-260: a #DB held back by `mov ss` is taken on the
 //! first instruction of the SYSCALL stub, still on the guest's stack). Coming from a guest they move to the main stack
 //! at once; coming from the hypervisor they stay and return there.
@@ -15,7 +17,7 @@ use core::arch::naked_asm;
 
 use dom0_abi::arch::CpuUserRegs;
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::{fault, layout, per_cpu};
 
 /// `entry_vector` of registers that came by SYSCALL from 64-bit code.
@@ -117,7 +119,9 @@ pub(super) extern "C" fn syscall_entry<H: Handlers>() {
         push_registers!(),
         "mov rdi, rsp",
         "xor ebp, ebp",
+        "sub rsp, 8",
         "call {handler}",
+        "add rsp, 8",
         "jmp {restore}",
         scratch = const per_cpu::SCRATCH,
         regs_end = const per_cpu::GUEST_REGS_END,
@@ -148,6 +152,7 @@ pub(super) extern "C" fn syscall32_entry<H: Handlers>() {
         push_registers!(),
         "mov rdi, rsp",
         "xor ebp, ebp",
+        "sub rsp, 8",
         "call {handler}",
         "mov rsp, rax",
         "jmp {restore}",
@@ -219,6 +224,7 @@ extern "C" fn exception_common<H: Handlers>() {
         "cld",
         "mov rdi, rsp",
         "xor ebp, ebp",
+        "sub rsp, 8",
         "call {handler}",
         "mov rsp, rax",
         "jmp {restore}",
@@ -246,6 +252,7 @@ extern "C" fn ist_common<H: Handlers>() {
         "2:",
         "mov rdi, rsp",
         "xor ebp, ebp",
+        "sub rsp, 8",
         "call {handler}",
         "mov rsp, rax",
         "jmp {restore}",
@@ -339,6 +346,8 @@ extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) {
 
 /// Sorts what came through the IDT; returns the registers to go on with.
 extern "C" fn on_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserRegs {
+    // A guest may have set AC.
+    cpu::close_guest_memory();
     let cpu = Cpu::current();
     // SAFETY: as in `on_hypercall`; registers of the hypervisor lie below everything in use on the stack.
     let interrupted = unsafe { &mut *regs };
