@@ -8,7 +8,9 @@ use core::panic::PanicInfo;
 use dom0_abi::arch::CpuUserRegs;
 use oxen_arch::boot::BootInfo;
 use oxen_arch::entry::Handlers;
-use oxen_arch::{Cpu, Handover, Machine, SerialConfig, SerialParity, StartOptions, emergency, open_serial};
+use oxen_arch::{
+    Cpu, Handover, Machine, SerialConfig, SerialParity, StartOptions, emergency, open_serial,
+};
 
 struct Entries;
 
@@ -35,23 +37,47 @@ pub fn start(handover: Handover) -> ! {
         Ok(info) => info,
         Err(error) => panic!("{error}"),
     };
-    let _ = writeln!(Emergency, "loader {:?} cmd {:?} rsdp {:?} screen {:?} modules {:?}", info.loader, info.command_line, info.rsdp, info.screen, info.modules);
+    let _ = writeln!(
+        Emergency,
+        "loader {:?} cmd {:?} rsdp {:?} screen {:?} modules {:?}",
+        info.loader, info.command_line, info.rsdp, info.screen, info.modules
+    );
     for range in info.memory_map.iter() {
         let _ = writeln!(Emergency, "{range:x?}");
     }
-    let options = StartOptions { memory_limit: None, smep: true, smap: true };
+    let options = StartOptions {
+        memory_limit: None,
+        smep: true,
+        smap: true,
+    };
     let error = oxen_arch::start::<Entries>(&handover, info, options, go_on);
     panic!("{error}")
 }
 
 fn go_on(machine: Machine, info: BootInfo, cpu: Cpu) -> ! {
-    let _ = writeln!(Emergency, "cpu {} of {} khz {} entry {}", cpu.id(), machine.nr_cpus(), machine.tsc_khz(), cpu.tsc() - info.entry_tsc);
+    let _ = writeln!(
+        Emergency,
+        "cpu {} of {} khz {} entry {}",
+        cpu.id(),
+        machine.nr_cpus(),
+        machine.tsc_khz(),
+        cpu.tsc() - info.entry_tsc
+    );
     for range in machine.take_free_ranges() {
         let _ = writeln!(Emergency, "free {range:x?}");
     }
-    let _ = writeln!(Emergency, "msr {:?} {:?}", cpu.read_msr(0x1b), cpu.read_msr(0x12345));
+    let _ = writeln!(
+        Emergency,
+        "msr {:?} {:?}",
+        cpu.read_msr(0x1b),
+        cpu.read_msr(0x12345)
+    );
     let mut b = [0; 20];
-    let _ = writeln!(Emergency, "guest {:?}", cpu.read_guest_bytes(dom0_abi::addr::GuestAddr::new(0x1000), &mut b));
+    let _ = writeln!(
+        Emergency,
+        "guest {:?}",
+        cpu.read_guest_bytes(dom0_abi::addr::GuestAddr::new(0x1000), &mut b)
+    );
     machine.screen_write(b"Hello screen\nfrom Oxen\n");
     panic!("end")
 }

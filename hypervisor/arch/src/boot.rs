@@ -132,6 +132,15 @@ pub enum Screen {
     },
 }
 
+impl Screen {
+    /// Where its memory is.
+    pub const fn maddr(&self) -> Maddr {
+        match *self {
+            Self::Text { maddr, .. } | Self::Framebuffer { maddr, .. } => maddr,
+        }
+    }
+}
+
 /// The bits of a pixel that hold one colour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ColourMask {

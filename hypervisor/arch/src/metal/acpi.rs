@@ -52,9 +52,17 @@ pub(super) struct Topology {
 struct Identity;
 
 impl AcpiHandler for Identity {
-    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+    unsafe fn map_physical_region<T>(
+        &self,
+        address: usize,
+        size: usize,
+    ) -> PhysicalMapping<Self, T> {
         // Tables that cannot be reached read as the first bytes of memory, whose signature and checksum are wrong.
-        let reachable = if address.saturating_add(size) <= 1 << 32 { address } else { 0x1000 };
+        let reachable = if address.saturating_add(size) <= 1 << 32 {
+            address
+        } else {
+            0x1000
+        };
         let start = NonNull::new(reachable as *mut T).unwrap_or(NonNull::dangling());
         // SAFETY: mapped onto itself, for as long as the mapping is used.
         unsafe { PhysicalMapping::new(address, start, size, size, Self) }
@@ -65,14 +73,21 @@ impl AcpiHandler for Identity {
 
 /// Reads the tables. Without any, the machine has the CPU that runs and nothing else.
 pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
-    let boot_cpu = raw_cpuid::CpuId::new().get_feature_info().map_or(0, |info| u32::from(info.initial_local_apic_id()));
+    let boot_cpu = raw_cpuid::CpuId::new()
+        .get_feature_info()
+        .map_or(0, |info| u32::from(info.initial_local_apic_id()));
     let mut topology = Topology::default();
     topology.cpus.push(boot_cpu);
-    let Some(tables) = tables(rsdp) else { return topology };
+    let Some(tables) = tables(rsdp) else {
+        return topology;
+    };
     if let Ok(madt) = tables.find_table::<Madt>() {
         read_madt(&madt, &mut topology);
     }
-    topology.reset = tables.find_table::<Fadt>().ok().and_then(|fadt| reset_register(&fadt));
+    topology.reset = tables
+        .find_table::<Fadt>()
+        .ok()
+        .and_then(|fadt| reset_register(&fadt));
     topology
 }
 
@@ -111,7 +126,10 @@ fn read_madt(madt: &PhysicalMapping<Identity, Madt>, topology: &mut Topology) {
             MadtEntry::IoApic(io_apic) => {
                 let registers = Maddr::new(u64::from(io_apic.io_apic_address));
                 let first_gsi = io_apic.global_system_interrupt_base;
-                let _ = topology.io_apics.try_push(IoApic { registers, first_gsi });
+                let _ = topology.io_apics.try_push(IoApic {
+                    registers,
+                    first_gsi,
+                });
             }
             MadtEntry::InterruptSourceOverride(entry) => {
                 let (irq, gsi, flags) = (entry.irq, entry.global_system_interrupt, entry.flags);
@@ -131,5 +149,8 @@ fn reset_register(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<ResetRegiste
     if register.address_space != acpi::address::AddressSpace::SystemIo {
         return None;
     }
-    Some(ResetRegister { port: u16::try_from(register.address).ok()?, value: fadt.reset_value })
+    Some(ResetRegister {
+        port: u16::try_from(register.address).ok()?,
+        value: fadt.reset_value,
+    })
 }

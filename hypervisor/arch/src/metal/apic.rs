@@ -37,7 +37,11 @@ const LVT_NMI: u32 = 0b100 << 8;
 pub(super) fn mappings(topology: &Topology) -> impl Iterator<Item = (u64, Maddr)> + '_ {
     // SAFETY: every CPU with an APIC has the register.
     let local = unsafe { Msr::new(APIC_BASE).read() } & 0x000f_ffff_ffff_f000;
-    let io = topology.io_apics.iter().enumerate().map(|(index, io)| (io_apic_page(index), Maddr::new(io.registers.get() & !0xfff)));
+    let io = topology
+        .io_apics
+        .iter()
+        .enumerate()
+        .map(|(index, io)| (io_apic_page(index), Maddr::new(io.registers.get() & !0xfff)));
     core::iter::once((LOCAL_APIC, Maddr::new(local))).chain(io)
 }
 
@@ -98,8 +102,15 @@ pub(super) fn route_isa(topology: &Topology, irq: u8, vector: u8) -> bool {
     // SPEC: ACPI 6.5, 5.2.12.5: 3 in each field says low, level.
     let is_low = flags & 0b11 == 0b11;
     let is_level = flags >> 2 & 0b11 == 0b11;
-    let serving = topology.io_apics.iter().enumerate().rev().find(|(_, io)| io.first_gsi <= gsi);
-    let Some((index, io)) = serving else { return false };
+    let serving = topology
+        .io_apics
+        .iter()
+        .enumerate()
+        .rev()
+        .find(|(_, io)| io.first_gsi <= gsi);
+    let Some((index, io)) = serving else {
+        return false;
+    };
     let pin = gsi - io.first_gsi;
     let page = io_apic_page(index) + (io.registers.get() & 0xfff);
     let set = |register: u32, value: u32| {
@@ -112,6 +123,9 @@ pub(super) fn route_isa(topology: &Topology, irq: u8, vector: u8) -> bool {
     // SPEC: 82093AA data sheet, 3.2.4: redirection entries from register 0x10 on, two words each.
     let entry = 0x10 + 2 * pin;
     set(entry + 1, BOOT_APIC_ID.load(Ordering::Relaxed) << 24);
-    set(entry, u32::from(vector) | u32::from(is_low) << 13 | u32::from(is_level) << 15);
+    set(
+        entry,
+        u32::from(vector) | u32::from(is_low) << 13 | u32::from(is_level) << 15,
+    );
     true
 }

@@ -40,7 +40,9 @@ fn table() -> &'static [u8; CAPACITY] {
 }
 
 fn word(at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(table().get(at..at + 4)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        table().get(at..at + 4)?.try_into().ok()?,
+    ))
 }
 
 /// The function that an address of the image lies in, and how far in.
@@ -70,12 +72,20 @@ pub fn symbol(address: u64) -> Option<(&'static str, u64)> {
 pub fn callers() -> impl Iterator<Item = u64> {
     let mut frame: u64;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags))
+    };
     let stack: u64;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags))
+    };
     let is_image_stack = stack < layout::PER_CPU;
-    let top = if is_image_stack { u64::MAX } else { per_cpu::current_area() + layout::CPU_LOCAL_OFFSET };
+    let top = if is_image_stack {
+        u64::MAX
+    } else {
+        per_cpu::current_area() + layout::CPU_LOCAL_OFFSET
+    };
     core::iter::from_fn(move || {
         if frame <= stack || frame > top - 16 || !frame.is_multiple_of(8) {
             return None;

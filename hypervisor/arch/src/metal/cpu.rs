@@ -40,7 +40,10 @@ impl Cpu {
         let local = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
         // SAFETY: all code but the very start runs on a stack in a per-CPU area, whose record `machine` has written
         // before the first instruction on that stack. All fields that change are cells, used by this CPU alone.
-        Self { local: unsafe { &*local }, stays: PhantomData }
+        Self {
+            local: unsafe { &*local },
+            stays: PhantomData,
+        }
     }
 
     /// Which one it is.
@@ -59,7 +62,9 @@ impl Cpu {
         if vector == PAGE_FAULT {
             let address: u64;
             // SAFETY: reads a register.
-            unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags))
+            };
             self.local.fault_address.set(address);
         }
     }
@@ -70,7 +75,8 @@ impl Cpu {
 
     /// Whether an NMI has arrived in the hypervisor since the last call.
     pub fn take_nmi(&self) -> bool {
-        self.local.nmi_seen.load(Ordering::Relaxed) && self.local.nmi_seen.swap(false, Ordering::Relaxed)
+        self.local.nmi_seen.load(Ordering::Relaxed)
+            && self.local.nmi_seen.swap(false, Ordering::Relaxed)
     }
 
     /// Reads guest memory with the rights of user mode. On failure `into` holds what was read up to there.
@@ -96,21 +102,32 @@ impl Cpu {
         check_guest_range(at, size_of::<T>())?;
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: as in `read_guest_bytes`.
-        unsafe { guest_copy(value.as_mut_ptr().cast(), at.get() as *const u8, size_of::<T>()) }
-            .map_err(|left| fault_at(at, size_of::<T>(), left))?;
+        unsafe {
+            guest_copy(
+                value.as_mut_ptr().cast(),
+                at.get() as *const u8,
+                size_of::<T>(),
+            )
+        }
+        .map_err(|left| fault_at(at, size_of::<T>(), left))?;
         // SAFETY: every byte has been written, and `FromBytes` accepts any.
         Ok(unsafe { value.assume_init() })
     }
 
     /// Writes a value to guest memory.
-    pub fn write_guest<T: IntoBytes + Immutable>(&self, at: GuestAddr, value: &T) -> Result<(), GuestFault> {
+    pub fn write_guest<T: IntoBytes + Immutable>(
+        &self,
+        at: GuestAddr,
+        value: &T,
+    ) -> Result<(), GuestFault> {
         self.write_guest_bytes(at, value.as_bytes())
     }
 
     /// Loads a root. Its slots 256 to 271 must be the hypervisor's own (`Machine::root_entry`) and everything else may
     /// lead to nothing of ours: that is what `core` keeps by page types (I7, I8).
     pub fn load_root(&self, root: Mfn) {
-        if let Ok(frame) = PhysFrame::from_start_address(PhysAddr::new_truncate(root.start().get())) {
+        if let Ok(frame) = PhysFrame::from_start_address(PhysAddr::new_truncate(root.start().get()))
+        {
             // SAFETY: as the doc says.
             unsafe { Cr3::write(frame, Cr3Flags::empty()) };
         }
@@ -264,9 +281,15 @@ impl Cpu {
         // SAFETY: the hypervisor's own devices are not among the ports that `core` lets through (I27).
         unsafe {
             match width {
-                PortWidth::Byte => asm!("xor eax, eax", "in al, dx", in("dx") port, out("eax") value, options(nostack)),
-                PortWidth::Word => asm!("xor eax, eax", "in ax, dx", in("dx") port, out("eax") value, options(nostack)),
-                PortWidth::Dword => asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack)),
+                PortWidth::Byte => {
+                    asm!("xor eax, eax", "in al, dx", in("dx") port, out("eax") value, options(nostack))
+                }
+                PortWidth::Word => {
+                    asm!("xor eax, eax", "in ax, dx", in("dx") port, out("eax") value, options(nostack))
+                }
+                PortWidth::Dword => {
+                    asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack))
+                }
             }
         }
         value
@@ -277,9 +300,15 @@ impl Cpu {
         // SAFETY: as in `port_in`; what a device does with it is the trust that a domain with ports has (design, 10).
         unsafe {
             match width {
-                PortWidth::Byte => asm!("out dx, al", in("dx") port, in("al") value as u8, options(nostack)),
-                PortWidth::Word => asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nostack)),
-                PortWidth::Dword => asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack)),
+                PortWidth::Byte => {
+                    asm!("out dx, al", in("dx") port, in("al") value as u8, options(nostack))
+                }
+                PortWidth::Word => {
+                    asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nostack))
+                }
+                PortWidth::Dword => {
+                    asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack))
+                }
             }
         }
     }
@@ -359,7 +388,8 @@ impl Cpu {
 
     /// Leaves for a guest with these registers, never to come back here: the next entry starts on an empty stack.
     pub fn enter_guest(&self, regs: &CpuUserRegs) -> ! {
-        let at = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP) as *mut CpuUserRegs;
+        let at = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
+            as *mut CpuUserRegs;
         // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
         // so they are copied first. The selectors are of ring 3 by the exit rules of `core` (I24).
         unsafe {
@@ -371,18 +401,30 @@ impl Cpu {
     /// Turns the CPU's protections on. `smep` and `smap` as the command line says.
     pub(super) fn protect(smep: bool, smap: bool) {
         let features = raw_cpuid::CpuId::new().get_extended_feature_info();
-        let has_xsave = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|info| info.has_xsave());
-        let mut cr4 = Cr4::read() | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::PAGE_GLOBAL;
+        let has_xsave = raw_cpuid::CpuId::new()
+            .get_feature_info()
+            .is_some_and(|info| info.has_xsave());
+        let mut cr4 =
+            Cr4::read() | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::PAGE_GLOBAL;
         let smap = smap && features.as_ref().is_some_and(|info| info.has_smap());
-        cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, smep && features.as_ref().is_some_and(|info| info.has_smep()));
+        cr4.set(
+            Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+            smep && features.as_ref().is_some_and(|info| info.has_smep()),
+        );
         cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
-        cr4.set(Cr4Flags::FSGSBASE, features.as_ref().is_some_and(|info| info.has_fsgsbase()));
+        cr4.set(
+            Cr4Flags::FSGSBASE,
+            features.as_ref().is_some_and(|info| info.has_fsgsbase()),
+        );
         cr4.set(Cr4Flags::OSXSAVE, has_xsave);
         HAS_SMAP.store(smap, Ordering::Relaxed);
         // SAFETY: only bits that the CPU has; none of them changes what the hypervisor's own code means.
         unsafe {
             Cr4::write(cr4);
-            Cr0::write((Cr0::read() | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR) - Cr0Flags::EMULATE_COPROCESSOR);
+            Cr0::write(
+                (Cr0::read() | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR)
+                    - Cr0Flags::EMULATE_COPROCESSOR,
+            );
         }
         if smap {
             close_guest_memory();
@@ -411,7 +453,9 @@ fn write_base(msr: u32, base: u64) -> Result<(), NotCanonical> {
 }
 
 fn fault_at(at: GuestAddr, len: usize, left: usize) -> GuestFault {
-    GuestFault { at: GuestAddr::new(at.get().wrapping_add((len - left) as u64)) }
+    GuestFault {
+        at: GuestAddr::new(at.get().wrapping_add((len - left) as u64)),
+    }
 }
 
 /// Ends the access to guest memory that a guest's own AC flag, or `guest_copy`, opened.

@@ -51,7 +51,9 @@ fn our_gdt() -> *mut u64 {
 
 /// Loads GDT, code and stack segment and TSS of a CPU.
 pub(super) fn load_gdt(local: &'static CpuLocal) {
-    let Descriptor::SystemSegment(low, high) = Descriptor::tss_segment(&local.tss) else { return };
+    let Descriptor::SystemSegment(low, high) = Descriptor::tss_segment(&local.tss) else {
+        return;
+    };
     let selector = FIRST_TSS + 16 * local.id as u16;
     let slot = usize::from(selector & 0xfff) / 8;
     // SAFETY: within our two pages, as `local.id` is below MAX_CPUS; the slot is this CPU's alone.
@@ -59,7 +61,10 @@ pub(super) fn load_gdt(local: &'static CpuLocal) {
         our_gdt().add(slot).write_volatile(low);
         our_gdt().add(slot + 1).write_volatile(high);
     }
-    let pointer = DescriptorTablePointer { limit: 0xffff, base: VirtAddr::new(layout::EMPTY_GDT) };
+    let pointer = DescriptorTablePointer {
+        limit: 0xffff,
+        base: VirtAddr::new(layout::EMPTY_GDT),
+    };
     // SAFETY: the window is mapped for ever; the selectors name the descriptors above.
     unsafe {
         tables::lgdt(&pointer);
@@ -96,32 +101,56 @@ fn idt<H: Handlers>() -> InterruptDescriptorTable {
     let mut idt = InterruptDescriptorTable::new();
     // SAFETY: each stub expects what the CPU pushes for its vector, on the stack that the IST index names.
     unsafe {
-        idt.divide_error.set_handler_addr(address(entry::vector_entry::<H, 0>));
-        idt.debug.set_handler_addr(address(entry::ist_entry::<H, 1>)).set_stack_index(layout::IST_DEBUG);
-        idt.non_maskable_interrupt.set_handler_addr(address(entry::ist_entry::<H, 2>)).set_stack_index(layout::IST_NMI);
+        idt.divide_error
+            .set_handler_addr(address(entry::vector_entry::<H, 0>));
+        idt.debug
+            .set_handler_addr(address(entry::ist_entry::<H, 1>))
+            .set_stack_index(layout::IST_DEBUG);
+        idt.non_maskable_interrupt
+            .set_handler_addr(address(entry::ist_entry::<H, 2>))
+            .set_stack_index(layout::IST_NMI);
         // `int3` and `int 4` are what a guest may execute by itself.
-        idt.breakpoint.set_handler_addr(address(entry::vector_entry::<H, 3>)).set_privilege_level(PrivilegeLevel::Ring3);
-        idt.overflow.set_handler_addr(address(entry::vector_entry::<H, 4>)).set_privilege_level(PrivilegeLevel::Ring3);
-        idt.bound_range_exceeded.set_handler_addr(address(entry::vector_entry::<H, 5>));
-        idt.invalid_opcode.set_handler_addr(address(entry::vector_entry::<H, 6>));
-        idt.device_not_available.set_handler_addr(address(entry::vector_entry::<H, 7>));
+        idt.breakpoint
+            .set_handler_addr(address(entry::vector_entry::<H, 3>))
+            .set_privilege_level(PrivilegeLevel::Ring3);
+        idt.overflow
+            .set_handler_addr(address(entry::vector_entry::<H, 4>))
+            .set_privilege_level(PrivilegeLevel::Ring3);
+        idt.bound_range_exceeded
+            .set_handler_addr(address(entry::vector_entry::<H, 5>));
+        idt.invalid_opcode
+            .set_handler_addr(address(entry::vector_entry::<H, 6>));
+        idt.device_not_available
+            .set_handler_addr(address(entry::vector_entry::<H, 7>));
         idt.double_fault
             .set_handler_addr(address(entry::ist_entry_with_code::<H, 8>))
             .set_stack_index(layout::IST_DOUBLE_FAULT);
-        idt.invalid_tss.set_handler_addr(address(entry::vector_entry_with_code::<H, 10>));
-        idt.segment_not_present.set_handler_addr(address(entry::vector_entry_with_code::<H, 11>));
-        idt.stack_segment_fault.set_handler_addr(address(entry::vector_entry_with_code::<H, 12>));
-        idt.general_protection_fault.set_handler_addr(address(entry::vector_entry_with_code::<H, 13>));
-        idt.page_fault.set_handler_addr(address(entry::vector_entry_with_code::<H, 14>));
-        idt.x87_floating_point.set_handler_addr(address(entry::vector_entry::<H, 16>));
-        idt.alignment_check.set_handler_addr(address(entry::vector_entry_with_code::<H, 17>));
+        idt.invalid_tss
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 10>));
+        idt.segment_not_present
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 11>));
+        idt.stack_segment_fault
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 12>));
+        idt.general_protection_fault
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 13>));
+        idt.page_fault
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 14>));
+        idt.x87_floating_point
+            .set_handler_addr(address(entry::vector_entry::<H, 16>));
+        idt.alignment_check
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 17>));
         idt.machine_check
             .set_handler_addr(address(entry::ist_entry::<H, 18>))
             .set_stack_index(layout::IST_MACHINE_CHECK);
-        idt.simd_floating_point.set_handler_addr(address(entry::vector_entry::<H, 19>));
-        idt.virtualization.set_handler_addr(address(entry::vector_entry::<H, 20>));
-        idt.cp_protection_exception.set_handler_addr(address(entry::vector_entry_with_code::<H, 21>));
-        idt[0x80].set_handler_addr(address(entry::vector_entry::<H, 0x80>)).set_privilege_level(PrivilegeLevel::Ring3);
+        idt.simd_floating_point
+            .set_handler_addr(address(entry::vector_entry::<H, 19>));
+        idt.virtualization
+            .set_handler_addr(address(entry::vector_entry::<H, 20>));
+        idt.cp_protection_exception
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 21>));
+        idt[0x80]
+            .set_handler_addr(address(entry::vector_entry::<H, 0x80>))
+            .set_privilege_level(PrivilegeLevel::Ring3);
     }
     plain_vectors! { idt, H:
         0x20 0x21 0x22 0x23 0x24 0x25 0x26 0x27 0x28 0x29 0x2a 0x2b 0x2c 0x2d 0x2e 0x2f

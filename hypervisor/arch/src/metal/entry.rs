@@ -333,8 +333,18 @@ pub(super) unsafe extern "C" fn enter_guest(regs: *mut CpuUserRegs) -> ! {
 /// Goes on with `next(argument)` on another stack.
 // SAFETY (of callers): `top` is the end of a mapped, unused stack.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn switch_stack(top: u64, next: extern "C" fn(usize) -> !, argument: usize) -> ! {
-    naked_asm!("mov rsp, rdi", "xor ebp, ebp", "mov rdi, rdx", "call rsi", "ud2")
+pub(super) unsafe extern "C" fn switch_stack(
+    top: u64,
+    next: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> ! {
+    naked_asm!(
+        "mov rsp, rdi",
+        "xor ebp, ebp",
+        "mov rdi, rdx",
+        "call rsi",
+        "ud2"
+    )
 }
 
 extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) {

@@ -11,7 +11,13 @@ use super::{entry, layout, per_cpu};
 /// Registers the label `$at` of an `asm!` block as an instruction that may fault, and `$then` as where to go on.
 macro_rules! fixup {
     ($at:literal, $then:literal) => {
-        concat!(".pushsection .fixups, \"a\"\n.balign 8\n.quad ", $at, ", ", $then, "\n.popsection")
+        concat!(
+            ".pushsection .fixups, \"a\"\n.balign 8\n.quad ",
+            $at,
+            ", ",
+            $then,
+            "\n.popsection"
+        )
     };
 }
 pub(super) use fixup;
@@ -60,7 +66,9 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
         MACHINE_CHECK => panic!("machine check in the hypervisor\n{}", Registers(regs)),
         _ => {}
     }
-    if regs.rip == entry::iretq_from_restore as *const () as u64 && IRETQ_FAULTS.contains(&regs.entry_vector) {
+    if regs.rip == entry::iretq_from_restore as *const () as u64
+        && IRETQ_FAULTS.contains(&regs.entry_vector)
+    {
         return Resolution::GuestReturn(failed_return(regs));
     }
     if let Some(fixup) = fixups().iter().find(|fixup| fixup.at == regs.rip) {
@@ -69,7 +77,9 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
     }
     let address: u64;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags))
+    };
     panic!(
         "vector {} (error code {:#x}, cr2 {:#x}) in the hypervisor\n{}",
         regs.entry_vector,
@@ -84,7 +94,8 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
 /// `restore` had loaded the general registers, which are therefore in the fault's own frame; what `iretq` was to load is
 /// still at the top of the stack.
 fn failed_return(fault: &CpuUserRegs) -> *mut CpuUserRegs {
-    let guest = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP) as *mut CpuUserRegs;
+    let guest = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
+        as *mut CpuUserRegs;
     // The two frames overlap: copy first.
     let general = fault.clone();
     // SAFETY: `iretq` runs with its operands in this CPU's only place for them; nobody refers to them now.
@@ -111,11 +122,31 @@ pub(super) struct Registers<'a>(pub(super) &'a CpuUserRegs);
 impl core::fmt::Display for Registers<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let r = self.0;
-        writeln!(f, "  rip {:016x}  cs {:04x}  rflags {:016x}", r.rip, r.cs, r.rflags)?;
+        writeln!(
+            f,
+            "  rip {:016x}  cs {:04x}  rflags {:016x}",
+            r.rip, r.cs, r.rflags
+        )?;
         writeln!(f, "  rsp {:016x}  ss {:04x}", r.rsp, r.ss)?;
-        writeln!(f, "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx)?;
-        writeln!(f, "  rsi {:016x}  rdi {:016x}  rbp {:016x}  r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8)?;
-        writeln!(f, "  r9  {:016x}  r10 {:016x}  r11 {:016x}  r12 {:016x}", r.r9, r.r10, r.r11, r.r12)?;
-        write!(f, "  r13 {:016x}  r14 {:016x}  r15 {:016x}", r.r13, r.r14, r.r15)
+        writeln!(
+            f,
+            "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+            r.rax, r.rbx, r.rcx, r.rdx
+        )?;
+        writeln!(
+            f,
+            "  rsi {:016x}  rdi {:016x}  rbp {:016x}  r8  {:016x}",
+            r.rsi, r.rdi, r.rbp, r.r8
+        )?;
+        writeln!(
+            f,
+            "  r9  {:016x}  r10 {:016x}  r11 {:016x}  r12 {:016x}",
+            r.r9, r.r10, r.r11, r.r12
+        )?;
+        write!(
+            f,
+            "  r13 {:016x}  r14 {:016x}  r15 {:016x}",
+            r.r13, r.r14, r.r15
+        )
     }
 }

@@ -14,7 +14,11 @@ use crate::memory_map::{MemoryKind, MemoryMap, MemoryRange};
 const MULTIBOOT1: u32 = 0x2bad_b002;
 
 /// The text screen that every PC starts with.
-const TEXT_SCREEN: Screen = Screen::Text { maddr: Maddr::new(0xb8000), columns: 80, rows: 25 };
+const TEXT_SCREEN: Screen = Screen::Text {
+    maddr: Maddr::new(0xb8000),
+    columns: 80,
+    rows: 25,
+};
 
 /// The loader's registers, not yet looked at.
 pub struct Handover {
@@ -39,7 +43,10 @@ impl core::fmt::Display for HandoverError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::UnknownLoader(magic) => {
-                write!(f, "the boot loader speaks neither Multiboot 1 nor Multiboot 2 (eax = {magic:#x})")
+                write!(
+                    f,
+                    "the boot loader speaks neither Multiboot 1 nor Multiboot 2 (eax = {magic:#x})"
+                )
             }
             Self::Damaged => f.write_str("the boot loader's information is damaged"),
             Self::NoMemoryMap => f.write_str("the boot loader gave no memory map"),
@@ -55,7 +62,12 @@ impl Handover {
     /// The values must come from a boot loader, once, the image must be at `image`, and the first 4 GiB must be mapped onto
     /// themselves.
     pub unsafe fn new(magic: u32, information: u32, image: u32, entry_tsc: u64) -> Self {
-        Self { magic, information, image, entry_tsc }
+        Self {
+            magic,
+            information,
+            image,
+            entry_tsc,
+        }
     }
 
     /// Where the loader put the image.
@@ -101,7 +113,10 @@ impl Handover {
         }
         let path_first = |text| strip_file_name(text, info.loader.starts_with("GRUB 2"));
         if flags & COMMAND_LINE.0 != 0 {
-            push_str(&mut info.command_line, path_first(string(word(COMMAND_LINE.1))));
+            push_str(
+                &mut info.command_line,
+                path_first(string(word(COMMAND_LINE.1))),
+            );
         }
         if flags & MODULES.0 != 0 {
             let (count, list) = (word(MODULES.1), word(MODULES.1 + 4));
@@ -120,7 +135,11 @@ impl Handover {
                 let base = read_u64(entry.wrapping_add(4));
                 let kind = kind_of_number(read_u32(entry.wrapping_add(20)));
                 let end = base.saturating_add(read_u64(entry.wrapping_add(12)));
-                info.memory_map.push(MemoryRange { start: base, end, kind });
+                info.memory_map.push(MemoryRange {
+                    start: base,
+                    end,
+                    kind,
+                });
                 // The size does not count itself.
                 at = at.saturating_add(read_u32(entry)).saturating_add(4);
             }
@@ -141,19 +160,32 @@ impl Handover {
         }
         for module in tags.module_tags() {
             let text = strip_file_name(module.cmdline().unwrap_or(""), true);
-            push_module(&mut info.modules, module.start_address(), module.end_address(), text);
+            push_module(
+                &mut info.modules,
+                module.start_address(),
+                module.end_address(),
+                text,
+            );
         }
         // The firmware's own map knows more than the loader's translation of it; boot services have ended.
         if let Some(map) = tags.efi_memory_map_tag() {
             for area in map.memory_areas() {
                 let start = area.phys_start;
                 let end = start.saturating_add(area.page_count.saturating_mul(4096));
-                info.memory_map.push(MemoryRange { start, end, kind: kind_of_efi(area.ty) });
+                info.memory_map.push(MemoryRange {
+                    start,
+                    end,
+                    kind: kind_of_efi(area.ty),
+                });
             }
         } else if let Some(map) = tags.memory_map_tag() {
             for area in map.memory_areas() {
                 let kind = kind_of_number(u32::from(area.typ()));
-                info.memory_map.push(MemoryRange { start: area.start_address(), end: area.end_address(), kind });
+                info.memory_map.push(MemoryRange {
+                    start: area.start_address(),
+                    end: area.end_address(),
+                    kind,
+                });
             }
         }
         // Both tags hold a copy of the structure, behind eight bytes of header.
@@ -161,7 +193,10 @@ impl Handover {
         info.rsdp = tags
             .rsdp_v2_tag()
             .map(|tag| structure(core::ptr::from_ref(tag).cast()))
-            .or_else(|| tags.rsdp_v1_tag().map(|tag| structure(core::ptr::from_ref(tag).cast())));
+            .or_else(|| {
+                tags.rsdp_v1_tag()
+                    .map(|tag| structure(core::ptr::from_ref(tag).cast()))
+            });
         info.screen = match tags.framebuffer_tag() {
             Some(Ok(tag)) => match tag.buffer_type() {
                 Ok(FramebufferType::Text) => Some(Screen::Text {
@@ -175,7 +210,10 @@ impl Handover {
                     height: tag.height(),
                     pitch: tag.pitch(),
                     bpp: tag.bpp(),
-                    masks: [red, green, blue].map(|field| ColourMask { position: field.position, size: field.size }),
+                    masks: [red, green, blue].map(|field| ColourMask {
+                        position: field.position,
+                        size: field.size,
+                    }),
                 }),
                 _ => None,
             },
@@ -187,7 +225,12 @@ impl Handover {
     }
 }
 
-fn push_module<const N: usize>(modules: &mut arrayvec::ArrayVec<BootModule, N>, start: u32, end: u32, text: &str) {
+fn push_module<const N: usize>(
+    modules: &mut arrayvec::ArrayVec<BootModule, N>,
+    start: u32,
+    end: u32,
+    text: &str,
+) {
     let mut command_line = ArrayString::new();
     push_str(&mut command_line, text);
     let len = end.saturating_sub(start) as usize;
@@ -212,7 +255,11 @@ fn push_str<const N: usize>(to: &mut ArrayString<N>, text: &str) {
 fn strip_file_name(text: &str, only_a_path: bool) -> &str {
     let text = text.trim_start();
     let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
-    if only_a_path && !first.starts_with(['/', '(']) { text } else { rest.trim_start() }
+    if only_a_path && !first.starts_with(['/', '(']) {
+        text
+    } else {
+        rest.trim_start()
+    }
 }
 
 fn kind_of_number(number: u32) -> MemoryKind {
@@ -261,8 +308,8 @@ fn string(at: u32) -> &'static str {
     let text = bytes.get(..len).unwrap_or(&[]);
     match core::str::from_utf8(text) {
         Ok(text) => text,
-        Err(error) => core::str::from_utf8(text.get(..error.valid_up_to()).unwrap_or(&[])).unwrap_or(""),
+        Err(error) => {
+            core::str::from_utf8(text.get(..error.valid_up_to()).unwrap_or(&[])).unwrap_or("")
+        }
     }
 }
-
-

@@ -46,7 +46,12 @@ impl Stack {
 }
 
 /// The stacks that the interrupt stack table names, in its order.
-pub(crate) const IST: [Stack; 4] = [Stack::new(1, 2), Stack::new(4, 2), Stack::new(7, 2), Stack::new(10, 2)];
+pub(crate) const IST: [Stack; 4] = [
+    Stack::new(1, 2),
+    Stack::new(4, 2),
+    Stack::new(7, 2),
+    Stack::new(10, 2),
+];
 pub(crate) const IST_NMI: u16 = 0;
 pub(crate) const IST_MACHINE_CHECK: u16 = 1;
 pub(crate) const IST_DOUBLE_FAULT: u16 = 2;

@@ -73,9 +73,16 @@ impl core::fmt::Display for StartError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::TooLittleMemory { found } => {
-                write!(f, "Oxen needs {} MiB of memory; this machine has {} MiB", LEAST_RAM >> 20, found >> 20)
+                write!(
+                    f,
+                    "Oxen needs {} MiB of memory; this machine has {} MiB",
+                    LEAST_RAM >> 20,
+                    found >> 20
+                )
             }
-            Self::NoRoom { table, bytes } => write!(f, "no room for the {table} of {} KiB", bytes.div_ceil(1024)),
+            Self::NoRoom { table, bytes } => {
+                write!(f, "no room for the {table} of {} KiB", bytes.div_ceil(1024))
+            }
         }
     }
 }
@@ -115,7 +122,12 @@ impl Machine {
 
     /// All RAM that boot has left over; empty the second time.
     pub fn take_free_ranges(&self) -> ArrayVec<MfnRange, 256> {
-        let ranges = self.boot_memory.lock().take().map(BootMemory::into_free).unwrap_or_default();
+        let ranges = self
+            .boot_memory
+            .lock()
+            .take()
+            .map(BootMemory::into_free)
+            .unwrap_or_default();
         for range in &ranges {
             // SAFETY: RAM in the direct map that boot has given to nobody, and will not any more.
             unsafe { self.mem.open(*range) };
@@ -124,7 +136,11 @@ impl Machine {
     }
 
     /// Makes a table that lives for ever. `None` if there is no room, or after [`Self::take_free_ranges`].
-    pub fn boot_slice<T>(&self, count: usize, mut make: impl FnMut(usize) -> T) -> Option<BootSlice<T>> {
+    pub fn boot_slice<T>(
+        &self,
+        count: usize,
+        mut make: impl FnMut(usize) -> T,
+    ) -> Option<BootSlice<T>> {
         let start = raw_table::<T>(self.boot_memory.lock().as_mut()?, count)?;
         for index in 0..count {
             // SAFETY: room for `count` values, nobody else's.
@@ -141,7 +157,9 @@ impl Machine {
 
     /// What a slot of ours must hold in every root.
     pub fn root_entry(&self, slot: usize) -> Option<u64> {
-        self.root_entries.get(slot.checked_sub(*layout::OUR_SLOTS.start())?).copied()
+        self.root_entries
+            .get(slot.checked_sub(*layout::OUR_SLOTS.start())?)
+            .copied()
     }
 
     /// How many CPUs were found.
@@ -219,7 +237,10 @@ fn zeroed_table<T: FromZeros>(memory: &mut BootMemory, count: usize) -> Option<B
     let start = raw_table::<T>(memory, count)?;
     // SAFETY: room for `count` values, rounded up to whole frames; zeros are valid values.
     unsafe {
-        memory::zero(start.as_ptr().cast(), (count * size_of::<T>()).next_multiple_of(8));
+        memory::zero(
+            start.as_ptr().cast(),
+            (count * size_of::<T>()).next_multiple_of(8),
+        );
         Some(BootSlice::new(start, count))
     }
 }
@@ -284,16 +305,29 @@ pub fn start<H: Handlers>(
     }
     info.memory_map.limit(layout::DIRECT_MAP_SIZE);
     let found = info.memory_map.ram_bytes();
-    if found < LEAST_RAM {
-        return StartError::TooLittleMemory { found };
-    }
     let topology = acpi::read(info.rsdp);
     power::init(topology.reset);
-    match build(handover, &info, topology) {
-        Err((table, bytes)) => StartError::NoRoom { table, bytes },
+    let built = if found < LEAST_RAM {
+        Err(StartError::TooLittleMemory { found })
+    } else {
+        build(handover, &info, topology)
+            .map_err(|(table, bytes)| StartError::NoRoom { table, bytes })
+    };
+    match built {
+        Err(error) => {
+            if let Some(screen) = info.screen.filter(|screen| screen.maddr().get() < 1 << 32) {
+                // SAFETY: the first page tables are still loaded, which map the screen onto itself.
+                unsafe { screen::open(&screen, screen.maddr().get()) };
+            }
+            error
+        }
         Ok(machine) => {
             Cpu::protect(options.smep, options.smap);
-            let mut started = Started { machine: Some(machine), info: Some(info), next };
+            let mut started = Started {
+                machine: Some(machine),
+                info: Some(info),
+                next,
+            };
             let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
             // SAFETY: `build` has written the record; it stays for ever.
             descriptors::load_gdt(unsafe { &*local });
@@ -331,29 +365,49 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
         boot_memory.reserve(module.frames());
     }
 
-    let has_1gib_pages =
-        raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers().is_some_and(|id| id.has_1gib_pages());
+    let has_1gib_pages = raw_cpuid::CpuId::new()
+        .get_extended_processor_and_feature_identifiers()
+        .is_some_and(|id| id.has_1gib_pages());
     let mut half = OwnHalf::new(&mut boot_memory, 0, has_1gib_pages).ok_or(TABLES)?;
 
     for (start, end, access) in parts.mapped() {
         let at = Maddr::new(handover.image().get() + start);
-        half.map(&mut boot_memory, layout::IMAGE + start, at, end - start, access).ok_or(TABLES)?;
+        half.map(
+            &mut boot_memory,
+            layout::IMAGE + start,
+            at,
+            end - start,
+            access,
+        )
+        .ok_or(TABLES)?;
     }
     for ram in map.ram() {
-        half.map_direct(&mut boot_memory, ram, image).ok_or(TABLES)?;
+        half.map_direct(&mut boot_memory, ram, image)
+            .ok_or(TABLES)?;
     }
     map_cpu_area(&mut half, &mut boot_memory, 0).ok_or(TABLES)?;
     map_empty_gdt(&mut half, &mut boot_memory).ok_or(TABLES)?;
     for (at, to) in apic::mappings(&topology) {
-        half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device).ok_or(TABLES)?;
+        half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device)
+            .ok_or(TABLES)?;
     }
-    let screen = info.screen.map(|screen| map_screen(&mut half, &mut boot_memory, screen));
+    let screen = info
+        .screen
+        .map(|screen| map_screen(&mut half, &mut boot_memory, screen));
 
     // The machine-to-physical table, as guests see it. Its frames are found here, written below.
     let m2p_bytes = max_mfn.get() * 8;
-    let m2p_start = raw_table_at(&mut boot_memory, m2p_bytes).ok_or(("machine-to-physical table", m2p_bytes))?;
+    let m2p_start = raw_table_at(&mut boot_memory, m2p_bytes)
+        .ok_or(("machine-to-physical table", m2p_bytes))?;
     let m2p_len = m2p_bytes.next_multiple_of(PAGE_SIZE as u64);
-    half.map(&mut boot_memory, layout::M2P, m2p_start, m2p_len, Access::GuestReadOnly).ok_or(TABLES)?;
+    half.map(
+        &mut boot_memory,
+        layout::M2P,
+        m2p_start,
+        m2p_len,
+        Access::GuestReadOnly,
+    )
+    .ok_or(TABLES)?;
     half.fill_slots(&mut boot_memory).ok_or(TABLES)?;
     let root_entries = half.root_entries();
 
@@ -378,7 +432,8 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
         BootSlice::new(NonNull::new_unchecked(m2p.cast::<AtomicU64>()), entries)
     };
     let words = FrameBits::<BootSlice<AtomicU64>>::words_for(max_mfn).unwrap_or(usize::MAX);
-    let bits = zeroed_table::<AtomicU64>(&mut boot_memory, words).ok_or(("frame bits", words as u64 * 8))?;
+    let bits = zeroed_table::<AtomicU64>(&mut boot_memory, words)
+        .ok_or(("frame bits", words as u64 * 8))?;
     let mem = MEM.call_once(|| PhysMem::new(FrameBits::new(bits)));
 
     Ok(Machine {
@@ -402,11 +457,20 @@ fn raw_table_at(memory: &mut BootMemory, bytes: u64) -> Option<Maddr> {
 /// Maps the stacks and the record of a CPU; the pages between the stacks stay unmapped.
 fn map_cpu_area(half: &mut OwnHalf, memory: &mut BootMemory, index: u32) -> Option<()> {
     let page = PAGE_SIZE as u64;
-    let record = layout::Stack { first_page: layout::CPU_LOCAL_OFFSET / page, pages: 1 };
+    let record = layout::Stack {
+        first_page: layout::CPU_LOCAL_OFFSET / page,
+        pages: 1,
+    };
     for part in layout::IST.iter().chain([&layout::MAIN_STACK, &record]) {
         let frames = memory.alloc(part.pages, 1, None)?;
         let at = per_cpu::area(index) + part.first_page * page;
-        half.map(memory, at, frames.start.start(), part.pages * page, Access::Data)?;
+        half.map(
+            memory,
+            at,
+            frames.start.start(),
+            part.pages * page,
+            Access::Data,
+        )?;
     }
     Some(())
 }
@@ -416,24 +480,41 @@ fn map_empty_gdt(half: &mut OwnHalf, memory: &mut BootMemory) -> Option<()> {
     let page = PAGE_SIZE as u64;
     let zeros = half.zeroed_frame(memory)?;
     for index in 0..layout::OUR_GDT_OFFSET / page {
-        half.map(memory, layout::EMPTY_GDT + index * page, zeros, page, Access::ReadOnly)?;
+        half.map(
+            memory,
+            layout::EMPTY_GDT + index * page,
+            zeros,
+            page,
+            Access::ReadOnly,
+        )?;
     }
     for index in 0..2 {
         let frame = half.zeroed_frame(memory)?;
-        half.map(memory, layout::EMPTY_GDT + layout::OUR_GDT_OFFSET + index * page, frame, page, Access::Data)?;
+        half.map(
+            memory,
+            layout::EMPTY_GDT + layout::OUR_GDT_OFFSET + index * page,
+            frame,
+            page,
+            Access::Data,
+        )?;
     }
     Some(())
 }
 
 /// Maps the memory of the screen; `None` if it makes no sense.
-fn map_screen(half: &mut OwnHalf, memory: &mut BootMemory, screen: crate::boot::Screen) -> Option<crate::boot::Screen> {
-    use crate::boot::Screen;
-    let maddr = match screen {
-        Screen::Text { maddr, .. } | Screen::Framebuffer { maddr, .. } => maddr,
-    };
+fn map_screen(
+    half: &mut OwnHalf,
+    memory: &mut BootMemory,
+    screen: crate::boot::Screen,
+) -> Option<crate::boot::Screen> {
+    let maddr = screen.maddr();
     let len = screen::bytes(&screen).next_multiple_of(PAGE_SIZE as u64);
     let is_sane = maddr.offset() == 0 && len > 0 && len <= screen::MOST_BYTES;
-    (is_sane && half.map(memory, screen::AT, maddr, len, Access::Device).is_some()).then_some(screen)
+    (is_sane
+        && half
+            .map(memory, screen::AT, maddr, len, Access::Device)
+            .is_some())
+    .then_some(screen)
 }
 
 /// Points SYSCALL at the entry stubs.

@@ -131,18 +131,32 @@ impl PhysMem {
     }
 
     /// Replaces `current` by `new`; the inner error is what was there instead.
-    pub fn compare_exchange_u64(&self, at: Maddr, current: u64, new: u64) -> Result<Result<u64, u64>, BadFrame> {
-        Ok(self.atomic::<AtomicU64>(at)?.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
+    pub fn compare_exchange_u64(
+        &self,
+        at: Maddr,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, BadFrame> {
+        Ok(self.atomic::<AtomicU64>(at)?.compare_exchange(
+            current,
+            new,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        ))
     }
 
     /// Sets bits; returns what was there.
     pub fn fetch_or_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
-        Ok(self.atomic::<AtomicU64>(at)?.fetch_or(value, Ordering::SeqCst))
+        Ok(self
+            .atomic::<AtomicU64>(at)?
+            .fetch_or(value, Ordering::SeqCst))
     }
 
     /// Clears the bits that `value` lacks; returns what was there.
     pub fn fetch_and_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
-        Ok(self.atomic::<AtomicU64>(at)?.fetch_and(value, Ordering::SeqCst))
+        Ok(self
+            .atomic::<AtomicU64>(at)?
+            .fetch_and(value, Ordering::SeqCst))
     }
 
     /// Replaces a word; returns what was there.
@@ -246,11 +260,17 @@ unsafe impl<T: Sync> Sync for FrameBox<T> {}
 impl<T> FrameBox<T> {
     /// Moves `value` into `frames`. Gives it back if it does not fit, or if they are not all ordinary memory.
     pub fn new(mem: &PhysMem, frames: MfnRange, value: T) -> Result<Self, T> {
-        let Some(object) = take(mem, frames, size_of::<T>(), align_of::<T>()) else { return Err(value) };
+        let Some(object) = take(mem, frames, size_of::<T>(), align_of::<T>()) else {
+            return Err(value);
+        };
         let object = object.cast::<T>();
         // SAFETY: `take` has found room for a T, aligned, that nothing else accesses from now on.
         unsafe { object.write(value) };
-        Ok(Self { object, frames, owns: PhantomData })
+        Ok(Self {
+            object,
+            frames,
+            owns: PhantomData,
+        })
     }
 
     /// Drops the object and gives its frames back as ordinary memory, zeroed.
@@ -294,7 +314,10 @@ impl FrameBuf {
     pub fn new(mem: &PhysMem, frames: MfnRange) -> Option<Self> {
         let len = usize::try_from(frames.len()).ok()?.checked_mul(PAGE_SIZE)?;
         let start = take(mem, frames, len, 1)?;
-        Some(Self { bytes: NonNull::slice_from_raw_parts(start, len), frames })
+        Some(Self {
+            bytes: NonNull::slice_from_raw_parts(start, len),
+            frames,
+        })
     }
 
     /// Gives the frames back as ordinary memory, zeroed.
@@ -353,14 +376,20 @@ impl M2p {
 
     /// Says which of its owner's frames `mfn` is. Nothing happens for a frame that the table does not cover.
     pub fn set(&self, mfn: Mfn, pfn: Option<Pfn>) {
-        if let Some(entry) = usize::try_from(mfn.get()).ok().and_then(|index| self.entries.get(index)) {
+        if let Some(entry) = usize::try_from(mfn.get())
+            .ok()
+            .and_then(|index| self.entries.get(index))
+        {
             entry.store(pfn.map_or(NO_PFN, Pfn::get), Ordering::Relaxed);
         }
     }
 
     /// Which of its owner's frames `mfn` is.
     pub fn get(&self, mfn: Mfn) -> Option<Pfn> {
-        let entry = self.entries.get(usize::try_from(mfn.get()).ok()?)?.load(Ordering::Relaxed);
+        let entry = self
+            .entries
+            .get(usize::try_from(mfn.get()).ok()?)?
+            .load(Ordering::Relaxed);
         (entry != NO_PFN).then_some(Pfn::new(entry))
     }
 }
@@ -408,6 +437,11 @@ impl ModuleMemory {
 
 /// The frames that hold `len` bytes at `start`.
 pub(super) fn frames_of(start: Maddr, len: u64) -> MfnRange {
-    let end = Maddr::new(start.get().saturating_add(len).saturating_add(PAGE_SIZE as u64 - 1));
+    let end = Maddr::new(
+        start
+            .get()
+            .saturating_add(len)
+            .saturating_add(PAGE_SIZE as u64 - 1),
+    );
     MfnRange::new(start.mfn(), end.mfn())
 }

@@ -25,7 +25,7 @@ pub use apic::SERIAL_VECTOR;
 pub use cpu::Cpu;
 pub use handover::{Handover, HandoverError};
 pub use machine::{Machine, StartError, StartOptions, start, tsc_now};
-pub use serial::{SerialConfig, SerialParity, open as open_serial};
+pub use serial::{SerialConfig, SerialLine, SerialParity, open as open_serial};
 
 /// What the panic handler uses: nothing here waits for a lock.
 pub mod emergency {

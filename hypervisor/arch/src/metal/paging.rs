@@ -5,7 +5,8 @@
 
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::{
-    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
+    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTable, PageTableFlags, PhysFrame,
+    Size1GiB, Size2MiB, Size4KiB,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -44,7 +45,9 @@ impl Access {
                     | PageTableFlags::NO_CACHE
                     | PageTableFlags::WRITE_THROUGH
             }
-            Self::GuestReadOnly => present | PageTableFlags::NO_EXECUTE | PageTableFlags::USER_ACCESSIBLE,
+            Self::GuestReadOnly => {
+                present | PageTableFlags::NO_EXECUTE | PageTableFlags::USER_ACCESSIBLE
+            }
         }
     }
 }
@@ -73,7 +76,11 @@ impl OwnHalf {
     /// An empty root. `window` is where physical memory below 4 GiB is mapped now.
     pub(super) fn new(memory: &mut BootMemory, window: u64, has_1gib_pages: bool) -> Option<Self> {
         let root = Tables(memory, window).allocate_frame()?;
-        Some(Self { root: Maddr::new(root.start_address().as_u64()).mfn(), window, has_1gib_pages })
+        Some(Self {
+            root: Maddr::new(root.start_address().as_u64()).mfn(),
+            window,
+            has_1gib_pages,
+        })
     }
 
     /// A frame of zeros, for a mapping.
@@ -87,7 +94,8 @@ impl OwnHalf {
         for slot in layout::OUR_SLOTS {
             if self.table()[slot].is_unused() {
                 let table = Tables(memory, self.window).allocate_frame()?;
-                self.table()[slot].set_frame(table, PageTableFlags::PRESENT | PageTableFlags::WRITABLE);
+                self.table()[slot]
+                    .set_frame(table, PageTableFlags::PRESENT | PageTableFlags::WRITABLE);
             }
         }
         Some(())
@@ -126,11 +134,19 @@ impl OwnHalf {
     }
 
     /// Maps `len` bytes at `to` in the largest pages that fit. `None` if there is no memory for the tables.
-    pub(super) fn map(&mut self, memory: &mut BootMemory, at: u64, to: Maddr, len: u64, access: Access) -> Option<()> {
+    pub(super) fn map(
+        &mut self,
+        memory: &mut BootMemory,
+        at: u64,
+        to: Maddr,
+        len: u64,
+        access: Access,
+    ) -> Option<()> {
         let mut done = 0;
         while done < len {
             let (at, to, left) = (at + done, to.get() + done, len - done);
-            let fits = |size: u64| at.is_multiple_of(size) && to.is_multiple_of(size) && left >= size;
+            let fits =
+                |size: u64| at.is_multiple_of(size) && to.is_multiple_of(size) && left >= size;
             done += if self.has_1gib_pages && fits(Size1GiB::SIZE) {
                 self.map_page::<Size1GiB>(memory, at, to, access)?
             } else if fits(Size2MiB::SIZE) {
@@ -142,19 +158,32 @@ impl OwnHalf {
         Some(())
     }
 
-    fn map_page<S: PageSize>(&mut self, memory: &mut BootMemory, at: u64, to: u64, access: Access) -> Option<u64>
+    fn map_page<S: PageSize>(
+        &mut self,
+        memory: &mut BootMemory,
+        at: u64,
+        to: u64,
+        access: Access,
+    ) -> Option<u64>
     where
         for<'a> OffsetPageTable<'a>: Mapper<S>,
     {
         let page = Page::<S>::containing_address(VirtAddr::new(at));
         let frame = PhysFrame::<S>::containing_address(PhysAddr::new(to));
         // Upper levels allow everything: the last one decides.
-        let tables = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::USER_ACCESSIBLE;
+        let tables =
+            PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::USER_ACCESSIBLE;
         let window = self.window;
         let mut mapper = self.mapper();
         // SAFETY: every caller maps what `layout` says, once.
         let mapped = unsafe {
-            mapper.map_to_with_table_flags(page, frame, access.flags(), tables, &mut Tables(memory, window))
+            mapper.map_to_with_table_flags(
+                page,
+                frame,
+                access.flags(),
+                tables,
+                &mut Tables(memory, window),
+            )
         };
         // Nothing was mapped there before: there is nothing to flush.
         mapped.ok()?.ignore();
@@ -162,15 +191,32 @@ impl OwnHalf {
     }
 
     /// Maps RAM, all but the image, in the direct map.
-    pub(super) fn map_direct(&mut self, memory: &mut BootMemory, ram: MfnRange, image: MfnRange) -> Option<()> {
+    pub(super) fn map_direct(
+        &mut self,
+        memory: &mut BootMemory,
+        ram: MfnRange,
+        image: MfnRange,
+    ) -> Option<()> {
         for part in [
-            MfnRange { start: ram.start, end: ram.end.min(image.start) },
-            MfnRange { start: ram.start.max(image.end), end: ram.end },
+            MfnRange {
+                start: ram.start,
+                end: ram.end.min(image.start),
+            },
+            MfnRange {
+                start: ram.start.max(image.end),
+                end: ram.end,
+            },
         ] {
             if part.start < part.end {
                 let start = part.start.start();
                 let len = part.end.start().get() - start.get();
-                self.map(memory, layout::DIRECT_MAP + start.get(), start, len, Access::Data)?;
+                self.map(
+                    memory,
+                    layout::DIRECT_MAP + start.get(),
+                    start,
+                    len,
+                    Access::Data,
+                )?;
             }
         }
         Some(())

@@ -69,6 +69,8 @@ impl CpuLocal {
 pub(super) fn current_area() -> u64 {
     let stack: u64;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags))
+    };
     stack & !(layout::PER_CPU_STRIDE - 1)
 }

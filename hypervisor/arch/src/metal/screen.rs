@@ -27,8 +27,15 @@ struct Terminal {
 }
 
 enum Surface {
-    Text { cells: *mut u16 },
-    Pixels { start: *mut u8, pitch: u32, bytes_per_pixel: u32, foreground: u32 },
+    Text {
+        cells: *mut u16,
+    },
+    Pixels {
+        start: *mut u8,
+        pitch: u32,
+        bytes_per_pixel: u32,
+        foreground: u32,
+    },
 }
 
 // SAFETY: the memory of the screen is reached through the one lock above only.
@@ -50,13 +57,22 @@ pub(super) fn bytes(screen: &Screen) -> u64 {
 pub(super) unsafe fn open(screen: &Screen, at: u64) {
     let terminal = match *screen {
         Screen::Text { columns, rows, .. } => Terminal {
-            surface: Surface::Text { cells: at as *mut u16 },
+            surface: Surface::Text {
+                cells: at as *mut u16,
+            },
             columns: u32::from(columns),
             rows: u32::from(rows),
             column: 0,
             row: 0,
         },
-        Screen::Framebuffer { width, height, pitch, bpp, masks, .. } => Terminal {
+        Screen::Framebuffer {
+            width,
+            height,
+            pitch,
+            bpp,
+            masks,
+            ..
+        } => Terminal {
             surface: Surface::Pixels {
                 start: at as *mut u8,
                 pitch,
@@ -78,7 +94,9 @@ pub(super) unsafe fn open(screen: &Screen, at: u64) {
 }
 
 fn grey(mask: ColourMask) -> u32 {
-    (GREY >> 8_u32.saturating_sub(u32::from(mask.size))).checked_shl(u32::from(mask.position)).unwrap_or(0)
+    (GREY >> 8_u32.saturating_sub(u32::from(mask.size)))
+        .checked_shl(u32::from(mask.position))
+        .unwrap_or(0)
 }
 
 /// Writes text, if there is a screen.
@@ -152,7 +170,11 @@ impl Terminal {
             Surface::Text { cells } => {
                 for column in 0..self.columns {
                     // SAFETY: a cell of the screen.
-                    unsafe { cells.add((row * self.columns + column) as usize).write_volatile(ATTRIBUTE | u16::from(b' ')) };
+                    unsafe {
+                        cells
+                            .add((row * self.columns + column) as usize)
+                            .write_volatile(ATTRIBUTE | u16::from(b' '))
+                    };
                 }
             }
             Surface::Pixels { start, pitch, .. } => {
@@ -168,16 +190,31 @@ impl Terminal {
         match self.surface {
             Surface::Text { cells } => {
                 // SAFETY: a cell of the screen: `column` and `row` are within it.
-                unsafe { cells.add((row * self.columns + column) as usize).write_volatile(ATTRIBUTE | u16::from(byte)) };
+                unsafe {
+                    cells
+                        .add((row * self.columns + column) as usize)
+                        .write_volatile(ATTRIBUTE | u16::from(byte))
+                };
             }
-            Surface::Pixels { start, pitch, bytes_per_pixel, foreground } => {
+            Surface::Pixels {
+                start,
+                pitch,
+                bytes_per_pixel,
+                foreground,
+            } => {
                 let glyph = BASIC_LEGACY.get(usize::from(byte)).unwrap_or(&[0; 8]);
                 for y in 0..GLYPH_HEIGHT {
                     let line = glyph.get(y as usize / 2).copied().unwrap_or(0);
                     for x in 0..GLYPH_WIDTH {
                         let pixel = if line >> x & 1 == 1 { foreground } else { 0 };
-                        let offset = (row * GLYPH_HEIGHT + y) * pitch + (column * GLYPH_WIDTH + x) * bytes_per_pixel;
-                        for (index, part) in pixel.to_le_bytes().iter().take(bytes_per_pixel as usize).enumerate() {
+                        let offset = (row * GLYPH_HEIGHT + y) * pitch
+                            + (column * GLYPH_WIDTH + x) * bytes_per_pixel;
+                        for (index, part) in pixel
+                            .to_le_bytes()
+                            .iter()
+                            .take(bytes_per_pixel as usize)
+                            .enumerate()
+                        {
                             // SAFETY: a byte of a pixel of the screen.
                             unsafe { start.add(offset as usize + index).write_volatile(*part) };
                         }

@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::{IER, LSR, Parity, WordLength};
+use uart_16550::spec::registers::{IER, LCR, LSR, Parity, WordLength};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use crate::sync::{Rank, SpinLock};
@@ -15,16 +15,23 @@ use crate::sync::{Rank, SpinLock};
 pub struct SerialConfig {
     /// Its first I/O port.
     pub port: u16,
-    /// Bits per second; `None` leaves the line as firmware or loader set it.
-    pub baud: Option<u32>,
+    /// How its line is to be set; `None` leaves it as firmware or loader set it.
+    pub line: Option<SerialLine>,
+}
+
+/// The settings of a serial line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SerialLine {
+    /// Bits per second.
+    pub baud: u32,
+    /// Bits per second at divisor 1.
+    pub base_baud: u32,
     /// Bits of a character, 5 to 8.
     pub data_bits: u8,
     /// Parity of a character.
     pub parity: SerialParity,
     /// Two stop bits instead of one.
-    pub two_stop_bits: bool,
-    /// The ISA interrupt of the port; `None` leaves input alone.
-    pub irq: Option<u8>,
+    pub has_two_stop_bits: bool,
 }
 
 /// Parity of a character on a serial line.
@@ -56,28 +63,15 @@ static IS_STUCK: AtomicBool = AtomicBool::new(false);
 /// Takes a port into use. False if there is none.
 pub fn open(config: &SerialConfig) -> bool {
     // SAFETY: the command line names the port, or the default of every PC; it is the hypervisor's from now on.
-    let Ok(mut port) = (unsafe { Uart16550::new_port(config.port) }) else { return false };
+    let Ok(mut port) = (unsafe { Uart16550::new_port(config.port) }) else {
+        return false;
+    };
     if !port.check_present() {
         return false;
     }
-    let line = Config {
-        interrupts: IER::empty(),
-        baud_rate: BaudRate::from_integer(config.baud.unwrap_or_else(|| current_baud(&mut port))),
-        data_bits: match config.data_bits {
-            5 => WordLength::FiveBits,
-            6 => WordLength::SixBits,
-            7 => WordLength::SevenBits,
-            _ => WordLength::EightBits,
-        },
-        extra_stop_bits: config.two_stop_bits,
-        parity: match config.parity {
-            SerialParity::None => Parity::Disabled,
-            SerialParity::Odd => Parity::Odd,
-            SerialParity::Even => Parity::Even,
-            SerialParity::Mark => Parity::Forced1,
-            SerialParity::Space => Parity::Forced0,
-        },
-        ..Config::default()
+    let line = match config.line {
+        Some(line) => line_config(&line),
+        None => current_line(&mut port),
     };
     if port.init(line).is_err() {
         return false;
@@ -87,12 +81,46 @@ pub fn open(config: &SerialConfig) -> bool {
     true
 }
 
+/// Cycles of the port's clock for a bit at divisor 1.
+const CYCLES_PER_BIT: u32 = 16;
+
+fn line_config(line: &SerialLine) -> Config {
+    Config {
+        interrupts: IER::empty(),
+        frequency: line.base_baud.saturating_mul(CYCLES_PER_BIT),
+        baud_rate: BaudRate::from_integer(line.baud),
+        data_bits: match line.data_bits {
+            5 => WordLength::FiveBits,
+            6 => WordLength::SixBits,
+            7 => WordLength::SevenBits,
+            _ => WordLength::EightBits,
+        },
+        extra_stop_bits: line.has_two_stop_bits,
+        parity: match line.parity {
+            SerialParity::None => Parity::Disabled,
+            SerialParity::Odd => Parity::Odd,
+            SerialParity::Even => Parity::Even,
+            SerialParity::Mark => Parity::Forced1,
+            SerialParity::Space => Parity::Forced0,
+        },
+        ..Config::default()
+    }
+}
+
 /// What the line is set to now.
-fn current_baud(port: &mut Uart16550<PioBackend>) -> u32 {
-    const CLOCK: u32 = 115_200;
+fn current_line(port: &mut Uart16550<PioBackend>) -> Config {
     let (low, high) = port.dll_dlm();
-    let divisor = u32::from(high) << 8 | u32::from(low);
-    CLOCK.checked_div(divisor).filter(|baud| *baud > 0).unwrap_or(CLOCK)
+    let divisor = (u32::from(high) << 8 | u32::from(low)).max(1);
+    let format = port.lcr();
+    let default = Config::default();
+    Config {
+        interrupts: IER::empty(),
+        baud_rate: BaudRate::from_integer(default.frequency / CYCLES_PER_BIT / divisor),
+        data_bits: format.word_length(),
+        extra_stop_bits: format.contains(LCR::MORE_STOP_BITS),
+        parity: format.parity(),
+        ..default
+    }
 }
 
 /// Lets the port interrupt when a byte arrives.

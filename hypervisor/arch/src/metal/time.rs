@@ -13,10 +13,17 @@ const FALLBACK_KHZ: u32 = 1_000_000;
 
 /// Measures the counter, in kHz, against channel 2 of the 8254.
 pub(super) fn calibrate_tsc() -> u32 {
-    if let Some(khz) = raw_cpuid::CpuId::new().get_tsc_info().and_then(|info| info.tsc_frequency()) {
+    if let Some(khz) = raw_cpuid::CpuId::new()
+        .get_tsc_info()
+        .and_then(|info| info.tsc_frequency())
+    {
         return u32::try_from(khz / 1000).unwrap_or(FALLBACK_KHZ);
     }
-    let (mut gate, mut mode, mut counter) = (Port::<u8>::new(0x61), Port::<u8>::new(0x43), Port::<u8>::new(0x42));
+    let (mut gate, mut mode, mut counter) = (
+        Port::<u8>::new(0x61),
+        Port::<u8>::new(0x43),
+        Port::<u8>::new(0x42),
+    );
     // SAFETY: channel 2 drives nothing but the speaker, which stays off.
     unsafe {
         let before = gate.read();
@@ -35,6 +42,8 @@ pub(super) fn calibrate_tsc() -> u32 {
         if patience == 0 {
             return FALLBACK_KHZ;
         }
-        u32::try_from(elapsed * PIT_HZ / TICKS / 1000).unwrap_or(FALLBACK_KHZ).max(1)
+        u32::try_from(elapsed * PIT_HZ / TICKS / 1000)
+            .unwrap_or(FALLBACK_KHZ)
+            .max(1)
     }
 }
