@@ -51,6 +51,8 @@ pub struct Console {
 struct State {
     ring: LogRing<LOG_SIZE>,
     sinks: Sinks,
+    /// The command line is known; until then lines wait in the ring.
+    is_configured: bool,
     timestamps: Timestamps,
     entry_tsc: u64,
     own_levels: LogLevels,
@@ -71,6 +73,7 @@ impl Console {
                 State {
                     ring: LogRing::EMPTY,
                     sinks: Sinks::NONE,
+                    is_configured: false,
                     timestamps: settings.console_timestamps,
                     entry_tsc: 0,
                     own_levels: settings.loglvl,
@@ -162,6 +165,7 @@ impl Out<'_> {
         state.switch = Switch::new(settings.conswitch);
         let Consoles { screen, .. } = settings.consoles();
         state.sinks = Sinks::new(settings.serial_line().is_some(), screen);
+        state.is_configured = true;
         self.write_ring(state);
     }
 
@@ -198,10 +202,18 @@ impl Out<'_> {
     }
 
     /// Writes a message whatever its level, and even while the console is held: for a CPU that panics, perhaps in the
-    /// middle of writing. Then the message is not in the ring, and may stand in the middle of another line.
+    /// middle of writing. Then the message is not in the ring, and may stand in the middle of another line. Before the
+    /// command line is known it goes to all devices, behind the lines that waited.
     pub fn panic_log(&self, message: fmt::Arguments<'_>) {
         match self.console.state.try_lock() {
-            Some(mut state) => self.write_lines(&mut state, message),
+            Some(mut state) => {
+                if !state.is_configured {
+                    state.is_configured = true;
+                    state.sinks = Sinks::new(true, true);
+                    self.write_ring(&mut state);
+                }
+                self.write_lines(&mut state, message);
+            }
             None => {
                 // Whatever the state says about sinks cannot be had: all of them.
                 let mut sinks = Sinks::new(true, true);

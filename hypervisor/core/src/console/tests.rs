@@ -302,3 +302,20 @@ fn a_panic_is_heard_even_while_the_console_is_held() {
     assert_eq!(setup.screen(), "(OXEN) second\n");
     assert_eq!(setup.ring(), "(OXEN) first\n");
 }
+
+#[test]
+fn a_panic_before_the_command_line_is_known_is_heard_too() {
+    let (machine, console) = (Machine::new(SimConfig::new(4 << 20)).0, Console::new());
+    let out = console.on(&machine, 0);
+    crate::info!(out, "early");
+    out.panic_log(format_args!("panic"));
+    out.panic_log(format_args!("and why"));
+    assert_eq!(
+        machine.screen_output(),
+        b"(OXEN) early\n(OXEN) panic\n(OXEN) and why\n"
+    );
+    assert_eq!(
+        machine.serial_output(),
+        b"(OXEN) early\r\n(OXEN) panic\r\n(OXEN) and why\r\n"
+    );
+}
