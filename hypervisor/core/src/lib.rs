@@ -13,3 +13,5 @@
 )]
 
 pub mod cmdline;
+pub mod console;
+pub mod frame;
