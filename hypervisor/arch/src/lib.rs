@@ -3,3 +3,5 @@
 //!
 //! The surface is described in `docs/architecture.md`. The backend is chosen by the target and by nothing else.
 #![cfg_attr(target_os = "none", no_std)]
+
+pub mod scratch;
