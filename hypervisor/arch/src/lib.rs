@@ -16,7 +16,6 @@ pub mod frame_bits;
 pub mod guest_range;
 pub mod memory_map;
 pub mod registers;
-#[allow(unsafe_code)]
 pub mod scratch;
 pub mod sync;
 

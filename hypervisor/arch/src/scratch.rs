@@ -3,6 +3,7 @@
 //! Unpacking a kernel needs decoder states of tens of kilobytes for a moment, while a CPU's stack has 16 to 32 KiB and
 //! there is no heap above `arch`. The memory comes back zeroed, as a type's bytes are not for reading: its padding was
 //! never written.
+#![allow(unsafe_code)]
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
