@@ -28,9 +28,8 @@ pub enum Packing {
 
 impl Packing {
     /// Every packing a Linux kernel build offers, with the bytes each begins with.
-    const SIGNATURES: [(Self, &'static [u8]); 8] = [
+    const SIGNATURES: [(Self, &'static [u8]); 7] = [
         (Self::Gzip, &[0x1f, 0x8b]),
-        (Self::Gzip, &[0x1f, 0x9e]),
         (Self::Xz, &[0xfd, b'7', b'z', b'X', b'Z', 0]),
         (Self::Zstd, &[0x28, 0xb5, 0x2f, 0xfd]),
         (Self::Lz4, &[0x02, 0x21, 0x4c, 0x18]),

@@ -2,7 +2,11 @@
 
 pub mod bzimage;
 pub mod error;
+pub mod kernel;
+pub mod notes;
 pub mod unpack;
 
 #[cfg(test)]
 mod packed_samples;
+#[cfg(test)]
+mod sample;
