@@ -3,6 +3,7 @@
 pub mod bzimage;
 pub mod error;
 pub mod kernel;
+pub mod layout;
 pub mod notes;
 pub mod unpack;
 
