@@ -3,6 +3,7 @@
 use core::fmt;
 
 use dom0_abi::addr::PAGE_SHIFT;
+use dom0_abi::elfnote::ElfNote;
 
 use super::bzimage::Packing;
 use super::unpack::UnpackError;
@@ -59,7 +60,7 @@ pub enum KernelError {
     /// No Xen note at all.
     NoXenNote,
     /// A numeric note whose size is none of 1, 2, 4, 8.
-    BadNote(u32),
+    BadNote(ElfNote),
     /// The note names another version of the interface than "xen-3.0".
     WrongXenVersion,
     /// The note names another loader than "generic".
@@ -154,7 +155,11 @@ impl fmt::Display for KernelError {
             }
             Self::NoXenNote => f.write_str("is not a PV kernel: no Xen ELF note"),
             Self::BadNote(kind) => {
-                write!(f, "is not a PV kernel: Xen ELF note {kind} is malformed")
+                write!(
+                    f,
+                    "is not a PV kernel: Xen ELF note {} ({kind:?}) is malformed",
+                    kind.get()
+                )
             }
             Self::WrongXenVersion => {
                 f.write_str("is not a PV kernel: XEN_VERSION is not \"xen-3.0\"")

@@ -4,6 +4,7 @@
 //! segment whose virtual address is 0 and means an offset.
 
 use dom0_abi::addr::PAGE_SIZE;
+use dom0_abi::arch::HYPERVISOR_VIRT_START;
 use elf::ElfBytes;
 use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE, SHT_NOTE};
 use elf::endian::LittleEndian;
@@ -13,11 +14,6 @@ use elf::segment::ProgramHeader;
 
 use super::error::{AddressNote, KernelError};
 use super::notes::XenNotes;
-
-/// The first address of the hypervisor's range in every guest. ABI: `public/arch-x86/xen-x86_64.h`,
-/// `HYPERVISOR_VIRT_START`.
-#[doc(alias = "HYPERVISOR_VIRT_START")]
-pub(super) const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
 
 /// More loadable segments than any kernel has; bounds the search for overlaps.
 const MAX_SEGMENTS: usize = 32;
@@ -175,7 +171,7 @@ impl<'a> Kernel<'a> {
             _ => {}
         }
         match notes.hv_start_low {
-            Some(va) if va > HYPERVISOR_START => bad(AddressNote::HvStartLow, va),
+            Some(va) if va > HYPERVISOR_VIRT_START => bad(AddressNote::HvStartLow, va),
             _ => Ok(()),
         }
     }

@@ -138,7 +138,7 @@ fn impossible_addresses_are_refused() {
         (2, VIRT_BASE + 0x10_0010, AddressNote::HypercallPage),
         (2, VIRT_BASE + 0x20_0000, AddressNote::HypercallPage),
         (2, VIRT_BASE + 0x10_7000, AddressNote::HypercallPage),
-        (12, HYPERVISOR_START + 1, AddressNote::HvStartLow),
+        (12, HYPERVISOR_VIRT_START + 1, AddressNote::HvStartLow),
     ] {
         let file = Sample::new().with_note(numeric(kind, value)).file();
         assert_eq!(error(&file), KernelError::BadAddress(name, value));
@@ -146,7 +146,7 @@ fn impossible_addresses_are_refused() {
     for (kind, value) in [
         (1, VIRT_BASE + 0x10_77ff),
         (2, VIRT_BASE + 0x10_6000),
-        (12, HYPERVISOR_START),
+        (12, HYPERVISOR_VIRT_START),
     ] {
         assert!(Kernel::parse(&Sample::new().with_note(numeric(kind, value)).file()).is_ok());
     }

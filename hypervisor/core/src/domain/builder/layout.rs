@@ -6,9 +6,9 @@
 //! layout".
 
 use dom0_abi::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn};
+use dom0_abi::arch::HYPERVISOR_VIRT_END;
 
 use super::error::BuildError;
-use super::kernel::HYPERVISOR_START;
 
 /// Entries of a p2m list in a page.
 pub const P2M_ENTRIES: u64 = PAGE_SIZE as u64 / 8;
@@ -18,8 +18,6 @@ const MAPPING_STEP: u64 = 4 << 20;
 /// ... and leaves at least this behind the boot stack.
 const LEAST_SPARE: u64 = 512 << 10;
 
-/// The lowest address above the hypervisor's range.
-const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 /// The first address that is not canonical.
 const LOWER_HALF_END: u64 = 0x0000_8000_0000_0000;
 
@@ -275,9 +273,7 @@ struct Span {
 
 impl Span {
     fn new(start: u64, end: u64) -> Result<Self, BuildError> {
-        let is_guests = end <= LOWER_HALF_END || start >= HYPERVISOR_END;
-        // Between the halves and above them nothing is canonical or ours to give.
-        debug_assert!(HYPERVISOR_START > LOWER_HALF_END);
+        let is_guests = end <= LOWER_HALF_END || start >= HYPERVISOR_VIRT_END;
         if start < end && is_guests {
             Ok(Self { start, end })
         } else {

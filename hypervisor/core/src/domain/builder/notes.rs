@@ -6,68 +6,37 @@
 use core::fmt;
 use core::str;
 
+use dom0_abi::elfnote::{ElfNote, OWNER};
+use dom0_abi::features::Feature;
 use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::note::{Note, NoteIterator};
 
 use super::error::{FeatureName, KernelError};
 
-const ENTRY: u64 = 1;
-const HYPERCALL_PAGE: u64 = 2;
-const VIRT_BASE: u64 = 3;
-const PADDR_OFFSET: u64 = 4;
-const XEN_VERSION: u64 = 5;
-const GUEST_OS: u64 = 6;
-const GUEST_VERSION: u64 = 7;
-const LOADER: u64 = 8;
-const PAE_MODE: u64 = 9;
-const FEATURES: u64 = 10;
-const HV_START_LOW: u64 = 12;
-const INIT_P2M: u64 = 15;
-const MOD_START_PFN: u64 = 16;
-const SUPPORTED_FEATURES: u64 = 17;
-
 /// A set of features by the numbers of `public/features.h`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FeatureSet(u64);
 
-/// The names that the note FEATURES may use, with their numbers.
-const FEATURE_NAMES: [(&str, u32); 17] = [
-    ("writable_page_tables", 0),
-    ("writable_descriptor_tables", 1),
-    ("auto_translated_physmap", 2),
-    ("supervisor_mode_kernel", 3),
-    ("pae_pgdir_above_4gb", 4),
-    ("mmu_pt_update_preserve_ad", 5),
-    ("highmem_assist", 6),
-    ("gnttab_map_avail_bits", 7),
-    ("hvm_callback_vector", 8),
-    ("hvm_safe_pvclock", 9),
-    ("hvm_pirqs", 10),
-    ("dom0", 11),
-    ("grant_map_identity", 12),
-    ("memory_op_vnode_supported", 13),
-    ("ARM_SMCCC_supported", 14),
-    ("linux_rsdp_unrestricted", 15),
-    ("not_direct_mapped", 16),
-];
-
 impl FeatureSet {
-    /// Operation as dom0.
-    #[doc(alias = "XENFEAT_dom0")]
-    pub const DOM0: u32 = 11;
-
     /// What a kernel may require. Writable page tables are not announced as a feature; what the kernels that require
     /// them rely on is that writes to page tables are caught and carried out, and that they get.
-    const GRANTED: Self = Self(0b1000_1111_0001);
+    const GRANTED: [Feature; 6] = [
+        Feature::WritablePageTables,
+        Feature::PaePgdirAbove4gb,
+        Feature::MmuPtUpdatePreserveAd,
+        Feature::HighmemAssist,
+        Feature::GnttabMapAvailBits,
+        Feature::Dom0,
+    ];
 
-    /// Whether the feature of this number is in the set.
-    pub fn contains(self, feature: u32) -> bool {
-        self.0.checked_shr(feature).unwrap_or(0) & 1 != 0
+    /// Whether the feature is in the set.
+    pub fn contains(self, feature: Feature) -> bool {
+        self.0 & u64::from(feature.bit()) != 0
     }
 
-    fn insert(&mut self, feature: u32) {
-        self.0 |= 1u64.checked_shl(feature).unwrap_or(0);
+    fn insert(&mut self, feature: Feature) {
+        self.0 |= u64::from(feature.bit());
     }
 }
 
@@ -147,11 +116,14 @@ impl<'a> XenNotes<'a> {
         let mut found = None;
         for note in notes {
             let Note::Unknown(note) = note else { continue };
-            if note.name != b"Xen\0" && note.name != b"Xen" {
+            if note.name.strip_suffix(b"\0").unwrap_or(note.name) != OWNER {
                 continue;
             }
             let notes = found.get_or_insert_with(Self::none);
-            notes.take(note.n_type, note.desc)?;
+            let kind = u32::try_from(note.n_type).ok().map(ElfNote::try_from);
+            if let Some(Ok(kind)) = kind {
+                notes.take(kind, note.desc)?;
+            }
         }
         Ok(found)
     }
@@ -176,24 +148,24 @@ impl<'a> XenNotes<'a> {
         }
     }
 
-    fn take(&mut self, kind: u64, desc: &'a [u8]) -> Result<(), KernelError> {
+    fn take(&mut self, kind: ElfNote, desc: &'a [u8]) -> Result<(), KernelError> {
         let text = NoteString::new(desc);
         let number = || number(kind, desc);
         match kind {
-            ENTRY => self.entry = Some(number()?),
-            HYPERCALL_PAGE => self.hypercall_page = Some(number()?),
-            VIRT_BASE => self.virt_base = number()?,
-            PADDR_OFFSET => self.paddr_offset = number()?,
-            XEN_VERSION => self.xen_version = Some(text),
-            GUEST_OS => self.guest_os = text,
-            GUEST_VERSION => self.guest_version = text,
-            LOADER => self.loader = Some(text),
-            PAE_MODE => self.pae_mode = Some(text),
-            FEATURES => self.take_features(text.bytes())?,
-            HV_START_LOW => self.hv_start_low = Some(number()?),
-            INIT_P2M => self.init_p2m = Some(number()?),
-            MOD_START_PFN => self.mod_start_pfn = number()? != 0,
-            SUPPORTED_FEATURES => {
+            ElfNote::Entry => self.entry = Some(number()?),
+            ElfNote::HypercallPage => self.hypercall_page = Some(number()?),
+            ElfNote::VirtBase => self.virt_base = number()?,
+            ElfNote::PaddrOffset => self.paddr_offset = number()?,
+            ElfNote::XenVersion => self.xen_version = Some(text),
+            ElfNote::GuestOs => self.guest_os = text,
+            ElfNote::GuestVersion => self.guest_version = text,
+            ElfNote::Loader => self.loader = Some(text),
+            ElfNote::PaeMode => self.pae_mode = Some(text),
+            ElfNote::Features => self.take_features(text.bytes())?,
+            ElfNote::HvStartLow => self.hv_start_low = Some(number()?),
+            ElfNote::InitP2m => self.init_p2m = Some(number()?),
+            ElfNote::ModStartPfn => self.mod_start_pfn = number()? != 0,
+            ElfNote::SupportedFeatures => {
                 self.has_supported_features = true;
                 self.supported_features.0 |= number()?;
             }
@@ -209,23 +181,17 @@ impl<'a> XenNotes<'a> {
                 [b'!', name @ ..] => (name, true),
                 name => (name, false),
             };
-            let known = FEATURE_NAMES
-                .iter()
-                .find(|(known, _)| known.as_bytes() == name);
-            match known {
-                Some((_, feature)) => {
-                    self.supported_features.insert(*feature);
-                    if is_required {
-                        self.required_features.insert(*feature);
-                        if !FeatureSet::GRANTED.contains(*feature) {
-                            return Err(KernelError::RequiredFeature(feature_name(name)));
-                        }
+            let known = feature_named(name);
+            if let Some(feature) = known {
+                self.supported_features.insert(feature);
+            }
+            if is_required {
+                match known {
+                    Some(feature) if FeatureSet::GRANTED.contains(&feature) => {
+                        self.required_features.insert(feature);
                     }
+                    _ => return Err(KernelError::RequiredFeature(feature_name(name))),
                 }
-                None if is_required => {
-                    return Err(KernelError::RequiredFeature(feature_name(name)));
-                }
-                None => {}
             }
         }
         Ok(())
@@ -239,19 +205,28 @@ impl<'a> XenNotes<'a> {
         if self.loader.map(NoteString::bytes) != Some(b"generic") {
             return Err(KernelError::WrongLoader);
         }
-        if self.has_supported_features && !self.supported_features.contains(FeatureSet::DOM0) {
+        if self.has_supported_features && !self.supported_features.contains(Feature::Dom0) {
             return Err(KernelError::NotADom0);
         }
         Ok(())
     }
 }
 
+/// The feature that the ABI calls `XENFEAT_name`.
+fn feature_named(name: &[u8]) -> Option<Feature> {
+    let constants = Feature::CONSTANTS.constants.iter();
+    let mut named = constants.zip(Feature::ALL).filter(|(constant, _)| {
+        constant.c.strip_prefix("XENFEAT_").map(str::as_bytes) == Some(name)
+    });
+    named.next().map(|(_, feature)| *feature)
+}
+
 /// A note's number, which has the size that suited its writer.
-fn number(kind: u64, desc: &[u8]) -> Result<u64, KernelError> {
+fn number(kind: ElfNote, desc: &[u8]) -> Result<u64, KernelError> {
     let mut bytes = [0; 8];
     match (desc.len(), bytes.get_mut(..desc.len())) {
         (1 | 2 | 4 | 8, Some(low)) => low.copy_from_slice(desc),
-        _ => return Err(KernelError::BadNote(u32::try_from(kind).unwrap_or(0))),
+        _ => return Err(KernelError::BadNote(kind)),
     }
     Ok(u64::from_le_bytes(bytes))
 }

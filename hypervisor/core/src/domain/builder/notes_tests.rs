@@ -132,7 +132,7 @@ fn numbers_come_in_four_sizes() {
                 let expected = 0x7f7f_7f7f_7f7f_7f7f >> (64 - 8 * size);
                 assert_eq!(notes.unwrap().unwrap().entry, Some(expected));
             }
-            _ => assert_eq!(notes, Err(KernelError::BadNote(1))),
+            _ => assert_eq!(notes, Err(KernelError::BadNote(ElfNote::Entry))),
         }
     }
 }
