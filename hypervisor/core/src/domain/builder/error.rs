@@ -4,6 +4,7 @@ use core::fmt;
 
 use dom0_abi::addr::PAGE_SHIFT;
 use dom0_abi::elfnote::ElfNote;
+use oxen_arch::memory::BadFrame;
 
 use super::bzimage::Packing;
 use super::unpack::UnpackError;
@@ -299,5 +300,11 @@ impl fmt::Display for BuildError {
 impl From<KernelError> for BuildError {
     fn from(error: KernelError) -> Self {
         Self::Kernel(error)
+    }
+}
+
+impl From<BadFrame> for BuildError {
+    fn from(_: BadFrame) -> Self {
+        Self::BadFrame
     }
 }
