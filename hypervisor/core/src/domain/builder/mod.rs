@@ -111,7 +111,7 @@ pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Bui
         screen,
         firmware,
     } = request;
-    let finish = |elf: &[u8]| {
+    let mut finish = |elf: &[u8]| {
         let kernel_image = Kernel::parse(elf)?;
         let layout = Layout::new(&needs(&kernel_image, initrd.as_ref(), nr_pages))?;
         let plan = Plan {
@@ -141,7 +141,7 @@ pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Bui
         Ok(KernelModule::Elf(elf)) => finish(elf),
         Ok(KernelModule::Packed { packing, payload }) => Unpacking::prepare(packing, payload)
             .map_err(unpack_error)
-            .and_then(|unpacking| with_unpacked(machine, frames, &unpacking, finish)),
+            .and_then(|unpacking| with_unpacked(machine, frames, &unpacking, &mut finish)),
         Err(error) => Err(error.into()),
     };
     for module in [Some(kernel), initrd].into_iter().flatten() {

@@ -81,10 +81,7 @@ impl Plan<'_> {
 
         let (p2m_list, p2m_tables) = match (&apart, layout.p2m) {
             (Some(apart), P2mPlace::Apart { list, .. }) => split(apart.range(), list.len()),
-            _ => (
-                sub_range(block.range(), layout.p2m_list()),
-                MfnRange::EMPTY,
-            ),
+            _ => (sub_range(block.range(), layout.p2m_list()), MfnRange::EMPTY),
         };
         let contents = Contents {
             layout,
@@ -196,10 +193,7 @@ impl Plan<'_> {
 
     /// Makes the domain the owner of frames, as they are: they hold what was written for it, or it boots with them.
     /// After an error all of them are free.
-    fn assign<const N: usize>(
-        &self,
-        handles: [Option<OwnedFrames>; N],
-    ) -> Result<(), BuildError> {
+    fn assign<const N: usize>(&self, handles: [Option<OwnedFrames>; N]) -> Result<(), BuildError> {
         let mut assigned = ArrayVec::<MfnRange, N>::new();
         for frames in handles.into_iter().flatten() {
             match self
@@ -302,8 +296,7 @@ fn split(range: MfnRange, n: u64) -> (MfnRange, MfnRange) {
 /// Writes the shared page as a domain finds it: no events, and all vCPUs that have their place here mask them.
 fn write_shared_info(mem: &PhysMem, page: Mfn) -> Result<(), BadFrame> {
     const VCPU_INFO: usize = size_of::<dom0_abi::xen::VcpuInfo>();
-    const UPCALL_MASK: usize =
-        core::mem::offset_of!(dom0_abi::xen::VcpuInfo, evtchn_upcall_mask);
+    const UPCALL_MASK: usize = core::mem::offset_of!(dom0_abi::xen::VcpuInfo, evtchn_upcall_mask);
     mem.zero_frame(page)?;
     (UPCALL_MASK..)
         .step_by(VCPU_INFO)
