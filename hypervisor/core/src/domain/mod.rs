@@ -1,3 +1,3 @@
-//! Domains and their vCPUs.
-
+//! Domains.
+pub mod builder;
 pub mod privileged_state;

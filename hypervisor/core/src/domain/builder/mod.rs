@@ -1,0 +1,227 @@
+//! Builds dom0: from what the boot loader brought to a domain that can be entered.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`bzimage`] | what the module is: ELF, a bzImage, or neither |
+//! | [`unpack`] | gzip and xz |
+//! | [`notes`], [`kernel`] | what a PV kernel says and wants, checked |
+//! | [`layout`] | where everything goes: arithmetic only |
+//! | `tables`, [`start_info`], [`hypercall_page`] | what the pages hold |
+//! | `place` | machine memory for all of it |
+//! | [`error`] | what can be wrong, in words |
+//!
+//! The modules come from whoever may write to the boot medium, so nothing in them is believed: what is wrong with one is
+//! an error that names it, never a fault. After an error all memory is free again.
+
+pub mod bzimage;
+pub mod error;
+pub mod hypercall_page;
+pub mod kernel;
+pub mod layout;
+pub mod notes;
+mod place;
+pub mod start_info;
+mod tables;
+pub mod unpack;
+
+#[cfg(test)]
+mod packed_samples;
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use core::fmt::Write;
+
+use arrayvec::ArrayString;
+use dom0_abi::addr::{Mfn, PAGE_SIZE};
+use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS};
+use dom0_abi::ids::DomId;
+use oxen_arch::Machine;
+use oxen_arch::boot::{BootModule, MfnRange, Screen};
+use oxen_arch::memory::FrameBuf;
+
+use crate::frame::{Frames, Placement};
+use bzimage::KernelModule;
+use error::{BuildError, KernelError, Purpose};
+use kernel::Kernel;
+use layout::{Layout, Needs};
+use place::Plan;
+use start_info::Firmware;
+use unpack::Unpacking;
+
+/// What to build dom0 from.
+pub struct Request {
+    /// Module 0. Its command line becomes the guest's.
+    pub kernel: BootModule,
+    /// The initrd.
+    pub initrd: Option<BootModule>,
+    /// Pages that the domain gets. Comes out exactly, or not at all.
+    pub nr_pages: u64,
+    /// Who owns the frames.
+    pub owner: DomId,
+    /// What the guest is told about the screen.
+    pub screen: Option<Screen>,
+    /// Who set the screen up.
+    pub firmware: Firmware,
+}
+
+/// A domain's memory, ready to be entered on one vCPU.
+///
+/// All `nr_pages` frames and `shared_info` belong to the owner, with one general reference each, that of being
+/// allocated; none has a page type yet. The M2P names each frame's pfn; `shared_info` has none and is not counted.
+#[derive(Debug)]
+pub struct Built {
+    /// The initial L4: CR3 of the first vCPU. The guest expects it, and no other table, to be pinned. Its slots
+    /// 256..=271 are the hypervisor's, all others map nothing but what `layout` says.
+    pub root: Mfn,
+    /// The page that the domain shares with the hypervisor: zero, but for the masks of the 32 vCPUs in it. The wall clock
+    /// is still to be written.
+    pub shared_info: Mfn,
+    /// What the first vCPU starts with. In kernel mode, events masked, no GDT, LDT or trap table, FS and GS base 0.
+    pub start: CpuUserRegs,
+    /// Pages of the domain.
+    pub nr_pages: u64,
+    /// What is where, by pfn and guest address.
+    pub layout: Layout,
+    /// The frames of `layout.mapped`, in order: there, mfn = `mapped.start` + pfn. The tables of the initial mapping are
+    /// those of `layout.tables`; each is mapped once, read-only.
+    pub mapped: MfnRange,
+    /// The frames of the p2m list, 512 entries each, zero behind the last entry.
+    pub p2m_list: MfnRange,
+    /// The tables that map the list, if it lies apart; none of them is mapped anywhere. Else empty.
+    pub p2m_tables: MfnRange,
+    /// What the kernel calls itself: system and version.
+    pub kernel_name: ArrayString<64>,
+    /// The kernel's command line was longer than start_info holds, and its end is missing.
+    pub is_command_line_cut: bool,
+}
+
+/// Builds dom0 in frames of the machine. Consumes the modules: the kernel's frames become free, the initrd's become the
+/// domain's, or free if it had to be copied or after an error.
+///
+/// After an error no frame has changed hands but those of the modules, which are free. Needs no scrubbed memory and does
+/// not scrub: what is not written here may hold anything that was in memory at boot.
+pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Built, BuildError> {
+    let Request {
+        kernel,
+        mut initrd,
+        nr_pages,
+        owner,
+        screen,
+        firmware,
+    } = request;
+    let mut finish = |elf: &[u8]| {
+        let kernel_image = Kernel::parse(elf)?;
+        let layout = Layout::new(&needs(&kernel_image, initrd.as_ref(), nr_pages))?;
+        let plan = Plan {
+            machine,
+            frames,
+            owner,
+            kernel: &kernel_image,
+            layout: &layout,
+            command_line: kernel.command_line(),
+            screen: screen.and_then(|screen| start_info::screen_record(&screen, firmware)),
+        };
+        let placed = plan.place(&mut initrd)?;
+        Ok(Built {
+            root: placed.root,
+            shared_info: placed.shared_info,
+            start: start(&kernel_image, &layout),
+            nr_pages,
+            layout,
+            mapped: placed.mapped,
+            p2m_list: placed.p2m_list,
+            p2m_tables: placed.p2m_tables,
+            kernel_name: name(&kernel_image),
+            is_command_line_cut: kernel.command_line().len() > start_info::LONGEST_COMMAND_LINE,
+        })
+    };
+    let built = match KernelModule::recognise(kernel.bytes()) {
+        Ok(KernelModule::Elf(elf)) => finish(elf),
+        Ok(KernelModule::Packed { packing, payload }) => Unpacking::prepare(packing, payload)
+            .map_err(unpack_error)
+            .and_then(|unpacking| with_unpacked(machine, frames, &unpacking, &mut finish)),
+        Err(error) => Err(error.into()),
+    };
+    for module in [Some(kernel), initrd].into_iter().flatten() {
+        drop(frames.adopt(module.into_frames()));
+    }
+    built
+}
+
+/// What a layout for this kernel and this initrd follows from.
+fn needs(kernel: &Kernel, initrd: Option<&BootModule>, nr_pages: u64) -> Needs {
+    let notes = kernel.notes();
+    let initrd = initrd.map(|module| module.bytes().len() as u64);
+    Needs {
+        virt_base: notes.virt_base,
+        kernel_end: kernel.end(),
+        nr_pages,
+        init_p2m: notes.init_p2m,
+        initrd: initrd.filter(|len| *len > 0),
+        initrd_mapped: !notes.mod_start_pfn,
+    }
+}
+
+/// The registers of the first vCPU. What the ABI does not name is zero.
+fn start(kernel: &Kernel, layout: &Layout) -> CpuUserRegs {
+    const ALWAYS_SET: u64 = 1 << 1;
+    const INTERRUPTS: u64 = 1 << 9;
+    let mut regs = CpuUserRegs::zeroed();
+    regs.rip = kernel.entry();
+    regs.cs = FLAT_CS64;
+    // The stack begins at the end of its page.
+    regs.rsp = layout.va(layout.stack).wrapping_add(PAGE_SIZE as u64);
+    regs.ss = FLAT_SS;
+    regs.rsi = layout.va(layout.start_info);
+    regs.rflags = INTERRUPTS | ALWAYS_SET;
+    regs.saved_upcall_mask = 1;
+    regs
+}
+
+fn name(kernel: &Kernel) -> ArrayString<64> {
+    let notes = kernel.notes();
+    let mut name = ArrayString::new();
+    // What does not fit is not missed.
+    let _ = write!(name, "{} {}", notes.guest_os, notes.guest_version);
+    name
+}
+
+fn unpack_error(error: unpack::UnpackError) -> BuildError {
+    KernelError::Unpack(error).into()
+}
+
+/// Unpacks a kernel into memory that is only held meanwhile, and has `finish` build from it.
+fn with_unpacked<T>(
+    machine: &Machine,
+    frames: &Frames,
+    unpacking: &Unpacking,
+    finish: impl FnOnce(&[u8]) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    with_buffer(machine, frames, unpacking.unpacked_size(), |output| {
+        with_buffer(machine, frames, unpacking.scratch_size(), |scratch| {
+            unpacking.unpack(output, scratch).map_err(unpack_error)
+        })?;
+        finish(output.get(..unpacking.unpacked_size()).unwrap_or_default())
+    })
+}
+
+/// Runs `work` with a buffer of at least `len` bytes in frames that are free again afterwards.
+fn with_buffer<T>(
+    machine: &Machine,
+    frames: &Frames,
+    len: usize,
+    work: impl FnOnce(&mut [u8]) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    let nr_frames = len.div_ceil(PAGE_SIZE).max(1) as u64;
+    let no_memory = BuildError::NoMemory(Purpose::Unpacking, nr_frames);
+    let Ok(held) = frames.alloc_contiguous(nr_frames, Placement::Anywhere) else {
+        return Err(no_memory);
+    };
+    let mut buffer = FrameBuf::new(machine.mem(), held.range()).ok_or(no_memory)?;
+    let result = work(&mut buffer);
+    // The frames are ordinary again before the handle frees them.
+    buffer.into_frames();
+    result
+}
