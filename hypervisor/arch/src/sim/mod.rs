@@ -1,0 +1,25 @@
+//! The machine as an ordinary process.
+#![forbid(unsafe_code)]
+
+/// The machine's memory.
+pub mod memory {
+    use std::vec::Vec;
+
+    use crate::boot::MfnRange;
+
+    /// What a loader put into memory.
+    pub struct ModuleMemory {
+        bytes: Vec<u8>,
+        frames: MfnRange,
+    }
+
+    impl ModuleMemory {
+        pub(crate) fn bytes(&self) -> &[u8] {
+            &self.bytes
+        }
+
+        pub(crate) fn into_frames(self) -> MfnRange {
+            self.frames
+        }
+    }
+}
