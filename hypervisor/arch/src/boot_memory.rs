@@ -247,7 +247,7 @@ mod tests {
                         let fits = |start: u64| {
                             let mut wanted = start..start + frames;
                             frames > 0
-                                && start % align.max(1) == 0
+                                && start.is_multiple_of(align.max(1))
                                 && below.is_none_or(|below| (start + frames) <= below >> 12)
                                 && wanted.all(|mfn| free.contains(&mfn))
                         };

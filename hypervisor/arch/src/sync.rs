@@ -39,8 +39,10 @@ pub enum Rank {
     Machine,
     /// The log ring and the way of lines to it.
     Log,
-    /// Devices that lines are written to. Last, because everybody may want to say something.
+    /// The console: late, because everybody may want to say something.
     Console,
+    /// The devices inside `arch`, which the console writes to.
+    Devices,
 }
 
 /// A lock that serves CPUs in the order of their coming, with a rank.
