@@ -1,0 +1,4 @@
+//! Emulation of privileged instructions for paravirtual kernels.
+
+pub mod decode;
+mod fetch;
