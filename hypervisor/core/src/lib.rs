@@ -22,3 +22,6 @@ pub mod hypercall;
 pub mod policy;
 pub mod trap;
 pub mod version;
+
+#[cfg(test)]
+mod testing;

@@ -86,6 +86,11 @@ impl Domain {
             .map_err(arrayvec::CapacityError::element)
     }
 
+    /// Takes all vCPUs out again, to give their memory back.
+    pub fn take_vcpus(&mut self) -> ArrayVec<FrameBox<Vcpu>, MAX_VCPUS> {
+        self.vcpus.take()
+    }
+
     /// The vCPU of this number.
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
         self.vcpus.get(usize::try_from(id.get()).ok()?).map(|vcpu| &**vcpu)

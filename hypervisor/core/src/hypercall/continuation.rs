@@ -8,7 +8,7 @@
 use dom0_abi::arch::{CpuUserRegs, TrapInfo};
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
-use dom0_abi::xen::MulticallEntry;
+use dom0_abi::xen::{ConsoleIoCommand, MulticallEntry};
 
 use super::decode::Arguments;
 
@@ -30,6 +30,13 @@ pub enum Continuation {
         /// The next entry.
         traps: GuestHandle<TrapInfo>,
     },
+    /// Of a write by `console_io`: the bytes from `buffer` on.
+    ConsoleWrite {
+        /// How many are left.
+        count: u32,
+        /// The next one.
+        buffer: GuestHandle<u8>,
+    },
 }
 
 impl Continuation {
@@ -43,6 +50,16 @@ impl Continuation {
             Self::SetTrapTable { traps } => (
                 Hypercall::SetTrapTable,
                 Arguments([traps.addr().get(), 0, 0, 0, 0]),
+            ),
+            Self::ConsoleWrite { count, buffer } => (
+                Hypercall::ConsoleIo,
+                Arguments([
+                    ConsoleIoCommand::Write.get() as u64,
+                    count as u64,
+                    buffer.addr().get(),
+                    0,
+                    0,
+                ]),
             ),
         }
     }

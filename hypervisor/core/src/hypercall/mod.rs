@@ -10,6 +10,7 @@ pub mod multicall;
 pub mod table;
 
 mod callbacks;
+mod console_io;
 mod cpu_state;
 mod sched;
 mod trap_table;

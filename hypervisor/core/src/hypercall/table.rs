@@ -8,10 +8,9 @@ use dom0_abi::hypercalls::{Callers, Hypercall};
 
 use super::decode::Request;
 use super::{
-    CallCtx, HypercallResult, callbacks, cpu_state, multicall, sched, trap_table, version,
+    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table, version,
     vm_assist,
 };
-use crate::console;
 use crate::domain::Capabilities;
 use crate::trap::iret;
 
@@ -72,7 +71,7 @@ table! {
     SetTimerOp => Planned("time and timers");
     EventChannelOpCompat => Planned("event channels");
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
-    ConsoleIo { command, count, buffer } => Done("", console::op(ctx, command, count, buffer));
+    ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
     PhysdevOpCompat => Planned("Debian's kernel as dom0");
     GrantTableOp => Planned("grants");
     VmAssist { command, kind } => Done(

@@ -30,7 +30,7 @@ pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hyper
         VersionCommand::PageSize => return Ok(Reply::Value(PAGE_SIZE as u64)),
         VersionCommand::Extraversion => {
             let answer = Extraversion {
-                _pad_text: text(version::EXTRA),
+                text: text(version::EXTRA),
             };
             GuestPtr::new(arg).write(ctx.cpu, &answer)?;
         }
@@ -45,13 +45,13 @@ pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hyper
         }
         VersionCommand::Capabilities => {
             let answer = CapabilityText {
-                _pad_text: text(version::CAPABILITIES),
+                text: text(version::CAPABILITIES),
             };
             GuestPtr::new(arg).write(ctx.cpu, &answer)?;
         }
         VersionCommand::Changeset => {
             let answer = Changeset {
-                _pad_text: text(version::CHANGESET),
+                text: text(version::CHANGESET),
             };
             GuestPtr::new(arg).write(ctx.cpu, &answer)?;
         }
@@ -75,7 +75,7 @@ pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hyper
         }
         VersionCommand::CommandLine if is_control => {
             let answer = CommandLine {
-                _pad_text: text(ctx.host.command_line()),
+                text: text(ctx.host.command_line()),
             };
             GuestPtr::new(arg).write(ctx.cpu, &answer)?;
         }

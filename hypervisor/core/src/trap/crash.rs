@@ -3,10 +3,13 @@
 use core::fmt;
 
 use dom0_abi::addr::GuestAddr;
+use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::sched::ShutdownReason;
 use oxen_arch::memory::BadFrame;
 
-use super::exception::{Exception, Vector};
+use super::exception::Exception;
+use crate::console::Out;
+use crate::error;
 use crate::hypercall::CallCtx;
 
 /// Why a domain cannot go on.
@@ -68,65 +71,77 @@ const STACK_WORDS: u64 = 16;
 
 /// Shows the state of the running vCPU and shuts its domain down.
 pub fn domain(ctx: &mut CallCtx<'_>, reason: CrashReason) {
-    let (domain, vcpu, host) = (ctx.domain.id, ctx.vcpu.id, ctx.host);
-    host.report(format_args!("d{domain}v{vcpu} crashed: {reason}"));
+    let (domain, vcpu) = (ctx.domain.id, ctx.vcpu.id);
+    error!(ctx.host.out(ctx.cpu), "d{domain}v{vcpu} crashed: {reason}");
     registers(ctx);
     stack(ctx);
     ctx.domain.shutdown.enter(ShutdownReason::Crash.get() as u8);
 }
 
 fn registers(ctx: &CallCtx<'_>) {
-    let (regs, host) = (&*ctx.regs, ctx.host);
-    host.report(format_args!(
-        "  rip {:04x}:{:016x}  rflags {:08x}  {:?} mode",
-        regs.cs, regs.rip, regs.rflags, ctx.state.mode
-    ));
-    host.report(format_args!(
-        "  rsp {:04x}:{:016x}  cr2 {:016x}  error code {:04x}",
-        regs.ss,
-        regs.rsp,
+    let out = ctx.host.out(ctx.cpu);
+    show_registers(out, ctx.regs);
+    error!(
+        out,
+        "  {:?} mode  cr2 {:016x}  cr3 {:016x}",
+        ctx.state.mode,
         ctx.state.privileged.cr2(),
-        regs.error_code
-    ));
-    let lines = [
-        [("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx), ("rdx", regs.rdx)],
-        [("rsi", regs.rsi), ("rdi", regs.rdi), ("rbp", regs.rbp), (" r8", regs.r8)],
-        [(" r9", regs.r9), ("r10", regs.r10), ("r11", regs.r11), ("r12", regs.r12)],
-        [("r13", regs.r13), ("r14", regs.r14), ("r15", regs.r15), (" fs", ctx.cpu.fs_base())],
-    ];
-    for [a, b, c, d] in lines {
-        host.report(format_args!(
-            "  {} {:016x}  {} {:016x}  {} {:016x}  {} {:016x}",
-            a.0, a.1, b.0, b.1, c.0, c.1, d.0, d.1
-        ));
-    }
-    let cr3 = ctx.state.root.start().get();
-    host.report(format_args!(
-        "  cr3 {cr3:016x}  gs {:016x}  kernel or user gs {:016x}",
+        ctx.state.root.start().get()
+    );
+    error!(
+        out,
+        "  fs {:016x}  gs {:016x}  other gs {:016x}",
+        ctx.cpu.fs_base(),
         ctx.cpu.gs_base(),
         ctx.cpu.user_gs_base()
-    ));
+    );
+}
+
+/// Shows the registers of a guest.
+pub fn show_registers(out: Out<'_>, regs: &CpuUserRegs) {
+    error!(
+        out,
+        "  rip {:04x}:{:016x}  rsp {:04x}:{:016x}  rflags {:08x}",
+        regs.cs,
+        regs.rip,
+        regs.ss,
+        regs.rsp,
+        regs.rflags
+    );
+    error!(
+        out,
+        "  entered by {:#x}, error code {:04x}",
+        regs.entry_vector,
+        regs.error_code
+    );
+    let lines = [
+        [("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx)],
+        [("rdx", regs.rdx), ("rsi", regs.rsi), ("rdi", regs.rdi)],
+        [("rbp", regs.rbp), (" r8", regs.r8), (" r9", regs.r9)],
+        [("r10", regs.r10), ("r11", regs.r11), ("r12", regs.r12)],
+        [("r13", regs.r13), ("r14", regs.r14), ("r15", regs.r15)],
+    ];
+    for [(a, a_value), (b, b_value), (c, c_value)] in lines {
+        error!(
+            out,
+            "  {a} {a_value:016x}  {b} {b_value:016x}  {c} {c_value:016x}"
+        );
+    }
 }
 
 fn stack(ctx: &CallCtx<'_>) {
-    ctx.host.report(format_args!("  stack:"));
+    let out = ctx.host.out(ctx.cpu);
     for line in (0..STACK_WORDS).step_by(4) {
         let at = ctx.regs.rsp.wrapping_add(line.wrapping_mul(8));
         match ctx.cpu.read_guest::<[u64; 4]>(GuestAddr::new(at)) {
-            Ok([a, b, c, d]) => {
-                ctx.host
-                    .report(format_args!("    {a:016x} {b:016x} {c:016x} {d:016x}"));
-            }
+            Ok([a, b, c, d]) => error!(
+                out,
+                "  stack {at:016x}: {a:016x} {b:016x} {c:016x} {d:016x}"
+            ),
             Err(fault) => {
-                ctx.host
-                    .report(format_args!("    {} cannot be read", fault.at));
+                error!(out, "  stack {at:016x}: {} cannot be read", fault.at);
                 return;
             }
         }
     }
-}
-
-/// The reason that an exception has no handler.
-pub const fn unhandled(vector: Vector) -> CrashReason {
-    CrashReason::Unhandled(Exception::new(vector, 0))
 }

@@ -7,7 +7,6 @@ use oxen_arch::{Cpu, PortWidth};
 
 use super::Injection;
 use super::crash::CrashReason;
-use super::emulate::{self, Emulated};
 use super::exception::{Exception, PageFaultCode, Vector};
 use super::return_path::HostEnd;
 use super::flags;
@@ -76,7 +75,7 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         .ok_or(Stop::Domain(CrashReason::UnknownVector(number)))?;
     let injected = match vector {
         Vector::GeneralProtection => return general_protection(ctx),
-        Vector::InvalidOpcode => emulated(ctx, emulate::forced(ctx), Exception::ud()),
+        Vector::InvalidOpcode => emulated(ctx, Exception::ud()),
         Vector::PageFault => Some(page_fault(ctx)),
         Vector::Debug => Some(debug(ctx)),
         Vector::DeviceNotAvailable => device_not_available(ctx),
@@ -107,7 +106,7 @@ fn general_protection(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         }
     }
     let injected = if code == 0 {
-        emulated(ctx, emulate::Cause::GeneralProtection)
+        emulated(ctx, Exception::gp(0))
     } else {
         Some(Exception::gp(code))
     };
@@ -123,6 +122,11 @@ fn system_call_gate(ctx: &mut CallCtx<'_>) {
         ctx.regs.rip = ctx.regs.rip.wrapping_sub(INT_LENGTH);
         Injection::Exception(Exception::gp((u32::from(SYSTEM_CALL) << 3) | CODE_IDT))
     });
+}
+
+/// TODO
+fn emulated(_ctx: &mut CallCtx<'_>, original: Exception) -> Option<Exception> {
+    Some(original)
 }
 
 /// Whether the guest's table lets its current mode reach a vector by `int`. A kernel counts as level 1: level 0 is nobody.

@@ -28,8 +28,8 @@ pub fn exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
 
 /// An interrupt of a device or another CPU. Returns as [`hypercall`] does if it came from a guest, and at once if the CPU
 /// was in the hypervisor, asleep in the loop at the end of an earlier entry.
-pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8) {
-    host.interrupt(cpu, vector);
+pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, _vector: u8) {
+    host.interrupt(cpu, regs.as_deref());
     if let Some(regs) = regs {
         let next = look_again(host, cpu, regs);
         settle(host, cpu, regs, next);
@@ -106,7 +106,7 @@ pub fn settle(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, mut next: Next) {
         match next {
             Next::Guest => return,
             Next::Idle => cpu.wait_for_interrupt(),
-            Next::Shutdown(end) => host.end(end),
+            Next::Shutdown(end) => host.end(cpu, end),
         }
         next = look_again(host, cpu, regs);
     }

@@ -16,7 +16,6 @@ const DF: u64 = 1 << 10;
 const OF: u64 = 1 << 11;
 const IOPL_SHIFT: u32 = 12;
 const IOPL: u64 = 3 << IOPL_SHIFT;
-const NT: u64 = 1 << 14;
 const RF: u64 = 1 << 16;
 const AC: u64 = 1 << 18;
 const ID: u64 = 1 << 21;
@@ -54,6 +53,7 @@ pub const fn iopl(rflags: u64) -> u32 {
 mod tests {
     use super::*;
 
+    const NT: u64 = 1 << 14;
     const VM: u64 = 1 << 17;
 
     #[test]

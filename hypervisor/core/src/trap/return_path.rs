@@ -4,6 +4,8 @@
 //! INVARIANT (I24): every way to a guest ends in [`before_return`], and there in one place that forces selectors of ring 3
 //! and flags.
 
+use core::fmt;
+
 use dom0_abi::sched::ShutdownReason;
 
 use super::bounce::{Bounce, bounce};
@@ -36,29 +38,55 @@ pub enum HostEnd {
     MachineCheck,
 }
 
-impl HostEnd {
-    /// Whether the machine is to be switched off, or to start again.
-    pub fn is_power_off(self) -> bool {
-        match self {
-            Self::Hardware(reason) => reason.known() == Some(ShutdownReason::PowerOff),
-            Self::MachineCheck => false,
-        }
-    }
+/// What is to become of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It is switched off; with `noreboot` it halts.
+    PowerOff,
+    /// It starts again.
+    Restart,
+    /// It starts again; with `noreboot` it halts, so that somebody can look at what happened.
+    RestartUnlessAsked,
+}
 
-    /// Whether something broke, so that an administrator who asked for it gets the machine as it is.
-    pub fn is_failure(self) -> bool {
-        match self {
-            Self::Hardware(reason) => !matches!(
-                reason.known(),
-                Some(ShutdownReason::PowerOff | ShutdownReason::Reboot)
-            ),
-            Self::MachineCheck => true,
+impl HostEnd {
+    /// What is to become of the machine.
+    pub fn wish(self) -> Wish {
+        let known = match self {
+            Self::Hardware(reason) => reason.known(),
+            Self::MachineCheck => None,
+        };
+        match known {
+            Some(ShutdownReason::PowerOff) => Wish::PowerOff,
+            Some(ShutdownReason::Reboot) => Wish::Restart,
+            _ => Wish::RestartUnlessAsked,
         }
     }
 }
 
-/// Delivers what waits for the running vCPU, and says what its CPU does next.
+impl fmt::Display for HostEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hardware(reason) => match reason.known() {
+                Some(ShutdownReason::Crash) => f.write_str("dom0 crashed"),
+                _ => write!(f, "dom0 shut down ({reason})"),
+            },
+            Self::MachineCheck => f.write_str("machine check: the hardware reports an error"),
+        }
+    }
+}
+
+/// Delivers what waits for the running vCPU, and says what its CPU does next. The registers of one that does not go on are
+/// in its state from then on.
 pub fn before_return(ctx: &mut CallCtx<'_>) -> Next {
+    let next = decide(ctx);
+    if next != Next::Guest {
+        ctx.state.regs = *ctx.regs;
+    }
+    next
+}
+
+fn decide(ctx: &mut CallCtx<'_>) -> Next {
     if !ctx.domain.shutdown.is_down()
         && let Err(reason) = deliver(ctx)
     {
