@@ -240,7 +240,7 @@ abi_structs! {
     }
 
     /// The FPU state of a vCPU in the format of `fxsave`.
-    pub struct FpuContext = "__typeof__(((struct vcpu_guest_context *)0)->fpu_ctxt)", 512 {
+    pub struct FpuContext = "struct vcpu_guest_context: fpu_ctxt", 512 {
         /// The bytes.
         pub x: [u8; 512],
     }

@@ -8,13 +8,19 @@
 pub mod addr;
 pub mod arch;
 pub mod callback;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
+pub mod event_channel;
 pub mod features;
+pub mod grant_table;
 pub mod handle;
 pub mod hypercalls;
 pub mod ids;
+pub mod memory;
 pub mod nmi;
+pub mod physdev;
+pub mod platform;
 pub mod record;
 pub mod sched;
 pub mod vcpu;
@@ -29,6 +35,12 @@ pub const LAYOUTS: &[&[record::Layout]] = &[
     sched::LAYOUTS,
     vcpu::LAYOUTS,
     version::LAYOUTS,
+    event_channel::LAYOUTS,
+    grant_table::LAYOUTS,
+    memory::LAYOUTS,
+    physdev::LAYOUTS,
+    platform::LAYOUTS,
+    domctl::LAYOUTS,
     xen::LAYOUTS,
 ];
 
@@ -47,5 +59,11 @@ pub const CONSTANTS: &[&[record::Group]] = &[
     sched::CONSTANTS,
     vcpu::CONSTANTS,
     version::CONSTANTS,
+    event_channel::CONSTANTS,
+    grant_table::CONSTANTS,
+    memory::CONSTANTS,
+    physdev::CONSTANTS,
+    platform::CONSTANTS,
+    domctl::CONSTANTS,
     xen::CONSTANTS,
 ];

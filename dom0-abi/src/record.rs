@@ -10,7 +10,7 @@
 pub struct Layout {
     /// Name of the Rust type.
     pub rust: &'static str,
-    /// The C type, as an expression that `sizeof` accepts.
+    /// The C type: `struct name`, a type name, or `struct name: member` for the unnamed type of a member.
     pub c: &'static str,
     /// Bytes of the whole structure.
     pub size: usize,

@@ -308,7 +308,7 @@ abi_structs! {
     }
 
     /// The console of a guest: page and port.
-    pub struct ConsoleDomU = "__typeof__(((struct start_info *)0)->console.domU)", 16 {
+    pub struct ConsoleDomU = "struct start_info: console.domU", 16 {
         /// Frame (mfn) of the console page.
         pub mfn: u64,
         /// Port.
@@ -318,7 +318,7 @@ abi_structs! {
     }
 
     /// The console of the control domain: where in the start info page its [`Dom0VgaConsoleInfo`] is.
-    pub struct ConsoleDom0 = "__typeof__(((struct start_info *)0)->console.dom0)", 8 {
+    pub struct ConsoleDom0 = "struct start_info: console.dom0", 8 {
         /// Bytes from the start of the page.
         pub info_off: u32,
         /// Bytes; 0 without a screen.
@@ -376,7 +376,7 @@ abi_structs! {
     }
 
     /// A text screen.
-    pub struct TextMode3 = "__typeof__(((struct dom0_vga_console_info *)0)->u.text_mode_3)", 10 {
+    pub struct TextMode3 = "struct dom0_vga_console_info: u.text_mode_3", 10 {
         /// Pixels.
         pub font_height: u16,
         /// Column of the cursor.
@@ -390,7 +390,7 @@ abi_structs! {
     }
 
     /// A linear framebuffer.
-    pub struct VesaLfb = "__typeof__(((struct dom0_vga_console_info *)0)->u.vesa_lfb)", 36 {
+    pub struct VesaLfb = "struct dom0_vga_console_info: u.vesa_lfb", 36 {
         /// Pixels.
         pub width: u16,
         /// Pixels.

@@ -17,6 +17,7 @@ pub mod guest_range;
 pub mod memory_map;
 pub mod registers;
 pub mod scratch;
+pub mod slot;
 pub mod sync;
 
 #[cfg(target_os = "none")]

@@ -54,6 +54,14 @@ pub fn require_tools() -> Result<(), String> {
     Ok(())
 }
 
+/// The C type that a record names.
+fn c_type(c: &str) -> String {
+    match c.split_once(": ") {
+        Some((outer, member)) => format!("__typeof__((({outer} *)0)->{member})"),
+        None => c.to_owned(),
+    }
+}
+
 /// The C program that prints `key value` for each record.
 fn program(layouts: &[&Layout], groups: &[&Group]) -> String {
     let mut text = String::from("#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n");
@@ -65,9 +73,13 @@ fn program(layouts: &[&Layout], groups: &[&Group]) -> String {
     text.push_str(
         "#define SHOW(key, value) printf(\"%s %llu\\n\", key, (unsigned long long)(value))\n",
     );
+    // No header has this one: it is the BIOS's, by the ACPI specification, "INT 15H, E820H".
+    text.push_str(
+        "struct e820_entry { uint64_t addr, size; uint32_t type; } __attribute__((packed));\n",
+    );
     text.push_str("int main(void)\n{\n");
     for layout in layouts {
-        let c = layout.c;
+        let c = c_type(layout.c);
         writeln!(text, "    SHOW(\"size {}\", sizeof({c}));", layout.rust)
             .expect("writing to a string");
         for field in layout.fields.iter().filter(|field| !field.is_padding()) {
