@@ -21,7 +21,7 @@ pub struct BootInfo {
     /// Normalised: sorted, page-rounded, no overlaps.
     pub memory_map: MemoryMap,
     /// What the loader put into memory beside the image, in its order.
-    pub modules: ArrayVec<BootModule, 6>,
+    pub modules: Modules,
     /// Where the root of the ACPI tables is, if loader or firmware told.
     pub rsdp: Option<Maddr>,
     /// What can be written to before a driver knows better.
@@ -29,6 +29,9 @@ pub struct BootInfo {
     /// The time-stamp counter at the first instruction of the image.
     pub entry_tsc: u64,
 }
+
+/// The loader's modules. More than these are not used.
+pub type Modules = ArrayVec<BootModule, 6>;
 
 /// A thing that the loader put into memory: private to the hypervisor until its frames are taken. Not `Clone`, so that
 /// there is one way to the frames.

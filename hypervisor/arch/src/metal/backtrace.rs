@@ -46,7 +46,7 @@ fn word(at: usize) -> Option<u32> {
 }
 
 /// The function that an address of the image lies in, and how far in.
-pub fn symbol(address: u64) -> Option<(&'static str, u64)> {
+fn symbol(address: u64) -> Option<(&'static str, u64)> {
     let offset = u32::try_from(address.checked_sub(layout::IMAGE)?).ok()?;
     let count = word(COUNT)? as usize;
     let start_of = |index: usize| word(PAIRS + index * 8);
@@ -65,6 +65,18 @@ pub fn symbol(address: u64) -> Option<(&'static str, u64)> {
     let len = name.iter().position(|byte| *byte == 0)?;
     let name = core::str::from_utf8(name.get(..len)?).ok()?;
     Some((name, u64::from(offset - start_of(index)?)))
+}
+
+/// An address of the image, with the name of its function.
+pub struct Symbol(pub u64);
+
+impl core::fmt::Display for Symbol {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match symbol(self.0) {
+            Some((name, offset)) => write!(f, "{:#018x} {name}+{offset:#x}", self.0),
+            None => write!(f, "{:#018x}", self.0),
+        }
+    }
 }
 
 /// The callers of this function, the nearest first: return addresses as the chain of frame pointers has them, as long as

@@ -505,3 +505,24 @@ unsafe fn guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usi
     close_guest_memory();
     if left == 0 { Ok(()) } else { Err(left) }
 }
+
+/// The control registers of the running CPU, for a panic's report.
+pub struct ControlRegisters;
+
+impl core::fmt::Display for ControlRegisters {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (cr2, rsp): (u64, u64);
+        // SAFETY: reads registers.
+        unsafe {
+            asm!("mov {}, cr2", "mov {}, rsp", out(reg) cr2, out(reg) rsp, options(nomem, nostack, preserves_flags))
+        };
+        let (root, _) = Cr3::read();
+        write!(
+            f,
+            "  cr0 {:016x}  cr2 {cr2:016x}  cr3 {:016x}  cr4 {:016x}  rsp {rsp:016x}",
+            Cr0::read_raw(),
+            root.start_address().as_u64(),
+            Cr4::read_raw(),
+        )
+    }
+}

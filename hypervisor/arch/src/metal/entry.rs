@@ -19,11 +19,7 @@ use dom0_abi::arch::CpuUserRegs;
 
 use super::cpu::{self, Cpu};
 use super::{fault, layout, per_cpu};
-
-/// `entry_vector` of registers that came by SYSCALL from 64-bit code.
-pub const ENTRY_SYSCALL: u32 = 0x100;
-/// `entry_vector` of registers that came by SYSCALL from 32-bit code.
-pub const ENTRY_SYSCALL32: u32 = 0x101;
+use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32};
 
 /// Selector of flat 64-bit guest code. ABI: `public/arch-x86/xen-x86_64.h`, `FLAT_RING3_CS64`.
 const GUEST_CS64: u16 = 0xe033;
@@ -222,12 +218,17 @@ extern "C" fn exception_common<H: Handlers>() {
     naked_asm!(
         push_registers!(),
         "cld",
-        "mov rdi, rsp",
+        // A guest's rbp ends the chain of frames; our own goes on.
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 2f",
         "xor ebp, ebp",
+        "2:",
+        "mov rdi, rsp",
         "sub rsp, 8",
         "call {handler}",
         "mov rsp, rax",
         "jmp {restore}",
+        cs = const CS,
         handler = sym on_exception::<H>,
         restore = sym restore,
     )

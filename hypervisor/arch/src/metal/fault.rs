@@ -122,11 +122,8 @@ pub(super) struct Registers<'a>(pub(super) &'a CpuUserRegs);
 impl core::fmt::Display for Registers<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let r = self.0;
-        writeln!(
-            f,
-            "  rip {:016x}  cs {:04x}  rflags {:016x}",
-            r.rip, r.cs, r.rflags
-        )?;
+        writeln!(f, "  rip {}", super::backtrace::Symbol(r.rip))?;
+        writeln!(f, "  cs {:04x}  rflags {:016x}", r.cs, r.rflags)?;
         writeln!(f, "  rsp {:016x}  ss {:04x}", r.rsp, r.ss)?;
         writeln!(
             f,

@@ -87,8 +87,13 @@ impl core::fmt::Display for StartError {
     }
 }
 
-/// The machine.
-pub struct Machine {
+/// The machine. There is one, and it stays where it is: this is a handle.
+pub struct Machine(&'static Parts);
+
+static PARTS: Once<Parts> = Once::new();
+
+/// What the machine consists of.
+struct Parts {
     mem: &'static PhysMem,
     m2p: M2p,
     memory_map: MemoryMap,
@@ -102,27 +107,28 @@ pub struct Machine {
 impl Machine {
     /// The machine's memory.
     pub fn mem(&self) -> &PhysMem {
-        self.mem
+        self.0.mem
     }
 
     /// The machine-to-physical table.
     pub fn m2p(&self) -> &M2p {
-        &self.m2p
+        &self.0.m2p
     }
 
     /// What is where in the machine's address space.
     pub fn memory_map(&self) -> &MemoryMap {
-        &self.memory_map
+        &self.0.memory_map
     }
 
     /// One past the last frame of RAM.
     pub fn max_mfn(&self) -> Mfn {
-        self.max_mfn
+        self.0.max_mfn
     }
 
     /// All RAM that boot has left over; empty the second time.
     pub fn take_free_ranges(&self) -> ArrayVec<MfnRange, 256> {
         let ranges = self
+            .0
             .boot_memory
             .lock()
             .take()
@@ -130,7 +136,7 @@ impl Machine {
             .unwrap_or_default();
         for range in &ranges {
             // SAFETY: RAM in the direct map that boot has given to nobody, and will not any more.
-            unsafe { self.mem.open(*range) };
+            unsafe { self.0.mem.open(*range) };
         }
         ranges
     }
@@ -141,7 +147,7 @@ impl Machine {
         count: usize,
         mut make: impl FnMut(usize) -> T,
     ) -> Option<BootSlice<T>> {
-        let start = raw_table::<T>(self.boot_memory.lock().as_mut()?, count)?;
+        let start = raw_table::<T>(self.0.boot_memory.lock().as_mut()?, count)?;
         for index in 0..count {
             // SAFETY: room for `count` values, nobody else's.
             unsafe { start.add(index).write(make(index)) };
@@ -152,19 +158,20 @@ impl Machine {
 
     /// The same, of zeros.
     pub fn zeroed_boot_slice<T: FromZeros>(&self, count: usize) -> Option<BootSlice<T>> {
-        zeroed_table(self.boot_memory.lock().as_mut()?, count)
+        zeroed_table(self.0.boot_memory.lock().as_mut()?, count)
     }
 
     /// What a slot of ours must hold in every root.
     pub fn root_entry(&self, slot: usize) -> Option<u64> {
-        self.root_entries
+        self.0
+            .root_entries
             .get(slot.checked_sub(*layout::OUR_SLOTS.start())?)
             .copied()
     }
 
     /// How many CPUs were found.
     pub fn nr_cpus(&self) -> usize {
-        self.topology.cpus.len()
+        self.0.topology.cpus.len()
     }
 
     /// Writes to the serial port, if one is open.
@@ -179,7 +186,7 @@ impl Machine {
 
     /// Lets the serial port interrupt this CPU, as `apic::SERIAL_VECTOR`. False if no IO-APIC serves that interrupt.
     pub fn enable_serial_input(&self, irq: u8) -> bool {
-        let is_routed = apic::route_isa(&self.topology, irq, apic::SERIAL_VECTOR);
+        let is_routed = apic::route_isa(&self.0.topology, irq, apic::SERIAL_VECTOR);
         if is_routed {
             serial::enable_input();
         }
@@ -219,7 +226,7 @@ impl Machine {
 
     /// How fast the time-stamp counter runs.
     pub fn tsc_khz(&self) -> u32 {
-        self.tsc_khz
+        self.0.tsc_khz
     }
 }
 
@@ -287,18 +294,18 @@ impl ImageParts {
 struct Started {
     machine: Option<Machine>,
     info: Option<BootInfo>,
-    next: fn(Machine, BootInfo, Cpu) -> !,
+    next: fn(Machine, &'static mut BootInfo, Cpu) -> !,
 }
 
 /// Builds the machine and goes on with `next` on the CPU's own stack. Comes back only on failure, on the stack it was
 /// called on.
 ///
-/// `H` is what the entry stubs call from now on.
+/// `H` is what the entry stubs call from now on. What the loader said stays where it is, on the boot stack: it is large.
 pub fn start<H: Handlers>(
     handover: &Handover,
     mut info: BootInfo,
     options: StartOptions,
-    next: fn(Machine, BootInfo, Cpu) -> !,
+    next: fn(Machine, &'static mut BootInfo, Cpu) -> !,
 ) -> StartError {
     if let Some(limit) = options.memory_limit {
         info.memory_map.limit(limit);
@@ -344,7 +351,7 @@ pub fn start<H: Handlers>(
 extern "C" fn on_own_stack(started: usize) -> ! {
     // SAFETY: `start` passes its own variable, and does not return.
     let started = unsafe { &mut *(started as *mut Started) };
-    match (started.machine.take(), started.info.take()) {
+    match (started.machine.take(), started.info.as_mut()) {
         (Some(machine), Some(info)) => (started.next)(machine, info, Cpu::current()),
         _ => power::halt(),
     }
@@ -436,7 +443,7 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
         .ok_or(("frame bits", words as u64 * 8))?;
     let mem = MEM.call_once(|| PhysMem::new(FrameBits::new(bits)));
 
-    Ok(Machine {
+    let parts = Parts {
         mem,
         m2p: M2p::new(m2p),
         memory_map: map.clone(),
@@ -445,7 +452,8 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
         root_entries,
         topology,
         tsc_khz: time::calibrate_tsc(),
-    })
+    };
+    Ok(Machine(PARTS.call_once(|| parts)))
 }
 
 /// Frames for `bytes` bytes, aligned to 2 MiB if they are as many as that.

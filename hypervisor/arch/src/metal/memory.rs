@@ -298,6 +298,12 @@ impl<T> DerefMut for FrameBox<T> {
     }
 }
 
+impl<T: core::fmt::Debug> core::fmt::Debug for FrameBox<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// Plain bytes in whole frames. While it exists, [`PhysMem`] refuses those frames.
 pub struct FrameBuf {
     bytes: NonNull<[u8]>,

@@ -29,7 +29,8 @@ pub use serial::{SerialConfig, SerialLine, SerialParity, open as open_serial};
 
 /// What the panic handler uses: nothing here waits for a lock.
 pub mod emergency {
-    pub use super::backtrace::{callers, symbol};
+    pub use super::backtrace::{Symbol, callers};
+    pub use super::cpu::ControlRegisters;
     pub use super::power::{halt, reboot};
 
     /// Writes to serial port and screen, whoever holds them.
