@@ -307,6 +307,9 @@ pub fn markdown(out: &mut impl fmt::Write) -> fmt::Result {
             Ordering::Less => write!(out, "| {:#x}-{:#x}", row.first, row.last)?,
             _ => write!(out, "| {:#x}", row.first)?,
         }
+        if row.step != 1 {
+            write!(out, ", every {}th", row.step)?;
+        }
         write!(out, " | {} | {:?} | ", row.name, row.on)?;
         match row.read {
             Const(value) => write!(out, "{value:#x}")?,
