@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::arch::CpuUserRegs;
@@ -19,11 +19,20 @@ use super::{entry, layout};
 use crate::boot::CpuId;
 use crate::fpu::FpuArea;
 use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
-use crate::registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};
+use crate::registers::{
+    BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
+};
 
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 
+const TSC_AUX: u32 = 0xc000_0103;
+const PAT_MSR: u32 = 0x277;
+
+/// CR4 without the guest's bits. Written once, before any guest runs.
+static HOST_CR4: AtomicU64 = AtomicU64::new(0);
+/// Whether the CPU has TSC_AUX. Written once, before any guest runs.
+static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 /// Whether guest memory must be opened around each access (SMAP is on). Written once, before any guest runs.
 static HAS_SMAP: AtomicBool = AtomicBool::new(false);
 
@@ -225,6 +234,24 @@ impl Cpu {
         }
     }
 
+    /// Makes the bits of CR4 that follow the guest (`GUEST_CR4`) those of `value`. The others are as boot set them.
+    pub fn load_guest_cr4(&self, value: u64) {
+        let now = Cr4::read_raw();
+        let wanted = HOST_CR4.load(Ordering::Relaxed) | value & GUEST_CR4;
+        if now != wanted {
+            // SAFETY: TSD and DE concern guests only; the rest is what `protect` loaded.
+            unsafe { Cr4::write_raw(wanted) };
+        }
+    }
+
+    /// Loads what `RDTSCP` and `RDPID` return, where the CPU has them.
+    pub fn load_tsc_aux(&self, value: u32) {
+        if HAS_TSC_AUX.load(Ordering::Relaxed) {
+            // SAFETY: any 32-bit value is allowed.
+            unsafe { Msr::new(TSC_AUX).write(u64::from(value)) };
+        }
+    }
+
     /// Loads XCR0, after the CPU has agreed to the value.
     pub fn set_xcr0(&self, value: u64) -> Result<(), BadXcr0> {
         if !Cr4::read().contains(Cr4Flags::OSXSAVE) {
@@ -418,6 +445,17 @@ impl Cpu {
         );
         cr4.set(Cr4Flags::OSXSAVE, has_xsave);
         HAS_SMAP.store(smap, Ordering::Relaxed);
+        HOST_CR4.store(cr4.bits(), Ordering::Relaxed);
+        let extended = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers();
+        HAS_TSC_AUX.store(
+            extended.is_some_and(|id| id.has_rdtscp()),
+            Ordering::Relaxed,
+        );
+        // SAFETY: no mapping of ours uses an entry that changes; caches are empty when it does.
+        unsafe {
+            asm!("wbinvd", options(nostack, preserves_flags));
+            Msr::new(PAT_MSR).write(PAT);
+        }
         // SAFETY: only bits that the CPU has; none of them changes what the hypervisor's own code means.
         unsafe {
             Cr4::write(cr4);
