@@ -193,6 +193,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "safe code, and hundreds of ranges take an interpreter too long"
+    )]
     fn too_many_ranges_lose_the_smallest() {
         let mut memory = memory(&[(0x100, 0x10_0000)]);
         for n in 1..2 * BootMemory::CAPACITY as u64 {

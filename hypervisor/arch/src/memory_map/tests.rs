@@ -113,6 +113,10 @@ fn the_limit_withholds_what_is_above() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "safe code, and hundreds of ranges take an interpreter too long"
+)]
 fn a_full_map_loses_ram_and_nothing_else() {
     // Every second page is RAM, so that nothing merges.
     let mut map = MemoryMap::new();
