@@ -13,4 +13,6 @@
 )]
 
 pub mod cmdline;
+pub mod console;
 pub mod domain;
+pub mod frame;
