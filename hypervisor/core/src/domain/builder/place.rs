@@ -67,8 +67,7 @@ impl Plan<'_> {
 
         let initrd_len = initrd.as_ref().map(|module| module.bytes().len() as u64);
         let module = match (layout.initrd, layout.initrd_behind()) {
-            (_, Some(pfns)) => initrd.take().map(|module| {
-                let frames = self.frames.adopt(module.into_frames());
+            (_, Some(pfns)) => super::adopt(self.frames, initrd).map(|frames| {
                 let (used, _unused) = frames.split(pfns.len());
                 used
             }),
