@@ -117,7 +117,7 @@ pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Bui
                 .and_then(|screen| start_info::screen_record(&screen, request.firmware)),
             command_line: kernel.command_line(),
         }
-        .from_module(kernel.bytes(), initrd),
+        .build_module(kernel.bytes(), initrd),
         None => Err(KernelError::Missing.into()),
     };
     for module in [kernel, initrd] {
@@ -145,13 +145,13 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// Builds from a kernel module as it is, unpacking it if need be.
-    fn from_module(
+    fn build_module(
         &self,
         file: &[u8],
         initrd: &mut Option<BootModule>,
     ) -> Result<Built, BuildError> {
         match KernelModule::recognise(file)? {
-            KernelModule::Elf(elf) => self.from_elf(elf, initrd),
+            KernelModule::Elf(elf) => self.build_elf(elf, initrd),
             KernelModule::Packed { packing, payload } => {
                 let unpacking = Unpacking::prepare(packing, payload).map_err(unpack_error)?;
                 let size = unpacking.unpacked_size();
@@ -159,7 +159,7 @@ impl Build<'_> {
                     self.with_buffer(unpacking.scratch_size(), |scratch| {
                         unpacking.unpack(output, scratch).map_err(unpack_error)
                     })?;
-                    self.from_elf(output.get(..size).unwrap_or_default(), initrd)
+                    self.build_elf(output.get(..size).unwrap_or_default(), initrd)
                 })
             }
         }
@@ -167,7 +167,7 @@ impl Build<'_> {
 
     /// Builds from an ELF file.
     #[inline(never)]
-    fn from_elf(&self, elf: &[u8], initrd: &mut Option<BootModule>) -> Result<Built, BuildError> {
+    fn build_elf(&self, elf: &[u8], initrd: &mut Option<BootModule>) -> Result<Built, BuildError> {
         let kernel = Kernel::parse(elf)?;
         let layout = Layout::new(&needs(&kernel, initrd.as_ref(), self.nr_pages))?;
         let plan = Plan {
