@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn value_lives_in_the_memory_and_leaves_zeroes() {
         let witness = Rc::new(());
-        let mut memory = vec![0xffu8; 64];
+        let mut memory = [0xffu8; 64];
         let range = memory.as_ptr_range();
         let mut placed = Placed::new_with(&mut memory[1..], || (7u64, witness.clone())).unwrap();
         assert!(range.contains(&core::ptr::from_ref(&*placed).cast()));

@@ -12,6 +12,8 @@ use super::unpack::UnpackError;
 /// What is wrong with dom0's kernel, module 0.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KernelError {
+    /// There is no module 0.
+    Missing,
     /// The module has no content to speak of.
     Empty,
     /// Neither an ELF file nor a bzImage; its first four bytes, big-endian.
@@ -108,6 +110,7 @@ impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("module 0 ")?;
         match self {
+            Self::Missing => f.write_str("is missing: the boot loader has to load dom0's kernel"),
             Self::Empty => f.write_str("is not a kernel: it is empty"),
             Self::NotAKernel(first) => write!(
                 f,

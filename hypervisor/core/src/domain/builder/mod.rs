@@ -37,11 +37,12 @@ use arrayvec::ArrayString;
 use dom0_abi::addr::{Mfn, PAGE_SIZE};
 use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS};
 use dom0_abi::ids::DomId;
+use dom0_abi::xen::Dom0VgaConsoleInfo;
 use oxen_arch::Machine;
 use oxen_arch::boot::{BootModule, MfnRange, Screen};
 use oxen_arch::memory::FrameBuf;
 
-use crate::frame::{Frames, Placement};
+use crate::frame::{Frames, OwnedFrames, Placement};
 use bzimage::KernelModule;
 use error::{BuildError, KernelError, Purpose};
 use kernel::Kernel;
@@ -51,11 +52,12 @@ use start_info::Firmware;
 use unpack::Unpacking;
 
 /// What to build dom0 from.
-pub struct Request {
-    /// Module 0. Its command line becomes the guest's.
-    pub kernel: BootModule,
-    /// The initrd.
-    pub initrd: Option<BootModule>,
+pub struct Request<'m> {
+    /// Module 0. Its command line becomes the guest's. Taken, whatever comes of it; a module holds 2 KiB of command line
+    /// and is not moved over the stack without need.
+    pub kernel: &'m mut Option<BootModule>,
+    /// The initrd, if there is one. Taken, too.
+    pub initrd: &'m mut Option<BootModule>,
     /// Pages that the domain gets. Comes out exactly, or not at all.
     pub nr_pages: u64,
     /// Who owns the frames.
@@ -101,53 +103,116 @@ pub struct Built {
 /// domain's, or free if it had to be copied or after an error.
 ///
 /// After an error no frame has changed hands but those of the modules, which are free. Needs no scrubbed memory and does
-/// not scrub: what is not written here may hold anything that was in memory at boot.
+/// not scrub: what is not written here may hold anything that was in memory at boot. Uses less than 8 KiB of stack.
 pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Built, BuildError> {
-    let Request {
-        kernel,
-        mut initrd,
-        nr_pages,
-        owner,
-        screen,
-        firmware,
-    } = request;
-    let mut finish = |elf: &[u8]| {
-        let kernel_image = Kernel::parse(elf)?;
-        let layout = Layout::new(&needs(&kernel_image, initrd.as_ref(), nr_pages))?;
-        let plan = Plan {
+    let Request { kernel, initrd, .. } = request;
+    let built = match &*kernel {
+        Some(kernel) => Build {
             machine,
             frames,
-            owner,
-            kernel: &kernel_image,
-            layout: &layout,
+            nr_pages: request.nr_pages,
+            owner: request.owner,
+            screen: request
+                .screen
+                .and_then(|screen| start_info::screen_record(&screen, request.firmware)),
             command_line: kernel.command_line(),
-            screen: screen.and_then(|screen| start_info::screen_record(&screen, firmware)),
+        }
+        .build_module(kernel.bytes(), initrd),
+        None => Err(KernelError::Missing.into()),
+    };
+    for module in [kernel, initrd] {
+        drop(adopt(frames, module));
+    }
+    built
+}
+
+/// Takes a module and holds its frames, which are ordinary memory from then on.
+#[inline(never)]
+fn adopt<'f>(frames: &'f Frames, module: &mut Option<BootModule>) -> Option<OwnedFrames<'f>> {
+    let range = module.take()?.into_frames();
+    Some(frames.adopt(range))
+}
+
+/// A build under way.
+struct Build<'a> {
+    machine: &'a Machine,
+    frames: &'a Frames,
+    nr_pages: u64,
+    owner: DomId,
+    screen: Option<Dom0VgaConsoleInfo>,
+    command_line: &'a str,
+}
+
+impl Build<'_> {
+    /// Builds from a kernel module as it is, unpacking it if need be.
+    fn build_module(
+        &self,
+        file: &[u8],
+        initrd: &mut Option<BootModule>,
+    ) -> Result<Built, BuildError> {
+        match KernelModule::recognise(file)? {
+            KernelModule::Elf(elf) => self.build_elf(elf, initrd),
+            KernelModule::Packed { packing, payload } => {
+                let unpacking = Unpacking::prepare(packing, payload).map_err(unpack_error)?;
+                let size = unpacking.unpacked_size();
+                self.with_buffer(size, |output| {
+                    self.with_buffer(unpacking.scratch_size(), |scratch| {
+                        unpacking.unpack(output, scratch).map_err(unpack_error)
+                    })?;
+                    self.build_elf(output.get(..size).unwrap_or_default(), initrd)
+                })
+            }
+        }
+    }
+
+    /// Builds from an ELF file.
+    #[inline(never)]
+    fn build_elf(&self, elf: &[u8], initrd: &mut Option<BootModule>) -> Result<Built, BuildError> {
+        let kernel = Kernel::parse(elf)?;
+        let layout = Layout::new(&needs(&kernel, initrd.as_ref(), self.nr_pages))?;
+        let plan = Plan {
+            machine: self.machine,
+            frames: self.frames,
+            owner: self.owner,
+            kernel: &kernel,
+            layout: &layout,
+            command_line: self.command_line,
+            screen: self.screen,
         };
-        let placed = plan.place(&mut initrd)?;
+        let placed = plan.place(initrd)?;
         Ok(Built {
             root: placed.root,
             shared_info: placed.shared_info,
-            start: start(&kernel_image, &layout),
-            nr_pages,
+            start: start(&kernel, &layout),
+            nr_pages: self.nr_pages,
             layout,
             mapped: placed.mapped,
             p2m_list: placed.p2m_list,
             p2m_tables: placed.p2m_tables,
-            kernel_name: name(&kernel_image),
-            is_command_line_cut: kernel.command_line().len() > start_info::LONGEST_COMMAND_LINE,
+            kernel_name: name(&kernel),
+            is_command_line_cut: self.command_line.len() > start_info::LONGEST_COMMAND_LINE,
         })
-    };
-    let built = match KernelModule::recognise(kernel.bytes()) {
-        Ok(KernelModule::Elf(elf)) => finish(elf),
-        Ok(KernelModule::Packed { packing, payload }) => Unpacking::prepare(packing, payload)
-            .map_err(unpack_error)
-            .and_then(|unpacking| with_unpacked(machine, frames, &unpacking, &mut finish)),
-        Err(error) => Err(error.into()),
-    };
-    for module in [Some(kernel), initrd].into_iter().flatten() {
-        drop(frames.adopt(module.into_frames()));
     }
-    built
+
+    /// Runs `work` with a buffer of at least `len` bytes in frames that are free again afterwards.
+    fn with_buffer<T>(
+        &self,
+        len: usize,
+        work: impl FnOnce(&mut [u8]) -> Result<T, BuildError>,
+    ) -> Result<T, BuildError> {
+        let nr_frames = len.div_ceil(PAGE_SIZE).max(1) as u64;
+        let no_memory = || BuildError::NoMemory(Purpose::Unpacking, nr_frames);
+        let held = self
+            .frames
+            .alloc_contiguous(nr_frames, Placement::Anywhere)
+            .map_err(|_| no_memory())?;
+        let buffer = FrameBuf::new(self.machine.mem(), held.range());
+        let mut buffer = buffer.ok_or_else(no_memory)?;
+        let result = work(&mut buffer);
+        // The frames are ordinary again before the handle frees them.
+        buffer.into_frames();
+        result
+    }
 }
 
 /// What a layout for this kernel and this initrd follows from.
@@ -190,38 +255,4 @@ fn name(kernel: &Kernel) -> ArrayString<64> {
 
 fn unpack_error(error: unpack::UnpackError) -> BuildError {
     KernelError::Unpack(error).into()
-}
-
-/// Unpacks a kernel into memory that is only held meanwhile, and has `finish` build from it.
-fn with_unpacked<T>(
-    machine: &Machine,
-    frames: &Frames,
-    unpacking: &Unpacking,
-    finish: impl FnOnce(&[u8]) -> Result<T, BuildError>,
-) -> Result<T, BuildError> {
-    with_buffer(machine, frames, unpacking.unpacked_size(), |output| {
-        with_buffer(machine, frames, unpacking.scratch_size(), |scratch| {
-            unpacking.unpack(output, scratch).map_err(unpack_error)
-        })?;
-        finish(output.get(..unpacking.unpacked_size()).unwrap_or_default())
-    })
-}
-
-/// Runs `work` with a buffer of at least `len` bytes in frames that are free again afterwards.
-fn with_buffer<T>(
-    machine: &Machine,
-    frames: &Frames,
-    len: usize,
-    work: impl FnOnce(&mut [u8]) -> Result<T, BuildError>,
-) -> Result<T, BuildError> {
-    let nr_frames = len.div_ceil(PAGE_SIZE).max(1) as u64;
-    let no_memory = BuildError::NoMemory(Purpose::Unpacking, nr_frames);
-    let Ok(held) = frames.alloc_contiguous(nr_frames, Placement::Anywhere) else {
-        return Err(no_memory);
-    };
-    let mut buffer = FrameBuf::new(machine.mem(), held.range()).ok_or(no_memory)?;
-    let result = work(&mut buffer);
-    // The frames are ordinary again before the handle frees them.
-    buffer.into_frames();
-    result
 }

@@ -6,8 +6,10 @@
 //! list if it has to be given back.
 
 use arrayvec::ArrayVec;
-use dom0_abi::addr::{Mfn, PAGE_SIZE, Pfn};
+use dom0_abi::addr::{Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
+use dom0_abi::arch::LEGACY_MAX_VCPUS;
 use dom0_abi::ids::DomId;
+use dom0_abi::xen::{Dom0VgaConsoleInfo, VcpuInfo};
 use oxen_arch::Machine;
 use oxen_arch::boot::{BootModule, MfnRange};
 use oxen_arch::memory::{BadFrame, PhysMem};
@@ -20,8 +22,8 @@ use super::start_info::Contents;
 use super::tables::{Protection, Tables};
 use crate::frame::{Frames, MAX_ORDER, OwnedFrames, Placement, Scrub};
 
-/// vCPUs whose `vcpu_info` is in the shared page.
-const LEGACY_VCPUS: usize = dom0_abi::arch::LEGACY_MAX_VCPUS;
+/// The bits of an address that say where in its page it is.
+const IN_PAGE: u64 = PAGE_SIZE as u64 - 1;
 
 /// What to put where.
 pub(super) struct Plan<'a> {
@@ -31,7 +33,7 @@ pub(super) struct Plan<'a> {
     pub kernel: &'a Kernel<'a>,
     pub layout: &'a Layout,
     pub command_line: &'a str,
-    pub screen: Option<dom0_abi::xen::Dom0VgaConsoleInfo>,
+    pub screen: Option<Dom0VgaConsoleInfo>,
 }
 
 /// Where it was put.
@@ -65,8 +67,7 @@ impl Plan<'_> {
 
         let initrd_len = initrd.as_ref().map(|module| module.bytes().len() as u64);
         let module = match (layout.initrd, layout.initrd_behind()) {
-            (_, Some(pfns)) => initrd.take().map(|module| {
-                let frames = self.frames.adopt(module.into_frames());
+            (_, Some(pfns)) => super::adopt(self.frames, initrd).map(|frames| {
                 let (used, _unused) = frames.split(pfns.len());
                 used
             }),
@@ -135,7 +136,7 @@ impl Plan<'_> {
         }
         if let Some(va) = self.kernel.notes().hypercall_page {
             let at = va.wrapping_sub(layout.virt_base);
-            hypercall_page::fill(mem, offset(block, at / PAGE_SIZE as u64))?;
+            hypercall_page::fill(mem, offset(block, at >> PAGE_SHIFT))?;
         }
         contents.write(mem, offset(block, layout.start_info.get()))?;
         mem.zero_frame(offset(block, layout.stack.get()))?;
@@ -295,12 +296,12 @@ fn split(range: MfnRange, n: u64) -> (MfnRange, MfnRange) {
 
 /// Writes the shared page as a domain finds it: no events, and all vCPUs that have their place here mask them.
 fn write_shared_info(mem: &PhysMem, page: Mfn) -> Result<(), BadFrame> {
-    const VCPU_INFO: usize = size_of::<dom0_abi::xen::VcpuInfo>();
-    const UPCALL_MASK: usize = core::mem::offset_of!(dom0_abi::xen::VcpuInfo, evtchn_upcall_mask);
+    const VCPU_INFO: usize = size_of::<VcpuInfo>();
+    const UPCALL_MASK: usize = core::mem::offset_of!(VcpuInfo, evtchn_upcall_mask);
     mem.zero_frame(page)?;
     (UPCALL_MASK..)
         .step_by(VCPU_INFO)
-        .take(LEGACY_VCPUS)
+        .take(LEGACY_MAX_VCPUS)
         .try_for_each(|at| mem.store_u8(page.at(at), 1))
 }
 
@@ -310,7 +311,7 @@ fn write_segment(mem: &PhysMem, block: Mfn, segment: &Segment) -> Result<(), Bad
     write_bytes(mem, block, segment.start, segment.bytes)?;
     let mut at = segment.start.saturating_add(segment.bytes.len() as u64);
     while at < segment.end {
-        let in_page = (PAGE_SIZE as u64).saturating_sub(at % PAGE_SIZE as u64);
+        let in_page = (PAGE_SIZE as u64).saturating_sub(at & IN_PAGE);
         let len = in_page.min(segment.end.saturating_sub(at));
         let zeros = ZEROS.get(..len as usize).unwrap_or(ZEROS);
         write_bytes(mem, block, at, zeros)?;
@@ -321,10 +322,7 @@ fn write_segment(mem: &PhysMem, block: Mfn, segment: &Segment) -> Result<(), Bad
 
 /// Writes bytes at an offset from the start of a run of frames.
 fn write_bytes(mem: &PhysMem, start: Mfn, at: u64, bytes: &[u8]) -> Result<(), BadFrame> {
-    let (mut frame, mut in_frame) = (
-        offset(start, at / PAGE_SIZE as u64),
-        (at % PAGE_SIZE as u64) as usize,
-    );
+    let (mut frame, mut in_frame) = (offset(start, at >> PAGE_SHIFT), (at & IN_PAGE) as usize);
     let mut rest = bytes;
     while !rest.is_empty() {
         let room = PAGE_SIZE.saturating_sub(in_frame);

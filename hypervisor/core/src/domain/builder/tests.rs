@@ -54,8 +54,8 @@ fn host(memory: u64, kernel: &[u8], initrd: Option<&[u8]>) -> Host {
 impl Host {
     fn build(&mut self, nr_pages: u64) -> Result<Built, BuildError> {
         let request = Request {
-            kernel: self.kernel.take().unwrap(),
-            initrd: self.initrd.take(),
+            kernel: &mut self.kernel,
+            initrd: &mut self.initrd,
             nr_pages,
             owner: DomId::DOM0,
             screen: Some(Screen::Text {
@@ -371,6 +371,15 @@ fn errors_name_the_cause_and_give_everything_back() {
 }
 
 #[test]
+fn no_kernel_is_an_error() {
+    let mut host = host(64 * MIB, b"", Some(&initrd()));
+    host.kernel = None;
+    let error = host.build(0x1000).unwrap_err();
+    assert_eq!(error, BuildError::Kernel(KernelError::Missing));
+    assert!(host.initrd.is_none());
+}
+
+#[test]
 fn packed_kernels_are_built() {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
@@ -398,6 +407,36 @@ fn packed_kernels_are_built() {
     // Buffers and scratch memory are free again.
     let left = free + host.nr_module_frames - 0x1000 - 1;
     assert_eq!(host.frames.statistics().free, left);
+}
+
+/// The kernel of a distribution, in the places that Debian's Xen 4.17 gives to Debian's kernel 6.1 with dom0_mem=512m.
+/// Its path comes in `OXEN_TEST_VMLINUZ`.
+#[test]
+fn a_distribution_kernel_is_built() {
+    let Some(path) = std::env::var_os("OXEN_TEST_VMLINUZ") else {
+        std::eprintln!("skipped: OXEN_TEST_VMLINUZ does not name a kernel");
+        return;
+    };
+    let file = std::fs::read(path).unwrap();
+    let mut host = host(1024 * MIB, &file, Some(&initrd()));
+    let free = host.frames.statistics().free;
+    let built = host.build(0x2_0000).unwrap();
+    assert_eq!(built.kernel_name.as_str(), "linux 2.6");
+    let (leaves, tables) = host.walk(built.root);
+    let layout = &built.layout;
+    let nr_tables = layout.tables.len() + built.p2m_tables.len();
+    assert_eq!(tables.len() as u64, nr_tables);
+    let nr_leaves = layout.mapped.len() + built.p2m_list.len();
+    assert_eq!(leaves.len() as u64, nr_leaves);
+    let left = free + host.nr_module_frames - 0x2_0000 - 1;
+    assert_eq!(host.frames.statistics().free, left);
+    if file.windows(8).any(|text| text == b"6.1.0-56") {
+        assert_eq!(built.start.rip, 0xffff_ffff_8307_91c0);
+        assert_eq!(built.start.rsi, 0xffff_ffff_84a0_0000);
+        assert_eq!(built.start.rsp, 0xffff_ffff_84a2_b000);
+        assert_eq!(layout.mapped.len(), 0x4c00);
+        assert_eq!(layout.p2m_va(), INIT_P2M);
+    }
 }
 
 /// A frame that turns out not to be memory cannot happen; if it does, wherever the frame was meant to go, the build is

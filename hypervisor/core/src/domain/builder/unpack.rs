@@ -296,16 +296,18 @@ fn gzip_body(stream: &[u8]) -> Result<&[u8], UnpackError> {
 fn crc32(data: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            let mut crc = byte as u32;
+        let mut rest: &mut [u32] = &mut table;
+        let mut byte = 0u32;
+        while let Some((entry, behind)) = rest.split_first_mut() {
+            let mut bits: u32 = byte;
             let mut bit = 0;
             while bit < 8 {
-                crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+                bits = (bits >> 1) ^ (0xedb8_8320 & (bits & 1).wrapping_neg());
                 bit += 1;
             }
-            table[byte] = crc;
+            *entry = bits;
             byte += 1;
+            rest = behind;
         }
         table
     };
