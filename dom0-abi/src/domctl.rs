@@ -8,7 +8,6 @@ use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs, unio
 use crate::xen::XenctlBitmap;
 
 abi_constants! {
-    "domctl";
     /// Version of this interface.
     pub const INTERFACE_VERSION: u32 = 0x15 => "XEN_DOMCTL_INTERFACE_VERSION";
     /// Bits of [`GetDomainInfo::flags`] above which the shutdown reason stands.

@@ -4,7 +4,6 @@ use crate::ids::{DomId, Port, VcpuId};
 use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
 
 abi_constants! {
-    "event_channel";
     /// Ports of the two-level form.
     pub const TWO_LEVEL_NR_CHANNELS: usize = 4096 => "EVTCHN_2L_NR_CHANNELS";
     /// Most urgent queue of the FIFO form.

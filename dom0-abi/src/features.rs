@@ -3,7 +3,6 @@
 use crate::record::{Group, abi_constants, abi_enum};
 
 abi_constants! {
-    "features";
     /// Groups of 32 features that exist.
     pub const NR_SUBMAPS: u32 = 1 => "XENFEAT_NR_SUBMAPS";
 }

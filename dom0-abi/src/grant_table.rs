@@ -5,7 +5,6 @@ use crate::ids::{DomId, GrantRef};
 use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
 
 abi_constants! {
-    "grant_table";
     /// First entries, which survive a change of version.
     pub const NR_RESERVED_ENTRIES: u32 = 8 => "GNTTAB_NR_RESERVED_ENTRIES";
     /// Entry of the console page.

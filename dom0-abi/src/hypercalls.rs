@@ -273,7 +273,7 @@ macro_rules! define_hypercalls {
 
             /// The record of the numbers.
             pub const CONSTANTS: Group = Group {
-                rust: "Hypercall",
+                rust: concat!(module_path!(), "::Hypercall"),
                 constants: &[$(Constant { c: $c, value: $number, width: size_of::<u64>() },)+],
             };
 

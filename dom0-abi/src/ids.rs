@@ -88,7 +88,7 @@ impl DomId {
 
     /// The record of the special numbers.
     pub const CONSTANTS: Group = Group {
-        rust: "DomId",
+        rust: concat!(module_path!(), "::DomId"),
         constants: &[
             Self::FIRST_RESERVED.record("DOMID_FIRST_RESERVED"),
             Self::SELF.record("DOMID_SELF"),

@@ -17,12 +17,16 @@ pub mod grant_table;
 pub mod handle;
 pub mod hypercalls;
 pub mod ids;
+pub mod io;
+pub mod kexec;
 pub mod memory;
 pub mod nmi;
 pub mod physdev;
 pub mod platform;
+pub mod pmu;
 pub mod record;
 pub mod sched;
+pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
@@ -31,16 +35,23 @@ pub mod xen;
 pub const LAYOUTS: &[&[record::Layout]] = &[
     arch::LAYOUTS,
     callback::LAYOUTS,
-    nmi::LAYOUTS,
-    sched::LAYOUTS,
-    vcpu::LAYOUTS,
-    version::LAYOUTS,
+    domctl::LAYOUTS,
     event_channel::LAYOUTS,
     grant_table::LAYOUTS,
+    io::blkif::LAYOUTS,
+    io::console::LAYOUTS,
+    io::netif::LAYOUTS,
+    io::ring::LAYOUTS,
+    io::xs_wire::LAYOUTS,
+    kexec::LAYOUTS,
     memory::LAYOUTS,
+    nmi::LAYOUTS,
     physdev::LAYOUTS,
     platform::LAYOUTS,
-    domctl::LAYOUTS,
+    sched::LAYOUTS,
+    sysctl::LAYOUTS,
+    vcpu::LAYOUTS,
+    version::LAYOUTS,
     xen::LAYOUTS,
 ];
 
@@ -65,5 +76,12 @@ pub const CONSTANTS: &[&[record::Group]] = &[
     physdev::CONSTANTS,
     platform::CONSTANTS,
     domctl::CONSTANTS,
+    sysctl::CONSTANTS,
+    pmu::CONSTANTS,
+    kexec::CONSTANTS,
+    io::blkif::CONSTANTS,
+    io::netif::CONSTANTS,
+    io::xenbus::CONSTANTS,
+    io::xs_wire::CONSTANTS,
     xen::CONSTANTS,
 ];

@@ -6,7 +6,6 @@ use crate::physdev::PciDevice;
 use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs};
 
 abi_constants! {
-    "memory";
     /// Grant table resource: the table itself.
     pub const GRANT_TABLE_ID_SHARED: u32 = 0 => "XENMEM_resource_grant_table_id_shared";
     /// Grant table resource: the status array of version 2.

@@ -4,7 +4,6 @@ use crate::handle::GuestHandle;
 use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
 
 abi_constants! {
-    "platform";
     /// Version of this interface.
     pub const INTERFACE_VERSION: u32 = 0x0300_0001 => "XENPF_INTERFACE_VERSION";
 }

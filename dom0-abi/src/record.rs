@@ -8,7 +8,7 @@
 /// One structure: what Rust made of it and which C type it stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// Name of the Rust type.
+    /// Name of the Rust type, with its module.
     pub rust: &'static str,
     /// The C type: `struct name`, a type name, or `struct name: member` for the unnamed type of a member.
     pub c: &'static str,
@@ -42,7 +42,7 @@ impl Field {
 /// The constants that belong to one type or one module.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// Name of the Rust type, or of the module for free-standing constants.
+    /// Name of the Rust type with its module, or of the module for free-standing constants.
     pub rust: &'static str,
     /// The constants.
     pub constants: &'static [Constant],
@@ -109,7 +109,7 @@ macro_rules! abi_structs {
             impl $name {
                 /// The record of this structure.
                 pub const LAYOUT: $crate::record::Layout = $crate::record::Layout {
-                    rust: stringify!($name),
+                    rust: concat!(module_path!(), "::", stringify!($name)),
                     c: $c,
                     size: size_of::<Self>(),
                     fields: &[$(
@@ -193,7 +193,7 @@ macro_rules! abi_enum {
 
             /// The record of the values.
             pub const CONSTANTS: $crate::record::Group = $crate::record::Group {
-                rust: stringify!($name),
+                rust: concat!(module_path!(), "::", stringify!($name)),
                 constants: &[$(
                     $crate::record::Constant {
                         c: $c,
@@ -212,7 +212,7 @@ macro_rules! abi_enum {
         impl TryFrom<$raw> for $name {
             type Error = $crate::record::Unknown;
 
-            fn try_from(value: $raw) -> Result<Self, Self::Error> {
+            fn try_from(value: $raw) -> Result<Self, $crate::record::Unknown> {
                 match value {
                     $($value => Ok(Self::$variant),)+
                     _ => Err($crate::record::Unknown),
@@ -248,7 +248,7 @@ macro_rules! abi_flags {
         impl $name {
             /// The record of the flags.
             pub const CONSTANTS: $crate::record::Group = $crate::record::Group {
-                rust: stringify!($name),
+                rust: concat!(module_path!(), "::", stringify!($name)),
                 constants: &[$(
                     $crate::record::Constant {
                         c: $c,
@@ -265,7 +265,6 @@ macro_rules! abi_flags {
 /// differs.
 macro_rules! abi_constants {
     (
-        $module:literal;
         $(
             $(#[$meta:meta])*
             pub const $name:ident: $ty:ident = $value:expr $(=> $c:literal)?;
@@ -279,7 +278,7 @@ macro_rules! abi_constants {
 
         /// The record of this module's free-standing constants.
         pub const VALUES: $crate::record::Group = $crate::record::Group {
-            rust: $module,
+            rust: module_path!(),
             constants: &[$(
                 $crate::record::Constant {
                     c: abi_constants!(@c $name $($c)?),
@@ -294,3 +293,32 @@ macro_rules! abi_constants {
 }
 
 pub(crate) use {abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
+
+#[cfg(test)]
+mod tests {
+    use crate::domctl::{Domctl, MaxMem};
+    use crate::handle::GuestHandle;
+    use crate::{addr::GuestAddr, xen::MmuUpdate};
+
+    #[test]
+    fn a_variant_is_read_and_written_at_the_start_of_its_union() {
+        let mut op = Domctl {
+            u: [0xee; 128],
+            ..Domctl::zeroed()
+        };
+        op.set_variant(&MaxMem { max_memkb: 0x0102 });
+        assert_eq!(op.u[..9], [2, 1, 0, 0, 0, 0, 0, 0, 0xee]);
+        assert_eq!(op.variant::<MaxMem>().max_memkb, 0x0102);
+    }
+
+    #[test]
+    fn a_handle_steps_by_its_target_and_never_wraps() {
+        let handle = GuestHandle::<MmuUpdate>::new(GuestAddr::new(0x1000));
+        assert_eq!(
+            handle.element(3).map(|next| next.addr().get()),
+            Some(0x1030)
+        );
+        assert_eq!(handle.element(u64::MAX / 16), None);
+        assert_eq!(handle.element(u64::MAX), None);
+    }
+}

@@ -5,7 +5,6 @@ use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs};
 use crate::xen::VcpuTimeInfo;
 
 abi_constants! {
-    "vcpu";
     /// Bit of [`VcpuRunstateInfo::state_entry_time`]: the structure is being written.
     pub const RUNSTATE_UPDATE: u64 = 1 << 63 => "XEN_RUNSTATE_UPDATE";
 }

@@ -8,7 +8,6 @@ use crate::ids::Port;
 use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
 
 abi_constants! {
-    "xen";
     /// Number of virtual interrupts, unassigned ones included.
     pub const NR_VIRQS: u32 = 24;
     /// Bytes of a guest's command line, the final zero included.

@@ -73,6 +73,9 @@ fn program(layouts: &[&Layout], groups: &[&Group]) -> String {
     text.push_str(
         "#define SHOW(key, value) printf(\"%s %llu\\n\", key, (unsigned long long)(value))\n",
     );
+    // The header has a macro that makes a structure for each kind of device; without entries it leaves the head.
+    text.push_str("struct nothing {};\n");
+    text.push_str("DEFINE_RING_TYPES(bare, struct nothing, struct nothing);\n");
     // No header has this one: it is the BIOS's, by the ACPI specification, "INT 15H, E820H".
     text.push_str(
         "struct e820_entry { uint64_t addr, size; uint32_t type; } __attribute__((packed));\n",

@@ -93,10 +93,10 @@ fn a_wrong_record_is_noticed() {
     assert_eq!(
         headers.compare_layout(&moved),
         [
-            "size MmuUpdate: 24 in Rust, 16 in C",
-            "offset MmuUpdate.val: 0 in Rust, 8 in C",
-            "offset MmuUpdate.ptr: 8 in Rust, 0 in C",
-            "bytes MmuUpdate.ptr: 4 in Rust, 8 in C",
+            "size dom0_abi::xen::MmuUpdate: 24 in Rust, 16 in C",
+            "offset dom0_abi::xen::MmuUpdate.val: 0 in Rust, 8 in C",
+            "offset dom0_abi::xen::MmuUpdate.ptr: 8 in Rust, 0 in C",
+            "bytes dom0_abi::xen::MmuUpdate.ptr: 4 in Rust, 8 in C",
         ]
     );
     let noticed: Vec<bool> = group
@@ -140,16 +140,6 @@ fn all_that_is_defined_leaves_a_record() {
         missing.is_empty(),
         "not in dom0_abi::CONSTANTS: {missing:?}"
     );
-
-    // Two types of one name would hide each other in what is compared.
-    assert_eq!(
-        layouts().len(),
-        layouts()
-            .iter()
-            .map(|layout| layout.rust)
-            .collect::<BTreeSet<_>>()
-            .len()
-    );
 }
 
 #[test]
@@ -161,10 +151,10 @@ fn a_stray_definition_is_noticed() {
         &mut found,
     );
     source::scan(
-        "b.rs",
+        "io/b.rs",
         "abi_structs! {\n    pub struct Kept = \"struct kept\", 4 {\n    }\n}\n",
         &mut found,
     );
     assert_eq!(found.strays, ["a.rs:1: #[repr(C)]", "a.rs:5: bitflags! {"]);
-    assert_eq!(found.structs, ["Kept"]);
+    assert_eq!(found.structs, ["dom0_abi::io::b::Kept"]);
 }
