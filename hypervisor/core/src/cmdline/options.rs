@@ -153,7 +153,7 @@ pub const OPTIONS: &[CommandOption] = &[
         name: "pcid",
         syntax: "boolean",
         default: "as the CPU is",
-        meaning: "Use of process-context identifiers in the TLB.",
+        meaning: "Use of process-context identifiers in the TLB. Read, but without effect yet: none are used.",
         set: into!(pcid, |value: Value<'_>| value.boolean().map(Some)),
     },
     CommandOption {
@@ -188,7 +188,8 @@ pub const OPTIONS: &[CommandOption] = &[
         name: "xpti",
         syntax: "boolean",
         default: "as the CPU is",
-        meaning: "Separate page tables while a guest runs, against Meltdown.",
+        meaning: "Separate page tables while a guest runs, against Meltdown. Read, but without effect yet: there are \
+                  none.",
         set: into!(xpti, |value: Value<'_>| value.boolean().map(Some)),
     },
 ];

@@ -53,18 +53,18 @@ pub(super) fn integer(text: &str) -> Result<u64, Problem> {
 
 /// Reads a size in bytes. Without one of the suffixes b, k, m, g, t (either case) it is in KiB.
 pub(super) fn size(text: &str) -> Result<u64, Problem> {
-    // `b` is a suffix here even behind a hexadecimal number, where it could be a digit: as with Xen, it then is a digit.
+    // Behind a hexadecimal number `b` is a digit.
     let is_hex = text.starts_with("0x") || text.starts_with("0X");
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, 'b' | 'B')) if !is_hex => (text.get(..at), 0),
-        Some((at, 'k' | 'K')) => (text.get(..at), 10),
-        Some((at, 'm' | 'M')) => (text.get(..at), 20),
-        Some((at, 'g' | 'G')) => (text.get(..at), 30),
-        Some((at, 't' | 'T')) => (text.get(..at), 40),
-        _ => (Some(text), 10),
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 'b' | 'B')) if !is_hex => (text.get(..at), 1),
+        Some((at, 'k' | 'K')) => (text.get(..at), 1 << 10),
+        Some((at, 'm' | 'M')) => (text.get(..at), 1 << 20),
+        Some((at, 'g' | 'G')) => (text.get(..at), 1 << 30),
+        Some((at, 't' | 'T')) => (text.get(..at), 1 << 40),
+        _ => (Some(text), 1 << 10),
     };
     let number = integer(digits.ok_or(Problem::BadValue)?)?;
-    number.checked_mul(1 << shift).ok_or(Problem::BadValue)
+    number.checked_mul(unit).ok_or(Problem::BadValue)
 }
 
 /// Reads a number that fits `u32`.
