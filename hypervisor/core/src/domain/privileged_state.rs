@@ -1,5 +1,5 @@
 //! The system registers of a vCPU as its kernel sees them: control and debug registers, XCR0, the virtual I/O privilege
-//! level, TSC_AUX. The segment bases live in the CPU and are only checked here.
+//! level, TSC_AUX. The segment bases live in the CPU, which checks them.
 //!
 //! INVARIANT: whatever is stored can be loaded into the hardware as it is. Each register has one validator, which the
 //! hypercall and the emulated instruction share (I27), and the fields are private.
@@ -308,18 +308,6 @@ fn check_breakpoint_control(value: u64) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Checks a base for FS or GS: canonical, and nothing more. A base inside the hypervisor's part does no harm, since every
-/// access through it is made with the rights of user mode.
-///
-/// `EINVAL`: not canonical. XSA-193.
-pub fn check_segment_base(base: u64) -> Result<u64, Errno> {
-    if is_canonical(base) {
-        Ok(base)
-    } else {
-        Err(Errno::EINVAL)
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use arrayvec::ArrayVec;
 use dom0_abi::addr::{Mfn, PAGE_SHIFT};
 use oxen_arch::CpuidResult;
 
+use super::msr::Vendor;
 use crate::domain::privileged_state::{OwnedBits, cr4};
 use crate::version;
 use table::{Computed, Feature, HYPERVISOR_BASE, Needs, Row, Rule, Subleaves, TABLE};
@@ -61,6 +62,7 @@ const OSXSAVE: u32 = 1 << 27;
 const FSGSBASE: u32 = 1;
 const DEBUGGING_EXTENSIONS: u32 = 1 << 2;
 const RDTSCP: u32 = 1 << 27;
+const NX: u32 = 1 << 20;
 const XSAVEC: u32 = 1 << 1;
 
 impl CpuidPolicy {
@@ -135,6 +137,22 @@ impl CpuidPolicy {
     /// Whether guests see `rdtscp`, and so TSC_AUX.
     pub fn has_rdtscp(&self) -> bool {
         self.listed(0x8000_0001, 0).edx & RDTSCP != 0
+    }
+
+    /// Whether guests see NX.
+    pub fn has_nx(&self) -> bool {
+        self.listed(0x8000_0001, 0).edx & NX != 0
+    }
+
+    /// Who made the CPU.
+    pub fn vendor(&self) -> Vendor {
+        let CpuidResult { ebx, ecx, edx, .. } = self.listed(0, 0);
+        match (ebx, edx, ecx) {
+            (0x756e_6547, 0x4965_6e69, 0x6c65_746e) => Vendor::Intel,
+            (0x6874_7541, 0x6974_6e65, 0x444d_4163) => Vendor::Amd,
+            (0x6f67_7948, 0x6e65_476e, 0x656e_6975) => Vendor::Amd,
+            _ => Vendor::Other,
+        }
     }
 
     fn listed(&self, leaf: u32, subleaf: u32) -> CpuidResult {

@@ -3,3 +3,5 @@
 //! Each policy is a table that can print itself for the documentation, and what a table does not list is refused (I27).
 
 pub mod cpuid;
+pub mod msr;
+pub mod ports;

@@ -165,22 +165,6 @@ fn kinds_of_breakpoints() {
     }
 }
 
-#[test]
-fn segment_bases() {
-    for base in [
-        0,
-        0x7fff_ffff_ffff,
-        0xffff_8000_0000_0000,
-        0xffff_8300_0000_0000,
-        u64::MAX,
-    ] {
-        assert_eq!(check_segment_base(base), Ok(base));
-    }
-    for base in [1 << 47, 0xffff_7fff_ffff_ffff, 1 << 63] {
-        assert_eq!(check_segment_base(base), Err(Errno::EINVAL));
-    }
-}
-
 proptest! {
     #[test]
     fn debug_registers_can_always_be_loaded(writes in prop::collection::vec((0..10u32, any::<u64>()), 0..40)) {

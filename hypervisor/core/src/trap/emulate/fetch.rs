@@ -32,8 +32,6 @@ impl Fetched {
             return fetched;
         };
         if read(GuestAddr::new(rip), head).is_err() {
-            // A single byte may have been unreadable for another reason than its page only on a machine gone wrong.
-            head.fill(0);
             return fetched;
         }
         fetched.length = first;

@@ -398,7 +398,7 @@ fn likely_byte() -> impl Strategy<Value = u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200_000))]
+    #![proptest_config(ProptestConfig::with_cases(50_000))]
 
     #[test]
     fn random_strings(bytes in prop::collection::vec(likely_byte(), 0..20)) {
