@@ -83,12 +83,7 @@ fn known(kind: u16) -> Result<CallbackType, Errno> {
     }
 }
 
-fn register(
-    ctx: &mut CallCtx<'_>,
-    kind: u16,
-    address: u64,
-    masks_events: bool,
-) -> HypercallResult {
+fn register(ctx: &mut CallCtx<'_>, kind: u16, address: u64, masks_events: bool) -> HypercallResult {
     if !is_canonical(address) {
         return Err(Errno::EINVAL);
     }

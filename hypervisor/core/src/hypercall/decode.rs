@@ -9,9 +9,8 @@ use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::platform::PlatformOp;
+use dom0_abi::sysctl::Sysctl;
 use dom0_abi::xen::{MmuUpdate, MmuextOp, MulticallEntry};
-
-pub struct Sysctl;
 
 /// The argument registers of a call, in order: rdi, rsi, rdx, r10, r8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,10 @@ fn register(guest: &mut Guest, kind: u16, flags: u16, address: u64) -> i64 {
 #[test]
 fn each_callback_is_kept_with_its_mask_flag() {
     let mut guest = Guest::ordinary();
-    let callback = |address, masks_events| Callback { address, masks_events };
+    let callback = |address, masks_events| Callback {
+        address,
+        masks_events,
+    };
     assert_eq!(register(&mut guest, 0, 0, 0x1000), 0);
     assert_eq!(register(&mut guest, 1, 1, 0x2000), 0);
     assert_eq!(register(&mut guest, 2, 0, 0x3000), 0);
@@ -39,23 +42,41 @@ fn each_callback_is_kept_with_its_mask_flag() {
     assert_eq!(callbacks.syscall32, callback(0x5000, false));
     assert_eq!(register(&mut guest, 4, 0, 0x6000), 0);
     let nmi = guest.state(|state| state.traps.get(2));
-    assert_eq!((nmi, nmi.masks_events(), nmi.dpl()), (TrapEntry::for_nmi(0x6000), true, 0));
+    assert_eq!(
+        (nmi, nmi.masks_events(), nmi.dpl()),
+        (TrapEntry::for_nmi(0x6000), true, 0)
+    );
 }
 
 #[test]
 fn refusals() {
     let mut guest = Guest::ordinary();
     for kind in [0, 1, 2, 4, 5, 7] {
-        assert_eq!(register(&mut guest, kind, 0, NOT_CANONICAL), failure(Errno::EINVAL));
+        assert_eq!(
+            register(&mut guest, kind, 0, NOT_CANONICAL),
+            failure(Errno::EINVAL)
+        );
     }
     for kind in [3, 6, 8, 0xffff] {
         assert_eq!(register(&mut guest, kind, 0, CODE), failure(Errno::ENOSYS));
     }
     for command in [2, 0xffff_ffff] {
-        assert_eq!(guest.call(CallbackOp, [command, DATA]), failure(Errno::ENOSYS));
+        assert_eq!(
+            guest.call(CallbackOp, [command, DATA]),
+            failure(Errno::ENOSYS)
+        );
     }
     assert_eq!(guest.state(|state| format!("{:?}", state.traps)), "{}");
-    for (kind, result) in [(0, -22), (1, -22), (2, -22), (5, -22), (7, -22), (3, -38), (6, -38), (4, 0)] {
+    for (kind, result) in [
+        (0, -22),
+        (1, -22),
+        (2, -22),
+        (5, -22),
+        (7, -22),
+        (3, -38),
+        (6, -38),
+        (4, 0),
+    ] {
         let mut request = CallbackUnregister::new_zeroed();
         request.kind = kind;
         guest.put(DATA, &request);
@@ -70,7 +91,11 @@ fn set_callbacks_always_succeeds_and_skips_what_is_not_canonical() {
     assert_eq!(guest.call(SetCallbacks, [0x4000, NOT_CANONICAL, 0x6000]), 0);
     let callbacks = guest.state(|state| state.callbacks);
     assert_eq!(
-        (callbacks.event, callbacks.failsafe.address, callbacks.syscall.address),
+        (
+            callbacks.event,
+            callbacks.failsafe.address,
+            callbacks.syscall.address
+        ),
         (0x4000, 0x2000, 0x6000)
     );
 }
@@ -78,10 +103,25 @@ fn set_callbacks_always_succeeds_and_skips_what_is_not_canonical() {
 #[test]
 fn nmi_op_is_the_older_way_to_the_same_entry() {
     let mut guest = Guest::ordinary();
-    guest.put(DATA, &NmiCallback { handler_address: CODE, pad: 0 });
+    guest.put(
+        DATA,
+        &NmiCallback {
+            handler_address: CODE,
+            pad: 0,
+        },
+    );
     assert_eq!(guest.call(NmiOp, [0, DATA]), 0);
-    assert_eq!(guest.state(|state| state.traps.get(2)), TrapEntry::for_nmi(CODE));
-    guest.put(DATA, &NmiCallback { handler_address: NOT_CANONICAL, pad: 0 });
+    assert_eq!(
+        guest.state(|state| state.traps.get(2)),
+        TrapEntry::for_nmi(CODE)
+    );
+    guest.put(
+        DATA,
+        &NmiCallback {
+            handler_address: NOT_CANONICAL,
+            pad: 0,
+        },
+    );
     assert_eq!(guest.call(NmiOp, [0, DATA]), failure(Errno::EINVAL));
     assert_eq!(guest.call(NmiOp, [1, 0]), 0);
     assert_eq!(guest.state(|state| state.traps.get(2)), TrapEntry::NONE);
@@ -91,8 +131,16 @@ fn nmi_op_is_the_older_way_to_the_same_entry() {
 #[test]
 fn an_nmi_whose_reason_nobody_took_is_sent_again_to_a_new_handler() {
     let mut guest = Guest::dom0();
-    guest.domain(|domain| domain.add_nmi_reason(guest.host.mem(), 2)).unwrap();
-    guest.put(DATA, &NmiCallback { handler_address: CODE + 8, pad: 0 });
+    guest
+        .domain(|domain| domain.add_nmi_reason(guest.host.mem(), 2))
+        .unwrap();
+    guest.put(
+        DATA,
+        &NmiCallback {
+            handler_address: CODE + 8,
+            pad: 0,
+        },
+    );
     guest.regs.rax = NmiOp.number();
     (guest.regs.rdi, guest.regs.rsi) = (0, DATA);
     assert_eq!(guest.syscall(), Next::Guest);
@@ -109,13 +157,24 @@ fn trap(vector: u8, flags: u8, address: u64) -> TrapInfo {
 #[test]
 fn trap_lists_merge_end_at_address_zero_and_null_clears() {
     let mut guest = Guest::ordinary();
-    guest.put(DATA, &[trap(3, 3, 0x100), trap(14, 4, 0x200), trap(5, 0, 0), trap(6, 0, 0x300)]);
+    guest.put(
+        DATA,
+        &[
+            trap(3, 3, 0x100),
+            trap(14, 4, 0x200),
+            trap(5, 0, 0),
+            trap(6, 0, 0x300),
+        ],
+    );
     assert_eq!(guest.call(SetTrapTable, [DATA]), 0);
     guest.put(DATA, &[trap(14, 0, 0x400), trap(0, 0, 0)]);
     assert_eq!(guest.call(SetTrapTable, [DATA]), 0);
     let entries = guest.state(|state| [3, 5, 6, 14].map(|vector| state.traps.get(vector)));
     assert_eq!(entries.map(|entry| entry.address), [0x100, 0, 0, 0x400]);
-    assert_eq!((entries[0].dpl(), entries[0].masks_events(), entries[0].cs), (3, false, 0x13));
+    assert_eq!(
+        (entries[0].dpl(), entries[0].masks_events(), entries[0].cs),
+        (3, false, 0x13)
+    );
     assert_eq!(guest.call(SetTrapTable, [0]), 0);
     assert_eq!(guest.state(|state| format!("{:?}", state.traps)), "{}");
 }
@@ -123,10 +182,20 @@ fn trap_lists_merge_end_at_address_zero_and_null_clears() {
 #[test]
 fn a_bad_entry_keeps_those_before_it() {
     let mut guest = Guest::ordinary();
-    guest.put(DATA, &[trap(3, 0, 0x100), trap(4, 0, NOT_CANONICAL), trap(5, 0, 0x200)]);
+    guest.put(
+        DATA,
+        &[
+            trap(3, 0, 0x100),
+            trap(4, 0, NOT_CANONICAL),
+            trap(5, 0, 0x200),
+        ],
+    );
     assert_eq!(guest.call(SetTrapTable, [DATA]), failure(Errno::EINVAL));
     guest.put(DATA_END - 16, &trap(6, 0, 0x300));
-    assert_eq!(guest.call(SetTrapTable, [DATA_END - 16]), failure(Errno::EFAULT));
+    assert_eq!(
+        guest.call(SetTrapTable, [DATA_END - 16]),
+        failure(Errno::EFAULT)
+    );
     let addresses = guest.state(|state| [3, 4, 5, 6].map(|vector| state.traps.get(vector).address));
     assert_eq!(addresses, [0x100, 0, 0, 0x300]);
 }
@@ -135,7 +204,10 @@ fn a_bad_entry_keeps_those_before_it() {
 fn i18_a_long_list_goes_on_by_continuation() {
     let mut guest = Guest::ordinary();
     for vector in 0..=255_u8 {
-        guest.put(DATA + u64::from(vector) * 16, &trap(vector, 0, 0x1000 + u64::from(vector)));
+        guest.put(
+            DATA + u64::from(vector) * 16,
+            &trap(vector, 0, 0x1000 + u64::from(vector)),
+        );
     }
     guest.put(DATA + 256 * 16, &trap(0, 0, 0));
     let call = |guest: &mut Guest| {

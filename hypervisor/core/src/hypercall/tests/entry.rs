@@ -1,11 +1,11 @@
 //! Numbers, the table, the documentation made from it, continuations.
 
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::xen::MulticallEntry;
-use dom0_abi::addr::GuestAddr;
 use proptest::prelude::*;
 use zerocopy::FromZeros;
 
@@ -62,9 +62,15 @@ fn the_coverage_page_has_a_row_for_each_call() {
         let row = format!("| {} | `{}` |", call.number(), call.name());
         assert_eq!(page.matches(&row).count(), 1, "{row}");
     }
-    assert!(page.contains("| 17 | `xen_version` | `command`, `arg` | any | done |"), "{page}");
+    assert!(
+        page.contains("| 17 | `xen_version` | `command`, `arg` | any | done |"),
+        "{page}"
+    );
     assert!(page.contains("| 40 | `xenpmu_op` | `command`, `arg` | any | refused: `EOPNOTSUPP` |"));
-    assert!(!page.contains("refused |"), "an errno that the page does not name");
+    assert!(
+        !page.contains("refused |"),
+        "an errno that the page does not name"
+    );
     for line in page.lines().filter(|line| line.starts_with("| ")) {
         assert_eq!(line.matches(" | ").count(), 5, "{line}");
     }
@@ -78,8 +84,14 @@ fn i17_syscall_of_guest_user_mode_is_no_hypercall() {
     for &call in Hypercall::ALL {
         guest.state(|state| {
             state.mode = GuestMode::User;
-            state.kernel_stack = KernelStack { ss: 0xe02b, sp: STACK };
-            state.callbacks.syscall = Callback { address: CODE + 0x10, masks_events: true };
+            state.kernel_stack = KernelStack {
+                ss: 0xe02b,
+                sp: STACK,
+            };
+            state.callbacks.syscall = Callback {
+                address: CODE + 0x10,
+                masks_events: true,
+            };
         });
         guest.regs.rax = call.number();
         guest.regs.rip = CODE;
@@ -113,9 +125,11 @@ fn decoded(call: u64, arguments: Arguments) -> Option<Continuation> {
     match Request::decode(Hypercall::try_from(call).ok()?, arguments) {
         Request::Multicall { calls, count } => Some(Continuation::Multicall { calls, count }),
         Request::SetTrapTable { traps } => Some(Continuation::SetTrapTable { traps }),
-        Request::ConsoleIo { command: 0, count, buffer } => {
-            Some(Continuation::ConsoleWrite { count, buffer })
-        }
+        Request::ConsoleIo {
+            command: 0,
+            count,
+            buffer,
+        } => Some(Continuation::ConsoleWrite { count, buffer }),
         _ => None,
     }
 }

@@ -45,16 +45,31 @@ fn i13_i14_no_pointer_argument_is_followed_where_it_must_not_be() {
                 continue;
             }
             let result = call_with(&mut guest, call, before, pointer);
-            assert_eq!(result, failure(Errno::EFAULT), "{} {before:?} {pointer:#x}", call.name());
+            assert_eq!(
+                result,
+                failure(Errno::EFAULT),
+                "{} {before:?} {pointer:#x}",
+                call.name()
+            );
         }
         // The last byte lies on an unmapped page, whatever the offset in the page.
         for missing in 1..size {
             let result = call_with(&mut guest, call, before, DATA_END - size + missing);
-            assert_eq!(result, failure(Errno::EFAULT), "{} {before:?} -{missing}", call.name());
+            assert_eq!(
+                result,
+                failure(Errno::EFAULT),
+                "{} {before:?} -{missing}",
+                call.name()
+            );
         }
         if writes {
             let result = call_with(&mut guest, call, before, READ_ONLY);
-            assert_eq!(result, failure(Errno::EFAULT), "{} {before:?} read-only", call.name());
+            assert_eq!(
+                result,
+                failure(Errno::EFAULT),
+                "{} {before:?} read-only",
+                call.name()
+            );
         }
     }
     assert_eq!(guest.state(|state| format!("{state:?}")), {
@@ -74,7 +89,12 @@ fn the_whole_object_may_end_at_the_last_mapped_byte_and_lie_in_the_upper_half() 
         for pointer in [DATA_END - size, HIGH] {
             guest.put(pointer, &0_u32);
             let result = call_with(&mut guest, call, before, pointer);
-            assert_ne!(result, failure(Errno::EFAULT), "{} {before:?} {pointer:#x}", call.name());
+            assert_ne!(
+                result,
+                failure(Errno::EFAULT),
+                "{} {before:?} {pointer:#x}",
+                call.name()
+            );
         }
     }
 }
@@ -85,7 +105,10 @@ fn i12_a_call_that_faults_while_answering_has_changed_nothing_else() {
     let before = guest.fingerprint();
     guest.host.machine.fail_guest_write(1);
     let regs = guest.regs;
-    assert_eq!(guest.call(Hypercall::XenVersion, [3, DATA]), failure(Errno::EFAULT));
+    assert_eq!(
+        guest.call(Hypercall::XenVersion, [3, DATA]),
+        failure(Errno::EFAULT)
+    );
     guest.regs = regs;
     assert_eq!(before, guest.fingerprint());
 }

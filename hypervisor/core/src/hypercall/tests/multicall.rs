@@ -59,16 +59,27 @@ fn each_call_gets_its_result_and_the_whole_succeeds() {
     assert_eq!(results, expected);
     assert_eq!(guest.state(|state| state.kernel_stack.sp), 0x1234);
     // Nothing but the results changed.
-    assert_eq!(guest.get::<MulticallEntry>(DATA + 64 * 5).args, [0, 0x1234, 0, 0, 0, 0]);
+    assert_eq!(
+        guest.get::<MulticallEntry>(DATA + 64 * 5).args,
+        [0, 0x1234, 0, 0, 0, 0]
+    );
     assert_eq!(guest.call(Multicall, [0, 0]), 0);
-    assert_eq!(guest.call(Multicall, [DATA, 1 << 32]), 0, "the count has 32 bits");
+    assert_eq!(
+        guest.call(Multicall, [DATA, 1 << 32]),
+        0,
+        "the count has 32 bits"
+    );
 }
 
 #[test]
 fn i13_every_entry_is_checked_where_it_lies() {
     let mut guest = Guest::ordinary();
     for list in HOSTILE {
-        assert_eq!(guest.call(Multicall, [list, 1]), failure(Errno::EFAULT), "{list:#x}");
+        assert_eq!(
+            guest.call(Multicall, [list, 1]),
+            failure(Errno::EFAULT),
+            "{list:#x}"
+        );
     }
     // The second entry reaches into nothing; the first is done.
     let first = DATA_END - 64 - 8;
@@ -77,7 +88,10 @@ fn i13_every_entry_is_checked_where_it_lies() {
     assert!(guest.state(|state| state.privileged.task_switched()));
     assert_eq!(guest.get::<MulticallEntry>(first).result, 0);
     // A list that cannot be written: the call is made, its result is lost.
-    assert_eq!(guest.call(Multicall, [READ_ONLY, 1]), failure(Errno::EFAULT));
+    assert_eq!(
+        guest.call(Multicall, [READ_ONLY, 1]),
+        failure(Errno::EFAULT)
+    );
 }
 
 #[test]
@@ -119,14 +133,27 @@ fn a_call_that_goes_on_leaves_its_rest_in_its_entry() {
         guest.put(DATA + 0x1000 + u64::from(vector) * 16, &info);
     }
     guest.put(DATA + 0x2000, &[0_u8; 16]);
-    put(&guest, &[call(SetTrapTable, &[DATA + 0x1000, 7, 8, 9, 10, 11]), call(XenVersion, &[0])]);
+    put(
+        &guest,
+        &[
+            call(SetTrapTable, &[DATA + 0x1000, 7, 8, 9, 10, 11]),
+            call(XenVersion, &[0]),
+        ],
+    );
     guest.regs.rax = Multicall.number();
     (guest.regs.rdi, guest.regs.rsi) = (DATA, 2);
     assert_eq!(guest.syscall(), Next::Guest);
-    assert_eq!((guest.regs.rax, guest.regs.rdi, guest.regs.rsi), (13, DATA, 2));
+    assert_eq!(
+        (guest.regs.rax, guest.regs.rdi, guest.regs.rsi),
+        (13, DATA, 2)
+    );
     let rest: MulticallEntry = guest.get(DATA);
     assert!(rest.op == 0 && rest.args[0] > DATA + 0x1000);
-    assert_eq!(rest.args[1..], [7, 8, 9, 10, 11], "what is no argument stays");
+    assert_eq!(
+        rest.args[1..],
+        [7, 8, 9, 10, 11],
+        "what is no argument stays"
+    );
     let mut entries = 0;
     while guest.regs.rax != 0 {
         assert_eq!(guest.syscall(), Next::Guest);
@@ -158,7 +185,11 @@ fn xsa_213_iret_ends_the_batch() {
     (guest.regs.rdi, guest.regs.rsi) = (DATA, 2);
     assert_eq!(guest.syscall(), Next::Guest);
     assert_eq!((guest.regs.rip, guest.regs.rax), (CODE + 0x20, 0x77));
-    assert_eq!(guest.state(|state| state.kernel_stack.sp), 0, "the second call was not made");
+    assert_eq!(
+        guest.state(|state| state.kernel_stack.sp),
+        0,
+        "the second call was not made"
+    );
     assert_eq!(result(&guest, 1), 0x5a5a_5a5a);
     // And the next multicall is no nested one.
     put(&guest, &[call(XenVersion, &[0])]);
@@ -168,19 +199,31 @@ fn xsa_213_iret_ends_the_batch() {
 #[test]
 fn a_vcpu_that_goes_to_sleep_makes_the_rest_when_it_wakes() {
     let mut guest = Guest::ordinary();
-    put(&guest, &[call(SchedOp, &[1, 0]), call(StackSwitch, &[0, 0x999])]);
+    put(
+        &guest,
+        &[call(SchedOp, &[1, 0]), call(StackSwitch, &[0, 0x999])],
+    );
     guest.regs.rax = Multicall.number();
     (guest.regs.rdi, guest.regs.rsi) = (DATA, 2);
     assert_eq!(guest.syscall(), Next::Idle);
     assert_eq!(guest.state(|state| state.kernel_stack.sp), 0);
-    assert_eq!((guest.regs.rax, guest.regs.rdi, guest.regs.rsi), (13, DATA + 64, 1));
+    assert_eq!(
+        (guest.regs.rax, guest.regs.rdi, guest.regs.rsi),
+        (13, DATA + 64, 1)
+    );
 }
 
 #[test]
 fn a_domain_that_shuts_down_makes_no_further_call() {
     let mut guest = Guest::ordinary();
     guest.put(DATA + 0x1000, &0_u32);
-    put(&guest, &[call(SchedOp, &[2, DATA + 0x1000]), call(StackSwitch, &[0, 0x999])]);
+    put(
+        &guest,
+        &[
+            call(SchedOp, &[2, DATA + 0x1000]),
+            call(StackSwitch, &[0, 0x999]),
+        ],
+    );
     guest.regs.rax = Multicall.number();
     (guest.regs.rdi, guest.regs.rsi) = (DATA, 2);
     assert_eq!(guest.syscall(), Next::Idle);

@@ -1,9 +1,9 @@
 //! `sched_op` and its older form.
 
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall::{self, SchedOp, SchedOpCompat};
-use dom0_abi::addr::GuestAddr;
 use dom0_abi::ids::Port;
 use dom0_abi::sched::SchedPoll;
 use oxen_arch::{Stop, catch_stop};
@@ -30,7 +30,10 @@ fn yield_returns() {
         assert_eq!(guest.call(SchedOp, [command, DATA]), failure(Errno::ENOSYS));
     }
     for command in [3, 4, 5, 0xffff_ffff] {
-        assert_eq!(guest.call(SchedOpCompat, [command, DATA]), failure(Errno::ENOSYS));
+        assert_eq!(
+            guest.call(SchedOpCompat, [command, DATA]),
+            failure(Errno::ENOSYS)
+        );
     }
 }
 
@@ -44,9 +47,15 @@ fn block_unmasks_and_sleeps_until_an_event() {
         assert_eq!(guest.mask(), 0);
         assert_eq!(guest.state(|state| state.run), RunState::Blocked);
         let mut regs = guest.regs;
-        assert_eq!(entry::look_again(&guest.host, &guest.cpu, &mut regs), Next::Idle);
+        assert_eq!(
+            entry::look_again(&guest.host, &guest.cpu, &mut regs),
+            Next::Idle
+        );
         guest.raise_event();
-        assert_eq!(entry::look_again(&guest.host, &guest.cpu, &mut regs), Next::Guest);
+        assert_eq!(
+            entry::look_again(&guest.host, &guest.cpu, &mut regs),
+            Next::Guest
+        );
         assert_eq!((regs.rip, regs.rax), (CODE + 0x40, 0));
         assert_eq!(guest.state(|state| state.run), RunState::Running);
     }
@@ -88,9 +97,15 @@ fn poll_wakes_for_a_masked_port() {
     assert_eq!(poll(&mut guest, &[77], 1, 0), Next::Idle);
     set_port_bit(&guest, 76);
     let mut regs = guest.regs;
-    assert_eq!(entry::look_again(&guest.host, &guest.cpu, &mut regs), Next::Idle);
+    assert_eq!(
+        entry::look_again(&guest.host, &guest.cpu, &mut regs),
+        Next::Idle
+    );
     set_port_bit(&guest, 77);
-    assert_eq!(entry::look_again(&guest.host, &guest.cpu, &mut regs), Next::Guest);
+    assert_eq!(
+        entry::look_again(&guest.host, &guest.cpu, &mut regs),
+        Next::Guest
+    );
     assert_eq!((regs.rax, guest.mask()), (0, 1));
     // And it does not sleep at all while the port is pending.
     assert_eq!(poll(&mut guest, &[5, 77], 2, 0), Next::Guest);
@@ -133,28 +148,69 @@ fn shutdown_with_every_reason_ends_an_ordinary_domain_alone() {
 fn shutdown_of_dom0_ends_the_host_as_the_reason_says() {
     // (reason, noreboot, how the machine stops, what the log says)
     for (reason, noreboot, stop, text) in [
-        (0_u32, false, Stop::PowerOff, "dom0 shut down (power off): switching off"),
+        (
+            0_u32,
+            false,
+            Stop::PowerOff,
+            "dom0 shut down (power off): switching off",
+        ),
         (0, true, Stop::Halt, "dom0 shut down (power off): halting"),
-        (1, false, Stop::Reboot, "dom0 shut down (reboot): restarting"),
+        (
+            1,
+            false,
+            Stop::Reboot,
+            "dom0 shut down (reboot): restarting",
+        ),
         (1, true, Stop::Reboot, "dom0 shut down (reboot): restarting"),
-        (2, false, Stop::Reboot, "dom0 shut down (suspend): restarting"),
+        (
+            2,
+            false,
+            Stop::Reboot,
+            "dom0 shut down (suspend): restarting",
+        ),
         (2, true, Stop::Halt, "dom0 shut down (suspend): halting"),
         (3, false, Stop::Reboot, "dom0 crashed: restarting"),
         (3, true, Stop::Halt, "dom0 crashed: halting"),
         (4, true, Stop::Halt, "dom0 shut down (watchdog): halting"),
-        (5, false, Stop::Reboot, "dom0 shut down (soft reset): restarting"),
-        (77, true, Stop::Halt, "dom0 shut down (unknown reason 77): halting"),
+        (
+            5,
+            false,
+            Stop::Reboot,
+            "dom0 shut down (soft reset): restarting",
+        ),
+        (
+            77,
+            true,
+            Stop::Halt,
+            "dom0 shut down (unknown reason 77): halting",
+        ),
     ] {
-        let options = if noreboot { "com1=115200 noreboot" } else { "com1=115200" };
+        let options = if noreboot {
+            "com1=115200 noreboot"
+        } else {
+            "com1=115200"
+        };
         for call in [SchedOp, SchedOpCompat] {
             let mut guest =
                 Guest::with_options(dom0_abi::ids::DomId::DOM0, Capabilities::all(), options);
             guest.put(DATA, &reason);
-            let arg = if call == SchedOp { DATA } else { u64::from(reason) };
+            let arg = if call == SchedOp {
+                DATA
+            } else {
+                u64::from(reason)
+            };
             let next = with_args(&mut guest, call, [2, arg]);
-            assert_eq!(next, Next::Shutdown(HostEnd::Hardware(Reason(reason as u8))));
-            let Guest { host, cpu, regs, .. } = &mut guest;
-            assert_eq!(catch_stop(|| entry::settle(host, cpu, regs, next)), Err(stop));
+            assert_eq!(
+                next,
+                Next::Shutdown(HostEnd::Hardware(Reason(reason as u8)))
+            );
+            let Guest {
+                host, cpu, regs, ..
+            } = &mut guest;
+            assert_eq!(
+                catch_stop(|| entry::settle(host, cpu, regs, next)),
+                Err(stop)
+            );
             assert!(guest.output().contains(text), "{}", guest.output());
         }
     }
@@ -167,5 +223,8 @@ fn a_latched_code_is_the_one_reported() {
     assert_eq!(guest.call(SchedOp, [5, DATA]), 0);
     guest.put(DATA, &0_u32);
     assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Idle);
-    assert_eq!(guest.domain(|domain| domain.shutdown.reason()), Some(Reason(3)));
+    assert_eq!(
+        guest.domain(|domain| domain.shutdown.reason()),
+        Some(Reason(3))
+    );
 }

@@ -19,7 +19,10 @@ fn written(guest: &mut Guest, command: u64) -> usize {
     guest.put(DATA, &[0xa5_u8; 2048]);
     assert_eq!(guest.call(XenVersion, [command, DATA]), 0);
     let bytes: [u8; 2048] = guest.get(DATA);
-    bytes.iter().rposition(|byte| *byte != 0xa5).map_or(0, |last| last + 1)
+    bytes
+        .iter()
+        .rposition(|byte| *byte != 0xa5)
+        .map_or(0, |last| last + 1)
 }
 
 #[test]
@@ -28,7 +31,10 @@ fn numbers() {
         assert_eq!(guest.call(XenVersion, [0, 0]), 0x0004_0011);
         assert_eq!(guest.call(XenVersion, [7, 0]), 4096);
         for unknown in [11, 12, 0x7fff_ffff, 0xffff_ffff] {
-            assert_eq!(guest.call(XenVersion, [unknown, DATA]), failure(Errno::ENOSYS));
+            assert_eq!(
+                guest.call(XenVersion, [unknown, DATA]),
+                failure(Errno::ENOSYS)
+            );
         }
     }
 }
@@ -81,7 +87,10 @@ fn i28_what_is_the_hosts_is_denied_to_others() {
     assert_eq!(guest.get::<[u8; 10]>(DATA), *b"<denied>\0\xa5");
     // It needs no more room than that.
     assert_eq!(guest.call(XenVersion, [9, DATA_END - 9]), 0);
-    assert_eq!(guest.call(XenVersion, [9, DATA_END - 8]), failure(Errno::EFAULT));
+    assert_eq!(
+        guest.call(XenVersion, [9, DATA_END - 8]),
+        failure(Errno::EFAULT)
+    );
     assert_eq!(guest.call(XenVersion, [10, 0]), failure(Errno::EPERM));
 }
 
@@ -93,5 +102,8 @@ fn there_is_no_build_id_but_its_checks() {
     assert_eq!(guest.call(XenVersion, [10, DATA]), failure(Errno::ENODATA));
     guest.put(DATA, &0_u32);
     assert_eq!(guest.call(XenVersion, [10, DATA]), failure(Errno::EINVAL));
-    assert_eq!(guest.call(XenVersion, [10, DATA_END - 3]), failure(Errno::EFAULT));
+    assert_eq!(
+        guest.call(XenVersion, [10, DATA_END - 3]),
+        failure(Errno::EFAULT)
+    );
 }

@@ -32,8 +32,14 @@ fn i26_a_frame_without_error_code_is_seven_words() {
     // From STACK - 8 down to a multiple of 16, then seven words.
     assert_eq!(guest.regs.rsp, STACK - 16 - 56);
     let frame: [u64; 7] = guest.get(guest.regs.rsp);
-    assert_eq!(frame, [0x1111, 0x2222, 0x3333, 0xe030, 0x246, STACK - 8, 0xe02b]);
-    assert_eq!((guest.regs.rip, guest.regs.cs, guest.regs.ss), (HANDLER, 0xe033, 0xe02b));
+    assert_eq!(
+        frame,
+        [0x1111, 0x2222, 0x3333, 0xe030, 0x246, STACK - 8, 0xe02b]
+    );
+    assert_eq!(
+        (guest.regs.rip, guest.regs.cs, guest.regs.ss),
+        (HANDLER, 0xe033, 0xe02b)
+    );
     // All others stay.
     let mut after = guest.regs;
     (after.rip, after.rsp, after.entry_vector) = (before.rip, before.rsp, before.entry_vector);
@@ -50,7 +56,10 @@ fn i26_a_frame_with_error_code_has_it_behind_r11_and_shows_the_mask_in_cs() {
     assert_eq!(guest.regs.rsp, STACK - 16 - 64);
     let frame: [u64; 8] = guest.get(guest.regs.rsp);
     let cs = 0x1_0000_e030;
-    assert_eq!(frame, [0x1111, 0x2222, 0xabcd, 0x3333, cs, 0x46, STACK - 8, 0xe02b]);
+    assert_eq!(
+        frame,
+        [0x1111, 0x2222, 0xabcd, 0x3333, cs, 0x46, STACK - 8, 0xe02b]
+    );
 }
 
 #[test]
@@ -96,7 +105,11 @@ fn i24_a_handler_begins_with_clean_flags_and_flat_selectors() {
     assert_eq!((guest.regs.cs, guest.regs.ss), (0xe033, 0xe02b));
     let frame: [u64; 7] = guest.get(guest.regs.rsp);
     assert_eq!(frame[3], 0x1_0000_1234);
-    assert_eq!(frame[4], u64::MAX & !0x3200, "IF is the mask, IOPL is not shown");
+    assert_eq!(
+        frame[4],
+        !0x3200,
+        "IF is the mask, IOPL is not shown"
+    );
 }
 
 #[test]
@@ -119,7 +132,10 @@ fn user_mode_enters_on_the_kernels_stack_and_root() {
     guest.set_trap(14, 0, HANDLER);
     guest.state(|state| {
         state.mode = GuestMode::User;
-        state.kernel_stack = KernelStack { ss: 0xe02b, sp: STACK + 0x18 };
+        state.kernel_stack = KernelStack {
+            ss: 0xe02b,
+            sp: STACK + 0x18,
+        };
     });
     guest.cpu.set_gs_base(0x1000).unwrap();
     guest.cpu.set_user_gs_base(0x2000).unwrap();
@@ -133,7 +149,10 @@ fn user_mode_enters_on_the_kernels_stack_and_root() {
     let frame: [u64; 8] = guest.get(guest.regs.rsp);
     assert_eq!(frame[4], 0x1_0000_e033, "the user's level is 3");
     assert_eq!(frame[2], 6, "a fault of user mode");
-    assert_eq!((guest.cpu.gs_base(), guest.cpu.user_gs_base()), (0x2000, 0x1000));
+    assert_eq!(
+        (guest.cpu.gs_base(), guest.cpu.user_gs_base()),
+        (0x2000, 0x1000)
+    );
     assert_eq!(guest.state(|state| state.mode), GuestMode::Kernel);
     assert_eq!(guest.cpu.registers().cr3 >> 12, guest.root.get());
 }
@@ -141,7 +160,10 @@ fn user_mode_enters_on_the_kernels_stack_and_root() {
 /// Crashes that end an ordinary domain, and only that.
 fn crashes(guest: &mut Guest, text: &str) {
     let domid = guest.domid;
-    assert_eq!(guest.domain(|domain| domain.shutdown.reason()).unwrap().0, 3);
+    assert_eq!(
+        guest.domain(|domain| domain.shutdown.reason()).unwrap().0,
+        3
+    );
     let output = guest.output();
     let line = format!("d{domid}v0 crashed: {text}");
     assert!(output.contains(&line), "no {line:?} in {output}");
@@ -169,7 +191,10 @@ fn xsa_215_a_frame_that_does_not_fit_ends_the_domain() {
         guest.regs.rsp = rsp;
         assert_eq!(guest.exception(0, 0), Next::Idle, "{rsp:#x}");
         let at = at.map_or(String::new(), |at| format!("{at:#x}"));
-        crashes(&mut guest, &format!("the kernel's stack cannot be written at {at}"));
+        crashes(
+            &mut guest,
+            &format!("the kernel's stack cannot be written at {at}"),
+        );
     }
 }
 
@@ -206,12 +231,18 @@ fn the_report_shows_registers_and_stack_and_no_more_than_is_there() {
     guest.regs.rsp = DATA_END - 32;
     guest.put(DATA_END - 32, &[0x11_u64, 0x22, 0x33, 0x44]);
     (guest.regs.rax, guest.regs.r15) = (0xaaaa_0000_0000_000a, 0xffff_0000_0000_000f);
-    assert_eq!(guest.exception(u32::from(Vector::DivideError.number()), 0), Next::Idle);
+    assert_eq!(
+        guest.exception(u32::from(Vector::DivideError.number()), 0),
+        Next::Idle
+    );
     let output = guest.output();
     for part in [
         "rax aaaa00000000000a",
         "r15 ffff00000000000f",
-        &format!("stack {:016x}: 0000000000000011 0000000000000022", DATA_END - 32),
+        &format!(
+            "stack {:016x}: 0000000000000011 0000000000000022",
+            DATA_END - 32
+        ),
         &format!("stack {DATA_END:016x}: {DATA_END:#x} cannot be read"),
     ] {
         assert!(output.contains(part), "no {part:?} in {output}");
@@ -227,7 +258,15 @@ fn cpus_and_machines_do_not_share_anything() {
     assert_eq!(before, running.fingerprint());
     assert_eq!(crashing.other_cpu.id(), CpuId::new(1));
     let pcpu = |guest: &Guest, cpu: &oxen_arch::Cpu| guest.host.pcpu(cpu).unwrap().running();
-    assert_eq!(pcpu(&running, &running.cpu).map(|(domain, _)| domain.get()), Some(0));
+    assert_eq!(
+        pcpu(&running, &running.cpu).map(|(domain, _)| domain.get()),
+        Some(0)
+    );
     assert_eq!(pcpu(&running, &running.other_cpu), None);
-    assert_eq!(running.exception(0x100, 0), Next::Shutdown(crate::trap::return_path::HostEnd::Hardware(crate::domain::shutdown::Reason(3))));
+    assert_eq!(
+        running.exception(0x100, 0),
+        Next::Shutdown(crate::trap::return_path::HostEnd::Hardware(
+            crate::domain::shutdown::Reason(3)
+        ))
+    );
 }

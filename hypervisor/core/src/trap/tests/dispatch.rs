@@ -38,7 +38,10 @@ fn every_exception_of_a_guest_reaches_its_handler_with_its_code() {
         let mut guest = with_handlers(0);
         let rip = guest.regs.rip;
         // For #GP: not zero, which would be an instruction to emulate.
-        assert_eq!(guest.exception(u32::from(vector.number()), 0x18), Next::Guest);
+        assert_eq!(
+            guest.exception(u32::from(vector.number()), 0x18),
+            Next::Guest
+        );
         assert_eq!(entered(&guest), u64::from(vector.number()), "{vector}");
         let frame: [u64; 8] = guest.get(guest.regs.rsp);
         match vector.has_error_code() {
@@ -99,7 +102,11 @@ fn a_software_interrupt_without_handler_ends_the_domain() {
         state.traps.set(0x30, entry);
     });
     assert_eq!(guest.exception(13, 0x30 << 3 | 2), Next::Idle);
-    assert!(guest.output().contains("unhandled int 0x30"), "{}", guest.output());
+    assert!(
+        guest.output().contains("unhandled int 0x30"),
+        "{}",
+        guest.output()
+    );
 }
 
 #[test]
@@ -169,7 +176,13 @@ fn syscall32_goes_to_its_callback_from_either_mode_or_does_not_exist() {
         assert_eq!(guest.exception(ENTRY_SYSCALL32, 0), Next::Guest);
         assert_eq!(entered(&guest), 6);
         assert_eq!(guest.get::<[u64; 7]>(guest.regs.rsp)[2], CODE);
-        prepare(&mut guest, Callback { address: HANDLER - 16, masks_events: true });
+        prepare(
+            &mut guest,
+            Callback {
+                address: HANDLER - 16,
+                masks_events: true,
+            },
+        );
         assert_eq!(guest.exception(ENTRY_SYSCALL32, 0), Next::Guest);
         assert_eq!(guest.regs.rip, HANDLER - 16);
         let frame: [u64; 7] = guest.get(guest.regs.rsp);
@@ -188,7 +201,11 @@ fn an_nmi_of_the_hardware_goes_to_the_domain_that_owns_it() {
         assert_eq!(guest.regs.rip, HANDLER);
         let shown = guest.domain(|domain| domain.nmi_reason(guest.host.mem()));
         assert_eq!(shown, Ok(reason));
-        let written = guest.cpu.take_port_log().into_iter().find(|access| access.is_out);
+        let written = guest
+            .cpu
+            .take_port_log()
+            .into_iter()
+            .find(|access| access.is_out);
         assert_eq!(written.map(|access| access.value), off);
     }
     // Another domain is not bothered, and keeps running.
@@ -204,12 +221,20 @@ fn a_double_fault_ends_the_domain_and_a_machine_check_the_host() {
     assert_eq!(guest.exception(8, 0), Next::Idle);
     assert!(guest.output().contains("d7v0 crashed: double fault"));
 
-    for (options, stop) in [("com1=115200", Stop::Reboot), ("com1=115200 noreboot", Stop::Halt)] {
+    for (options, stop) in [
+        ("com1=115200", Stop::Reboot),
+        ("com1=115200 noreboot", Stop::Halt),
+    ] {
         let mut guest = Guest::with_options(DomId::new(5), Capabilities::empty(), options);
         let next = guest.exception(18, 0);
         assert_eq!(next, Next::Shutdown(HostEnd::MachineCheck));
-        let Guest { host, cpu, regs, .. } = &mut guest;
-        assert_eq!(catch_stop(|| entry::settle(host, cpu, regs, next)), Err(stop));
+        let Guest {
+            host, cpu, regs, ..
+        } = &mut guest;
+        assert_eq!(
+            catch_stop(|| entry::settle(host, cpu, regs, next)),
+            Err(stop)
+        );
         assert!(guest.output().contains("machine check"));
     }
 }

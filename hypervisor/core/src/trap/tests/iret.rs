@@ -42,9 +42,15 @@ fn all_of_the_frame_is_loaded_and_nothing_else_changes() {
     assert_eq!(iret(&mut guest, &frame_to(CODE + 0x10)), Next::Guest);
     let regs = guest.regs;
     assert_eq!((regs.rax, regs.r11, regs.rcx), (1, 2, 3));
-    assert_eq!((regs.rip, regs.cs, regs.rflags), (CODE + 0x10, 0xe033, 0x246));
+    assert_eq!(
+        (regs.rip, regs.cs, regs.rflags),
+        (CODE + 0x10, 0xe033, 0x246)
+    );
     assert_eq!((regs.rsp, regs.ss), (STACK - 0x40, 0xe02b));
-    assert_eq!((regs.rbx, regs.r8, regs.rdi), (before.rbx, before.r8, before.rdi));
+    assert_eq!(
+        (regs.rbx, regs.r8, regs.rdi),
+        (before.rbx, before.r8, before.rdi)
+    );
     assert_eq!(guest.mask(), 0);
 }
 
@@ -52,7 +58,10 @@ fn all_of_the_frame_is_loaded_and_nothing_else_changes() {
 fn the_flag_for_interrupts_is_the_event_mask() {
     let mut guest = Guest::ordinary();
     for (rflags, mask) in [(0x46, 1), (0x246, 0), (0x46, 1)] {
-        let frame = IretContext { rflags, ..frame_to(CODE) };
+        let frame = IretContext {
+            rflags,
+            ..frame_to(CODE)
+        };
         assert_eq!(iret(&mut guest, &frame), Next::Guest);
         assert_eq!((guest.mask(), guest.regs.rflags), (mask, 0x246));
     }
@@ -62,7 +71,12 @@ fn the_flag_for_interrupts_is_the_event_mask() {
 fn i24_no_frame_gives_a_guest_flags_or_levels_that_are_not_its_own() {
     let mut guest = Guest::ordinary();
     for cs in [0_u64, 0xe030, 0x1231, 0xffff_fffe] {
-        let frame = IretContext { rflags: u64::MAX, cs, ss: 0x10, ..frame_to(CODE) };
+        let frame = IretContext {
+            rflags: u64::MAX,
+            cs,
+            ss: 0x10,
+            ..frame_to(CODE)
+        };
         assert_eq!(iret(&mut guest, &frame), Next::Guest);
         assert_eq!(guest.regs.rflags, 0x0025_0fd7);
         assert_eq!((guest.regs.cs, guest.regs.ss), (cs as u16 | 3, 0x13));
@@ -73,7 +87,12 @@ fn i24_no_frame_gives_a_guest_flags_or_levels_that_are_not_its_own() {
 fn in_a_system_call_rcx_and_r11_are_what_sysret_leaves() {
     let mut guest = Guest::ordinary();
     for (cs, loaded) in [(0xe030, 0xe033), (0xe020, 0xe023), (0x10, 0xe033)] {
-        let frame = IretContext { flags: 1 << 8, cs, ss: 0x18, ..frame_to(CODE + 0x40) };
+        let frame = IretContext {
+            flags: 1 << 8,
+            cs,
+            ss: 0x18,
+            ..frame_to(CODE + 0x40)
+        };
         assert_eq!(iret(&mut guest, &frame), Next::Guest);
         assert_eq!((guest.regs.rcx, guest.regs.r11), (CODE + 0x40, 0x246));
         assert_eq!((guest.regs.cs, guest.regs.ss), (loaded, 0xe02b));
@@ -83,7 +102,10 @@ fn in_a_system_call_rcx_and_r11_are_what_sysret_leaves() {
 #[test]
 fn the_virtual_iopl_is_taken_from_those_who_asked() {
     let mut guest = Guest::ordinary();
-    let frame = IretContext { rflags: 0x1246, ..frame_to(CODE) };
+    let frame = IretContext {
+        rflags: 0x1246,
+        ..frame_to(CODE)
+    };
     assert_eq!(iret(&mut guest, &frame), Next::Guest);
     assert_eq!(guest.state(|state| state.privileged.iopl()), 0);
     guest.domain(|domain| domain.assists.set(VmAssist::ArchitecturalIopl, true));
@@ -94,7 +116,10 @@ fn the_virtual_iopl_is_taken_from_those_who_asked() {
 
 #[test]
 fn a_frame_that_cannot_be_read_ends_the_domain() {
-    for rsp in HOSTILE.into_iter().chain((1..72).map(|missing| DATA_END - 72 + missing)) {
+    for rsp in HOSTILE
+        .into_iter()
+        .chain((1..72).map(|missing| DATA_END - 72 + missing))
+    {
         let mut guest = Guest::ordinary();
         guest.regs.rsp = rsp;
         guest.regs.rax = Iret.number();
@@ -107,9 +132,16 @@ fn a_frame_that_cannot_be_read_ends_the_domain() {
 #[test]
 fn user_mode_needs_a_root() {
     let mut guest = Guest::ordinary();
-    let frame = IretContext { cs: 0xe033, ..frame_to(CODE) };
+    let frame = IretContext {
+        cs: 0xe033,
+        ..frame_to(CODE)
+    };
     assert_eq!(iret(&mut guest, &frame), Next::Idle);
-    assert!(guest.output().contains("d7v0 crashed: iret to user mode without page tables"));
+    assert!(
+        guest
+            .output()
+            .contains("d7v0 crashed: iret to user mode without page tables")
+    );
 }
 
 #[test]
@@ -119,10 +151,16 @@ fn user_mode_runs_on_its_root_and_gs_base() {
     guest.state(|state| state.user_root = Some(user_root));
     guest.cpu.set_gs_base(0x1000).unwrap();
     guest.cpu.set_user_gs_base(0x2000).unwrap();
-    let frame = IretContext { cs: 0xe033, ..frame_to(CODE) };
+    let frame = IretContext {
+        cs: 0xe033,
+        ..frame_to(CODE)
+    };
     assert_eq!(iret(&mut guest, &frame), Next::Guest);
     assert_eq!(guest.state(|state| state.mode), GuestMode::User);
-    assert_eq!((guest.cpu.gs_base(), guest.cpu.user_gs_base()), (0x2000, 0x1000));
+    assert_eq!(
+        (guest.cpu.gs_base(), guest.cpu.user_gs_base()),
+        (0x2000, 0x1000)
+    );
     assert_eq!(guest.cpu.registers().cr3 >> 12, user_root.get());
 }
 
@@ -132,7 +170,10 @@ fn iret_ends_an_nmi_and_the_next_one_comes_then() {
     guest.set_trap(2, 4, HANDLER);
     let send = |guest: &Guest| {
         guest.domain(|domain| {
-            domain.vcpu(dom0_abi::ids::VcpuId::new(0)).unwrap().send_nmi();
+            domain
+                .vcpu(dom0_abi::ids::VcpuId::new(0))
+                .unwrap()
+                .send_nmi();
         });
     };
     send(&guest);
@@ -151,7 +192,18 @@ fn iret_ends_an_nmi_and_the_next_one_comes_then() {
 fn registers() -> impl Strategy<Value = CpuUserRegs> {
     (any::<[u64; 9]>(), any::<u64>(), 0_u64..0x800).prop_map(|(values, rflags, depth)| {
         let mut regs = zerocopy::FromZeros::new_zeroed();
-        let CpuUserRegs { rax, rbx, rcx, rdx, rsi, rdi, rbp, r11, r15, .. } = &mut regs;
+        let CpuUserRegs {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rbp,
+            r11,
+            r15,
+            ..
+        } = &mut regs;
         [*rax, *rbx, *rcx, *rdx, *rsi, *rdi, *rbp, *r11, *r15] = values;
         regs.rip = CODE + (values[0] & 0xff);
         (regs.cs, regs.ss) = (0xe033, 0xe02b);

@@ -30,9 +30,20 @@ fn send_nmi(guest: &Guest) {
 
 #[test]
 fn an_event_comes_when_it_is_pending_and_not_masked() {
-    for (pending, mask, delivered) in [(0, 0, false), (0, 1, false), (1, 1, false), (1, 0, true), (0x80, 0, true), (1, 0xff, false)] {
+    for (pending, mask, delivered) in [
+        (0, 0, false),
+        (0, 1, false),
+        (1, 1, false),
+        (1, 0, true),
+        (0x80, 0, true),
+        (1, 0xff, false),
+    ] {
         let mut guest = ready();
-        guest.host.mem().store_u8(guest.shared_info.at(0), pending).unwrap();
+        guest
+            .host
+            .mem()
+            .store_u8(guest.shared_info.at(0), pending)
+            .unwrap();
         guest.set_mask(mask);
         assert_eq!(again(&mut guest), Next::Guest);
         assert_eq!(guest.regs.rip == EVENT, delivered, "{pending} {mask}");
@@ -42,7 +53,10 @@ fn an_event_comes_when_it_is_pending_and_not_masked() {
             let rsp = guest.regs.rsp;
             assert_eq!(again(&mut guest), Next::Guest);
             assert_eq!(guest.regs.rsp, rsp);
-            assert_eq!(guest.host.mem().load_u8(guest.shared_info.at(0)).unwrap(), pending);
+            assert_eq!(
+                guest.host.mem().load_u8(guest.shared_info.at(0)).unwrap(),
+                pending
+            );
         }
     }
 }
@@ -90,7 +104,9 @@ fn an_nmi_waits_for_its_handler() {
     assert_eq!(again(&mut guest), Next::Guest);
     assert_eq!(guest.regs.rip, CODE);
     guest.state(|state| {
-        state.traps.set(2, crate::domain::trap_table::TrapEntry::for_nmi(NMI));
+        state
+            .traps
+            .set(2, crate::domain::trap_table::TrapEntry::for_nmi(NMI));
     });
     assert_eq!(again(&mut guest), Next::Guest);
     assert_eq!(guest.regs.rip, NMI);
@@ -139,9 +155,18 @@ fn registers_of_a_sleeper_are_in_its_state() {
 fn a_cpu_without_vcpu_idles() {
     let guest = ready();
     let mut regs = guest.regs;
-    assert_eq!(entry::look_again(&guest.host, &guest.other_cpu, &mut regs), Next::Idle);
-    assert_eq!(entry::handle_hypercall(&guest.host, &guest.other_cpu, &mut regs), Next::Idle);
-    assert_eq!(entry::handle_exception(&guest.host, &guest.other_cpu, &mut regs), Next::Idle);
+    assert_eq!(
+        entry::look_again(&guest.host, &guest.other_cpu, &mut regs),
+        Next::Idle
+    );
+    assert_eq!(
+        entry::handle_hypercall(&guest.host, &guest.other_cpu, &mut regs),
+        Next::Idle
+    );
+    assert_eq!(
+        entry::handle_exception(&guest.host, &guest.other_cpu, &mut regs),
+        Next::Idle
+    );
     assert_eq!(regs, guest.regs);
 }
 
@@ -154,7 +179,9 @@ fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
     // An interrupt that ends the sleep finds no guest of its own to return to.
     entry::interrupt(&guest.host, &guest.cpu, None, 0x30);
     guest.raise_event();
-    let Guest { host, cpu, regs, .. } = &mut guest;
+    let Guest {
+        host, cpu, regs, ..
+    } = &mut guest;
     entry::settle(host, cpu, regs, Next::Idle);
     assert_eq!(guest.regs.rip, EVENT);
     assert_eq!(guest.cpu.registers().waits, 1);
@@ -165,10 +192,17 @@ fn debug_keys_answer_while_a_guest_runs() {
     let mut guest = Guest::dom0();
     guest.regs.r12 = 0xfeed_f00d;
     guest.host.machine.push_serial_input(b"\x01\x01\x010hmq");
-    let Guest { host, cpu, regs, .. } = &mut guest;
+    let Guest {
+        host, cpu, regs, ..
+    } = &mut guest;
     entry::interrupt(host, cpu, Some(regs), 0x30);
     let output = guest.output();
-    for part in ["r12 00000000feedf00d", "KiB free", "domain 0:", "vcpu 0: Running, Kernel mode"] {
+    for part in [
+        "r12 00000000feedf00d",
+        "KiB free",
+        "domain 0:",
+        "vcpu 0: Running, Kernel mode",
+    ] {
         assert!(output.contains(part), "no {part:?} in {output}");
     }
 }
