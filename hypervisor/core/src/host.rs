@@ -15,12 +15,13 @@ use oxen_arch::{Cpu, Machine};
 
 use crate::cmdline::CommandLine;
 use crate::console::{Console, Input, Out};
+use crate::domain::Domain;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
-use crate::domain::Domain;
-use crate::frame::Frames;
 use crate::error;
+use crate::frame::Frames;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
+use crate::policy::msr::MsrPolicy;
 use crate::trap::return_path::{HostEnd, Wish};
 
 /// The hypervisor of one machine.
@@ -35,6 +36,8 @@ pub struct Host {
     pub console: Console,
     /// What guests see of CPUID.
     pub cpuid: CpuidPolicy,
+    /// What guests see of model-specific registers.
+    pub msrs: MsrPolicy,
     /// What the command line says.
     pub settings: CommandLine,
     command_line: ArrayString<2048>,
@@ -76,11 +79,13 @@ impl Host {
             max_mfn: machine.max_mfn(),
         };
         let cpuid = CpuidPolicy::derive(&facts, |leaf, subleaf| cpu.cpuid(leaf, subleaf));
+        let msrs = MsrPolicy::derive(&cpuid, |msr| cpu.read_msr(msr));
         Ok(Self {
             machine,
             frames,
             domains,
             cpuid,
+            msrs,
             console,
             settings,
             command_line: boot.command_line,
@@ -217,10 +222,7 @@ impl Pcpu {
     pub fn running(&self) -> Option<(DomId, VcpuId)> {
         match self.running.load(Ordering::Acquire) {
             NOTHING => None,
-            word => Some((
-                DomId::new((word >> 32) as u16),
-                VcpuId::new(word as u32),
-            )),
+            word => Some((DomId::new((word >> 32) as u16), VcpuId::new(word as u32))),
         }
     }
 

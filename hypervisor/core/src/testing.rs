@@ -16,6 +16,7 @@ use crate::domain::vcpu::{Vcpu, VcpuState};
 use crate::domain::{Capabilities, Domain};
 use crate::frame::{Placement, Scrub};
 use crate::host::Host;
+use crate::policy::ports::PortRights;
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 
@@ -85,7 +86,9 @@ impl Guest {
         let root = build_root(&host, domid);
         let shared_info = frame(&host, domid);
         for vcpu in 0..32 {
-            host.mem().store_u8(shared_info.at(vcpu * 64 + 1), 1).unwrap();
+            host.mem()
+                .store_u8(shared_info.at(vcpu * 64 + 1), 1)
+                .unwrap();
         }
         let mut regs = CpuUserRegs::new_zeroed();
         (regs.rip, regs.cs) = (CODE, FLAT_CS64);
@@ -97,7 +100,12 @@ impl Guest {
             shared_info.at(0),
             VcpuState::new(regs, root, privileged),
         );
-        let domain = Domain::new(domid, capabilities, shared_info);
+        let ports = if domid == DomId::DOM0 {
+            PortRights::dom0(&[]).unwrap()
+        } else {
+            PortRights::none()
+        };
+        let domain = Domain::new(domid, capabilities, ports, shared_info);
         let mut started = CpuUserRegs::new_zeroed();
         {
             let domain = host.add_domain(domain, [vcpu]).unwrap();
@@ -166,7 +174,10 @@ impl Guest {
     }
 
     pub fn set_mask(&self, mask: u8) {
-        self.host.mem().store_u8(self.shared_info.at(1), mask).unwrap();
+        self.host
+            .mem()
+            .store_u8(self.shared_info.at(1), mask)
+            .unwrap();
     }
 
     /// Makes an event pending.

@@ -19,6 +19,7 @@ use dom0_abi::xen::{SharedInfo, VmAssist};
 use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 
+use crate::policy::ports::PortRights;
 use shutdown::Shutdown;
 use vcpu::Vcpu;
 
@@ -57,6 +58,8 @@ pub struct Domain {
     pub assists: Assists,
     /// Whether and why it ended.
     pub shutdown: Shutdown,
+    /// The I/O ports that it may reach.
+    pub ports: PortRights,
     /// How much memory it has.
     pub memory: MemoryAccount,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
@@ -64,7 +67,7 @@ pub struct Domain {
 
 impl Domain {
     /// Makes a domain that has no vCPU yet and runs nowhere.
-    pub fn new(id: DomId, capabilities: Capabilities, shared_info: Mfn) -> Self {
+    pub fn new(id: DomId, capabilities: Capabilities, ports: PortRights, shared_info: Mfn) -> Self {
         Self {
             id,
             capabilities,
@@ -72,6 +75,7 @@ impl Domain {
             shared_info,
             assists: Assists(AtomicU64::new(0)),
             shutdown: Shutdown::new(),
+            ports,
             memory: MemoryAccount::default(),
             vcpus: ArrayVec::new(),
         }
@@ -94,7 +98,9 @@ impl Domain {
 
     /// The vCPU of this number.
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
-        self.vcpus.get(usize::try_from(id.get()).ok()?).map(|vcpu| &**vcpu)
+        self.vcpus
+            .get(usize::try_from(id.get()).ok()?)
+            .map(|vcpu| &**vcpu)
     }
 
     /// All vCPUs, in the order of their numbers.

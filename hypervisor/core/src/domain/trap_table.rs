@@ -82,7 +82,11 @@ impl TrapTable {
 
 impl fmt::Debug for TrapTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = self.0.iter().enumerate().filter(|(_, entry)| **entry != TrapEntry::NONE);
+        let set = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| **entry != TrapEntry::NONE);
         f.debug_map().entries(set).finish()
     }
 }

@@ -11,7 +11,8 @@ use oxen_arch::memory::{BadFrame, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 
 const MASK: u64 = core::mem::offset_of!(VcpuInfo, evtchn_upcall_mask) as u64;
-const CR2: u64 = (core::mem::offset_of!(VcpuInfo, arch) + core::mem::offset_of!(ArchVcpuInfo, cr2)) as u64;
+const CR2: u64 =
+    (core::mem::offset_of!(VcpuInfo, arch) + core::mem::offset_of!(ArchVcpuInfo, cr2)) as u64;
 
 /// Where the `vcpu_info` of a vCPU is. Whoever sends an event needs it, so it is outside the vCPU's lock.
 #[derive(Debug)]

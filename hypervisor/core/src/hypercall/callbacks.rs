@@ -5,6 +5,7 @@ use dom0_abi::callback::{
     CallbackCommand, CallbackFlags, CallbackRegister, CallbackType, CallbackUnregister,
 };
 use dom0_abi::errno::Errno;
+use dom0_abi::ids::VcpuId;
 use dom0_abi::nmi::{NmiCallback, NmiCommand};
 use oxen_arch::guest_range::is_canonical;
 
@@ -82,12 +83,7 @@ fn known(kind: u16) -> Result<CallbackType, Errno> {
     }
 }
 
-fn register(
-    ctx: &mut CallCtx<'_>,
-    kind: u16,
-    address: u64,
-    masks_events: bool,
-) -> HypercallResult {
+fn register(ctx: &mut CallCtx<'_>, kind: u16, address: u64, masks_events: bool) -> HypercallResult {
     if !is_canonical(address) {
         return Err(Errno::EINVAL);
     }
@@ -106,8 +102,17 @@ fn register(
             ctx.state
                 .traps
                 .set(Vector::Nmi.number(), TrapEntry::for_nmi(address));
+            resend_nmi(ctx);
         }
         CallbackType::SysenterDeprecated => return Err(Errno::ENOSYS),
     }
     Ok(Reply::DONE)
+}
+
+/// Sends an NMI once more whose reason is still there: it came before there was a handler.
+fn resend_nmi(ctx: &CallCtx<'_>) {
+    let reason = ctx.domain.nmi_reason(ctx.host.mem());
+    if ctx.vcpu.id == VcpuId::new(0) && reason.is_ok_and(|reason| reason != 0) {
+        ctx.vcpu.send_nmi();
+    }
 }

@@ -18,11 +18,9 @@ pub fn console_io(
     let out = ctx.host.out(ctx.cpu);
     match op::console_io(out, ctx.cpu, may, command, count, buffer.addr())? {
         Progress::Done(value) => Ok(Reply::Value(value)),
-        Progress::Continue { count, buffer } => {
-            Ok(Reply::Continue(Continuation::ConsoleWrite {
-                count,
-                buffer: GuestHandle::new(buffer),
-            }))
-        }
+        Progress::Continue { count, buffer } => Ok(Reply::Continue(Continuation::ConsoleWrite {
+            count,
+            buffer: GuestHandle::new(buffer),
+        })),
     }
 }

@@ -68,12 +68,7 @@ impl Continuation {
     pub fn resume_in(self, regs: &mut CpuUserRegs) {
         let (call, arguments) = self.encode();
         let mut values = Arguments::of(regs);
-        for (value, new) in values
-            .0
-            .iter_mut()
-            .zip(arguments.0)
-            .take(call.args().len())
-        {
+        for (value, new) in values.0.iter_mut().zip(arguments.0).take(call.args().len()) {
             *value = new;
         }
         values.store(regs);

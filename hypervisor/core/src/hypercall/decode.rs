@@ -3,13 +3,14 @@
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::{CpuUserRegs, TrapInfo};
+use dom0_abi::domctl::Domctl;
 use dom0_abi::for_each_hypercall;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::platform::PlatformOp;
+use dom0_abi::sysctl::Sysctl;
 use dom0_abi::xen::{MmuUpdate, MmuextOp, MulticallEntry};
-
-pub struct Domctl;pub struct PlatformOp;pub struct Sysctl;
 
 /// The argument registers of a call, in order: rdi, rsi, rdx, r10, r8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

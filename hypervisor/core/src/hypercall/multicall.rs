@@ -62,9 +62,5 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
 fn one(ctx: &mut CallCtx<'_>, entry: &MulticallEntry) -> HypercallResult {
     let call = Hypercall::try_from(entry.op).map_err(|_| Errno::ENOSYS)?;
     let [a, b, c, d, e, _] = entry.args;
-    table::dispatch(
-        ctx,
-        call,
-        Request::decode(call, Arguments([a, b, c, d, e])),
-    )
+    table::dispatch(ctx, call, Request::decode(call, Arguments([a, b, c, d, e])))
 }

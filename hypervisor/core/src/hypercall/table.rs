@@ -8,8 +8,8 @@ use dom0_abi::hypercalls::{Callers, Hypercall};
 
 use super::decode::Request;
 use super::{
-    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table, version,
-    vm_assist,
+    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
+    version, vm_assist,
 };
 use crate::domain::Capabilities;
 use crate::trap::iret;
@@ -112,9 +112,7 @@ table! {
 /// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
 pub fn dispatch(ctx: &mut CallCtx<'_>, call: Hypercall, request: Request) -> HypercallResult {
     let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
-    if call.callers() == Callers::Control
-        && !is_control
-        && matches!(status(call), Status::Done(_))
+    if call.callers() == Callers::Control && !is_control && matches!(status(call), Status::Done(_))
     {
         return Err(Errno::EPERM);
     }
@@ -132,6 +130,9 @@ pub fn coverage_markdown(out: &mut dyn Write) -> fmt::Result {
     )?;
     for &call in Hypercall::ALL {
         write!(out, "| {} | `{}` |", call.number(), call.name())?;
+        if call.args().is_empty() {
+            out.write_str(" none")?;
+        }
         for (index, (name, _)) in call.args().iter().enumerate() {
             write!(out, "{} `{name}`", if index == 0 { "" } else { "," })?;
         }

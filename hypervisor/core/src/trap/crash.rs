@@ -110,9 +110,7 @@ pub fn show_registers(out: Out<'_>, regs: &CpuUserRegs) {
     );
     error!(
         out,
-        "  entered by {:#x}, error code {:04x}",
-        regs.entry_vector,
-        regs.error_code
+        "  entered by {:#x}, error code {:04x}", regs.entry_vector, regs.error_code
     );
     let lines = [
         [("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx)],

@@ -1,15 +1,17 @@
 //! Exceptions of a guest: which are ours to handle, and which are its own.
 
-use dom0_abi::nmi::NmiReason;
+use dom0_abi::arch::FLAT_CS64;
 use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::nmi::NmiReason;
 use oxen_arch::registers::ENTRY_SYSCALL32;
 use oxen_arch::{Cpu, PortWidth};
 
 use super::Injection;
 use super::crash::CrashReason;
+use super::emulate;
 use super::exception::{Exception, PageFaultCode, Vector};
-use super::return_path::HostEnd;
 use super::flags;
+use super::return_path::HostEnd;
 use crate::domain::Capabilities;
 use crate::domain::vcpu::{Callback, GuestMode};
 use crate::host::Host;
@@ -75,7 +77,7 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         .ok_or(Stop::Domain(CrashReason::UnknownVector(number)))?;
     let injected = match vector {
         Vector::GeneralProtection => return general_protection(ctx),
-        Vector::InvalidOpcode => emulated(ctx, Exception::ud()),
+        Vector::InvalidOpcode => emulate(ctx),
         Vector::PageFault => Some(page_fault(ctx)),
         Vector::Debug => Some(debug(ctx)),
         Vector::DeviceNotAvailable => device_not_available(ctx),
@@ -106,7 +108,7 @@ fn general_protection(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         }
     }
     let injected = if code == 0 {
-        emulated(ctx, Exception::gp(0))
+        emulate(ctx)
     } else {
         Some(Exception::gp(code))
     };
@@ -124,9 +126,23 @@ fn system_call_gate(ctx: &mut CallCtx<'_>) {
     });
 }
 
-/// TODO
-fn emulated(_ctx: &mut CallCtx<'_>, original: Exception) -> Option<Exception> {
-    Some(original)
+/// Carries out an instruction that trapped, or says which exception the guest gets.
+fn emulate(ctx: &mut CallCtx<'_>) -> Option<Exception> {
+    let guest = emulate::Guest {
+        mode: match ctx.state.mode {
+            GuestMode::Kernel => emulate::Mode::Kernel,
+            GuestMode::User => emulate::Mode::User,
+        },
+        // As long as a guest has no descriptor tables of its own, this is the one selector for such code.
+        has_64bit_code: ctx.regs.cs == FLAT_CS64,
+        root: ctx.state.root,
+        vcpu: ctx.vcpu.id,
+        is_dom0: ctx.domain.capabilities.contains(Capabilities::HARDWARE),
+        cpuid: &ctx.host.cpuid,
+        msrs: &ctx.host.msrs,
+        ports: &ctx.domain.ports,
+    };
+    emulate::emulate(ctx.cpu, &guest, &mut ctx.state.privileged, ctx.regs).err()
 }
 
 /// Whether the guest's table lets its current mode reach a vector by `int`. A kernel counts as level 1: level 0 is nobody.

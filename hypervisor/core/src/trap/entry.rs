@@ -7,9 +7,10 @@ use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::VcpuId;
 use oxen_arch::{BadXcr0, Cpu, NotCanonical};
 
+use super::crash;
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
-use super::crash;
+use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
 use crate::hypercall::{Budget, CallCtx};
@@ -73,6 +74,9 @@ pub fn start(
         cpu.set_task_switched(state.privileged.task_switched());
         cpu.load_debug_registers(state.privileged.debug_registers());
         *regs = state.regs;
+    }
+    if domain.capabilities.contains(Capabilities::CONSOLE) {
+        host.console.dom0_starts();
     }
     look_again(host, cpu, regs)
 }

@@ -1,7 +1,7 @@
 //! The `iret` hypercall: the way back from a bounce.
 
-use dom0_abi::arch::{FLAT_CS32, FLAT_CS64, FLAT_SS, IretContext, VgcfFlags};
 use dom0_abi::addr::GuestAddr;
+use dom0_abi::arch::{FLAT_CS32, FLAT_CS64, FLAT_SS, IretContext, VgcfFlags};
 use dom0_abi::xen::VmAssist;
 
 use super::crash::{self, CrashReason};

@@ -156,8 +156,7 @@ fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) -> Result<(), CrashReason> {
         RunState::Polling(None) => upcall.is_pending(),
         RunState::Polling(Some(port)) => {
             // The port was checked when the poll began.
-            upcall.is_deliverable()
-                || ctx.domain.is_port_pending(ctx.host.mem(), port) == Ok(true)
+            upcall.is_deliverable() || ctx.domain.is_port_pending(ctx.host.mem(), port) == Ok(true)
         }
     };
     if awake || has_nmi {
@@ -202,9 +201,7 @@ fn inject(ctx: &mut CallCtx<'_>, injection: Injection) -> Result<(), CrashReason
 fn fault_address(ctx: &mut CallCtx<'_>, exception: Exception) -> Result<(), CrashReason> {
     if let Some(address) = exception.fault_address() {
         ctx.state.privileged.set_cr2(address);
-        ctx.vcpu
-            .upcall
-            .set_fault_address(ctx.host.mem(), address)?;
+        ctx.vcpu.upcall.set_fault_address(ctx.host.mem(), address)?;
     }
     Ok(())
 }
