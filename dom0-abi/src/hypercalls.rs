@@ -258,7 +258,6 @@ macro_rules! define_hypercalls {
     )+) => {
         /// A hypercall, by its number in eax.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
         pub enum Hypercall {
             $(
                 $(#[$meta])*

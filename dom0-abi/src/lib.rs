@@ -7,8 +7,45 @@
 
 pub mod addr;
 pub mod arch;
+pub mod callback;
+pub mod elfnote;
 pub mod errno;
+pub mod features;
 pub mod handle;
 pub mod hypercalls;
 pub mod ids;
+pub mod nmi;
 pub mod record;
+pub mod sched;
+pub mod vcpu;
+pub mod version;
+pub mod xen;
+
+/// Every wire structure of the crate, by module.
+pub const LAYOUTS: &[&[record::Layout]] = &[
+    arch::LAYOUTS,
+    callback::LAYOUTS,
+    nmi::LAYOUTS,
+    sched::LAYOUTS,
+    vcpu::LAYOUTS,
+    version::LAYOUTS,
+    xen::LAYOUTS,
+];
+
+/// Every constant of the crate that has a name in the C headers, by module.
+pub const CONSTANTS: &[&[record::Group]] = &[
+    &[
+        errno::Errno::CONSTANTS,
+        hypercalls::Hypercall::CONSTANTS,
+        ids::DomId::CONSTANTS,
+    ],
+    arch::CONSTANTS,
+    callback::CONSTANTS,
+    elfnote::CONSTANTS,
+    features::CONSTANTS,
+    nmi::CONSTANTS,
+    sched::CONSTANTS,
+    vcpu::CONSTANTS,
+    version::CONSTANTS,
+    xen::CONSTANTS,
+];

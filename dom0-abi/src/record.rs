@@ -23,7 +23,8 @@ pub struct Layout {
 pub struct Field {
     /// Name of the Rust field; explicit padding begins with `_pad`.
     pub rust: &'static str,
-    /// The member in C, as `offsetof` accepts it; equals `rust` unless a spelling was given.
+    /// The member in C, as `offsetof` accepts it; equals `rust` unless a spelling was given. `*` if the C type is no
+    /// structure but an array, which the field stands for.
     pub c: &'static str,
     /// Bytes from the start of the structure.
     pub offset: usize,
@@ -133,6 +134,35 @@ macro_rules! abi_structs {
     };
     (@c $field:ident) => { stringify!($field) };
     (@c $field:ident $c:literal) => { $c };
+}
+
+/// Gives a structure whose last field `u` stands for a C union the means to read and write one variant of it.
+macro_rules! union_bytes {
+    ($name:ident, $size:literal) => {
+        impl $name {
+            /// The union, read as the variant `T`. A `T` larger than the union does not compile.
+            pub fn variant<T: ::zerocopy::FromBytes>(&self) -> T {
+                const { assert!(size_of::<T>() <= $size) }
+                match T::read_from_prefix(&self.u) {
+                    Ok((variant, _)) => variant,
+                    // Not reached: the union is long enough, and bytes have no alignment to miss.
+                    Err(_) => T::new_zeroed(),
+                }
+            }
+
+            /// Writes the variant `T` into the union and leaves the bytes behind it as they are. A `T` larger than
+            /// the union does not compile.
+            pub fn set_variant<T: ::zerocopy::IntoBytes + ::zerocopy::Immutable>(
+                &mut self,
+                variant: &T,
+            ) {
+                const { assert!(size_of::<T>() <= $size) }
+                for (to, from) in self.u.iter_mut().zip(variant.as_bytes()) {
+                    *to = *from;
+                }
+            }
+        }
+    };
 }
 
 /// Defines a closed set of values that arrives as a number: an enum, decoded by `TryFrom`, never by a cast.
@@ -263,4 +293,4 @@ macro_rules! abi_constants {
     (@c $name:ident $c:literal) => { $c };
 }
 
-pub(crate) use {abi_constants, abi_enum, abi_flags, abi_structs};
+pub(crate) use {abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};

@@ -1,0 +1,97 @@
+//! The Rust side: what the source of `dom0-abi` defines, read as text.
+
+use std::path::{Path, PathBuf};
+
+/// Names of the items that one kind of defining macro, or none, introduces.
+#[derive(Debug, Default)]
+pub struct Definitions {
+    /// Structures inside `abi_structs!`.
+    pub structs: Vec<String>,
+    /// Enums and flag sets inside `abi_enum!` and `abi_flags!`.
+    pub value_sets: Vec<String>,
+    /// Modules with an `abi_constants!`, by the name they give it.
+    pub modules: Vec<String>,
+    /// Lines with a representation or a flag set that no macro of the crate wraps, as `file:line: text`.
+    pub strays: Vec<String>,
+}
+
+/// The directory of the crate's source.
+pub fn crate_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dom0-abi/src")
+}
+
+/// Reads all of a crate's source.
+pub fn read(dir: &Path) -> Result<Definitions, String> {
+    let mut found = Definitions::default();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let entries =
+            std::fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        for entry in entries {
+            let path = entry.map_err(|error| error.to_string())?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                scan(&path.display().to_string(), &text, &mut found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Adds what one file defines. The macros' own definitions are in `record.rs`, which is the one file that may spell
+/// out what it wraps.
+pub fn scan(file: &str, text: &str, found: &mut Definitions) {
+    let mut inside = "";
+    for (number, line) in text.lines().enumerate() {
+        let code = line.trim();
+        if code.starts_with("//") {
+            continue;
+        }
+        if let Some(name) = ["abi_structs", "abi_enum", "abi_flags", "abi_constants"]
+            .into_iter()
+            .find(|name| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with("! {"))
+            })
+        {
+            inside = name;
+            continue;
+        }
+        if line == "}" {
+            inside = "";
+        }
+        let item = |keyword: &str| {
+            let rest = code.strip_prefix(keyword)?;
+            Some(
+                rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap_or("")
+                    .to_owned(),
+            )
+        };
+        match inside {
+            "abi_structs" => found.structs.extend(item("pub struct ")),
+            "abi_enum" => found.value_sets.extend(item("pub enum ")),
+            "abi_flags" => found.value_sets.extend(item("pub struct ")),
+            "abi_constants" => {
+                if let Some(name) = code
+                    .strip_prefix('"')
+                    .and_then(|rest| rest.strip_suffix("\";"))
+                {
+                    found.modules.push(name.to_owned());
+                }
+            }
+            _ if file.ends_with("record.rs") => {}
+            // Whatever has a layout of its own beyond a transparent wrapper has to leave a record.
+            _ if (code.contains("repr(") && !code.contains("repr(transparent)"))
+                || code.contains("bitflags!") =>
+            {
+                found.strays.push(format!("{file}:{}: {code}", number + 1));
+            }
+            _ => {}
+        }
+    }
+}
