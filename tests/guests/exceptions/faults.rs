@@ -1,9 +1,12 @@
 //! Faults that instructions raise by what they are or by what they work on.
 
 use core::arch::asm;
+use core::ptr;
 
+use dom0_abi::errno::Errno;
+use dom0_abi::hypercalls::Hypercall;
 use guest_pv_drivers::hypercall;
-use kit::memory::NON_CANONICAL;
+use kit::memory::{self, NON_CANONICAL, PAGE, Page, pte};
 use kit::registers::flags;
 use kit::trap::vector;
 use kit::{Report, probe};
@@ -21,6 +24,7 @@ pub fn check(report: &mut Report) {
     divide(report);
     addresses(report);
     selectors(report);
+    own_descriptors(report);
     device_not_available(report);
     floating_point(report);
     alignment(report);
@@ -104,6 +108,86 @@ fn selectors(report: &mut Report) {
     );
     // SAFETY: flat addressing in 64-bit mode does not use these segments.
     unsafe { asm!("mov ds, {zero:x}", "mov es, {zero:x}", zero = in(reg) 0u16) };
+}
+
+/// Descriptors of the guest's own, where the hypervisor lets it have some.
+fn own_descriptors(report: &mut Report) {
+    static TABLE: Page = Page::new();
+    // Bit 47: present; 46-45: level 3; 44: code or data; 43-40: type.
+    const DATA: u64 = 0x00cf_f300_0000_ffff;
+    const DATA_NOT_PRESENT: u64 = 0x00cf_7300_0000_ffff;
+    const READ_ONLY: u64 = 0x00cf_f100_0000_ffff;
+    const EXECUTE_ONLY: u64 = 0x00af_f900_0000_ffff;
+    let table = ptr::with_exposed_provenance_mut::<u64>(TABLE.address() as usize);
+    for (index, descriptor) in [0, DATA, DATA_NOT_PRESENT, READ_ONLY, EXECUTE_ONLY]
+        .into_iter()
+        .enumerate()
+    {
+        // SAFETY: within the page, which Rust only knows as a cell.
+        unsafe { table.add(index).write_volatile(descriptor) };
+    }
+    let entry = memory::leaf(TABLE.address());
+    let frame = (entry & pte::MFN) / PAGE;
+    let set_gdt = |entries: u64| {
+        let list = (&raw const frame).expose_provenance() as u64;
+        // SAFETY: the hypervisor reads one frame number; no selector is in use but the hypervisor's own.
+        unsafe { hypercall::call(Hypercall::SetGdt, [list, entries, 0, 0, 0]) }
+    };
+    let writable = set_gdt(5);
+    if writable == Err(Errno::ENOSYS) {
+        report.skip("the guest's own descriptors", "set_gdt: ENOSYS");
+        return;
+    }
+    // A page that the guest can write is no descriptor table.
+    report.equal("set_gdt: writable page", writable, Err(Errno::EINVAL));
+    report.equal(
+        "read-only page",
+        memory::remap(&TABLE, entry & !pte::RW),
+        Ok(0),
+    );
+    report.equal("set_gdt", set_gdt(5), Ok(0));
+    let load = |selector: u16| probe!("mov ds, {s:x}"; s = in(reg) selector);
+    let load_stack = |selector: u16| probe!("mov ss, {s:x}"; s = in(reg) selector);
+    for selector in [0xbu16, 0x1b] {
+        let trap = load(selector);
+        report.check(
+            format_args!("ds: own {selector:#x} loads"),
+            trap.is_none(),
+            format_args!("{trap:x?}"),
+        );
+    }
+    expect(
+        report,
+        "#NP: ds, not present",
+        load(0x13),
+        Expected::fault(vector::NP, Some(0x10)),
+    );
+    expect(
+        report,
+        "#GP: ds, cannot be read",
+        load(0x23),
+        Expected::fault(vector::GP, Some(0x20)),
+    );
+    expect(
+        report,
+        "#SS: ss, not present",
+        load_stack(0x13),
+        Expected::fault(vector::SS, Some(0x10)),
+    );
+    expect(
+        report,
+        "#GP: ss, cannot be written",
+        load_stack(0x1b),
+        Expected::fault(vector::GP, Some(0x18)),
+    );
+    // SAFETY: flat addressing in 64-bit mode does not use the segment.
+    unsafe { asm!("mov ds, {zero:x}", zero = in(reg) 0u16) };
+    report.equal("set_gdt: none", set_gdt(0), Ok(0));
+    report.equal(
+        "the page is the guest's again",
+        memory::remap(&TABLE, entry),
+        Ok(0),
+    );
 }
 
 fn device_not_available(report: &mut Report) {

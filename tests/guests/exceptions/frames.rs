@@ -14,6 +14,7 @@ pub fn check(report: &mut Report) {
     flags_in_frames(report);
     upcall_mask(report);
     nesting(report);
+    iret_flags(report);
 }
 
 fn registers(report: &mut Report) {
@@ -184,5 +185,32 @@ fn nesting(report: &mut Report) {
         "traps in handlers, ten deep",
         INNER.load(Ordering::Relaxed),
         10,
+    );
+}
+
+/// Steps over `ud2` with flags that the kernel may not have, and some that it may.
+fn set_flags(context: &mut trap::Context) -> bool {
+    context.frame.rip += 2;
+    context.frame.rflags |= flags::IOPL | flags::VM | flags::DF | flags::ID | flags::AC | 1;
+    true
+}
+
+/// Flags that `iret` loads: its own half of them is forced, the rest is the guest's.
+fn iret_flags(report: &mut Report) {
+    let mut after = 0u64;
+    let trap = trap::with_hook(
+        set_flags,
+        || probe!("ud2; pushfq; pop {f}; push 2; popfq"; f = out(reg) after),
+    );
+    report.equal("iret: to the code behind", trap.is_none(), true);
+    report.equal(
+        "iret: flags of the guest",
+        after & (flags::DF | flags::ID | flags::AC | 1),
+        flags::DF | flags::ID | flags::AC | 1,
+    );
+    report.equal(
+        "iret: flags that are forced",
+        after & (flags::IOPL | flags::VM | flags::IF),
+        flags::IF,
     );
 }

@@ -62,6 +62,8 @@ pub mod flags {
     pub const NT: u64 = 1 << 14;
     /// Resume: no instruction breakpoint for one instruction.
     pub const RF: u64 = 1 << 16;
+    /// Virtual 8086 mode.
+    pub const VM: u64 = 1 << 17;
     /// Alignment check.
     pub const AC: u64 = 1 << 18;
     /// CPUID can be changed by this bit's toggling.
