@@ -14,6 +14,7 @@ use oxen_core::domain::privileged_state::PrivilegedState;
 use oxen_core::domain::vcpu::{Vcpu, VcpuState};
 use oxen_core::domain::{Capabilities, Domain};
 use oxen_core::host::{AddDomainError, Host};
+use oxen_core::policy::ports::{PortRange, PortRights};
 use oxen_core::trap::entry;
 use oxen_core::{info, warn};
 use zerocopy::FromZeros;
@@ -56,8 +57,11 @@ pub fn start(
 ) -> Result<CpuUserRegs, Dom0Error> {
     let out = host.out(cpu);
     let mut modules = modules.into_iter();
-    let kernel = modules.next().ok_or(Dom0Error::NoKernel)?;
-    let initrd = modules.next();
+    let mut kernel = modules.next();
+    if kernel.is_none() {
+        return Err(Dom0Error::NoKernel);
+    }
+    let mut initrd = modules.next();
     for unused in modules {
         warn!(
             out,
@@ -72,8 +76,8 @@ pub fn start(
         .pages(free, RESERVE)
         .map_err(Dom0Error::Memory)?;
     let request = Request {
-        kernel,
-        initrd,
+        kernel: &mut kernel,
+        initrd: &mut initrd,
         nr_pages: pages.nr_pages,
         owner: DomId::DOM0,
         screen: boot.screen,
@@ -96,7 +100,12 @@ pub fn start(
         PrivilegedState::new(host.cpuid.owned_bits()),
     );
     let vcpu = Vcpu::new(VcpuId::new(0), built.shared_info.at(0), state);
-    let domain = Domain::new(DomId::DOM0, Capabilities::all(), built.shared_info);
+    let domain = Domain::new(
+        DomId::DOM0,
+        Capabilities::all(),
+        port_rights(host),
+        built.shared_info,
+    );
     let domain = host.add_domain(domain, [vcpu]).map_err(Dom0Error::Domain)?;
 
     info!(
@@ -112,4 +121,15 @@ pub fn start(
     drop(domain);
     entry::settle(host, cpu, &mut regs, next);
     Ok(regs)
+}
+
+/// dom0's ports: those of our serial line do not exist for it.
+fn port_rights(host: &Host) -> PortRights {
+    /// Registers of a 16550.
+    const REGISTERS: u16 = 8;
+    let line = host.settings.serial_line();
+    let hidden =
+        line.map(|line| PortRange::new(line.io_base, line.io_base.saturating_add(REGISTERS - 1)));
+    // One range is never too many; and if it were, no port is a safe answer.
+    PortRights::dom0(hidden.as_slice()).unwrap_or(PortRights::none())
 }
