@@ -1,0 +1,82 @@
+//! What is tested without a machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Test, Work};
+use crate::process::{cargo, run_logged};
+use crate::workspace::{BARE_TARGET, root};
+
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Packages that only exist for the bare target.
+const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
+
+/// All host tests.
+pub fn tests() -> Vec<Test> {
+    let entries: [(&str, fn(&Path) -> Result<()>); 6] = [
+        ("host/fmt", |log| {
+            run_logged(cargo().args(["fmt", "--all", "--check"]), log, LIMIT)
+        }),
+        ("host/clippy", |log| {
+            run_logged(
+                cargo().args([
+                    "clippy",
+                    "--quiet",
+                    "--all-targets",
+                    "--",
+                    "--deny",
+                    "warnings",
+                ]),
+                log,
+                LIMIT,
+            )
+        }),
+        ("host/clippy-image", clippy_image),
+        ("host/unit", |log| {
+            run_logged(cargo().args(["test", "--quiet"]), log, LIMIT)
+        }),
+        ("host/abi", abi),
+        ("host/check", check),
+    ];
+    entries
+        .into_iter()
+        .map(|(name, work)| Test {
+            name: name.into(),
+            work: Work::Host(work),
+        })
+        .collect()
+}
+
+fn clippy_image(log: &Path) -> Result<()> {
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--quiet", "--target", BARE_TARGET]);
+    for package in BARE_PACKAGES {
+        clippy.args(["--package", package]);
+    }
+    run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
+}
+
+/// The ABI as the C compiler sees it in Debian's headers.
+fn abi(log: &Path) -> Result<()> {
+    use crate::tools::{Need, require};
+    require(&[
+        Need::Program("cc", "gcc"),
+        Need::Path("/usr/include/xen/xen.h", "libxen-dev"),
+    ])?;
+    let manifest = root().join("tests/abi/Cargo.toml");
+    run_logged(
+        cargo()
+            .args(["test", "--quiet", "--manifest-path"])
+            .arg(manifest),
+        log,
+        LIMIT,
+    )
+}
+
+fn check(log: &Path) -> Result<()> {
+    // As a program of its own, so that its output goes to the log like that of the others.
+    let mut check = std::process::Command::new(std::env::current_exe()?);
+    run_logged(check.arg("check").current_dir(root()), log, LIMIT)
+}
