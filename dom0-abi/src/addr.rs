@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Bytes in a page, and in a frame of machine memory.
 pub const PAGE_SIZE: usize = 4096;
 /// Binary logarithm of [`PAGE_SIZE`].
@@ -13,7 +15,9 @@ pub const PAGE_SHIFT: u32 = 12;
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+        )]
         #[repr(transparent)]
         pub struct $name(u64);
 
