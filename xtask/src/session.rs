@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -27,8 +27,6 @@ pub enum Expect {
     End,
     /// The machine shows nothing of this kind until it ends or stays silent for a while.
     Never(String),
-    /// Typing this on the serial console.
-    Type(String),
 }
 
 /// How long a machine must be silent for `Expect::Never` to hold.
@@ -39,7 +37,6 @@ const SCREEN: (u32, usize) = (0xb8000, 80 * 25 * 2);
 /// A running machine. It ends with this value.
 pub struct Session {
     child: Child,
-    input: ChildStdin,
     output: Receiver<Vec<u8>>,
     log: File,
     monitor: PathBuf,
@@ -63,12 +60,11 @@ impl Session {
         command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
         let errors = File::create(log.with_extension("qemu.log"))?;
         let mut child = command
-            .stdin(Stdio::piped())
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
             .context("cannot start QEMU")?;
-        let input = child.stdin.take().context("QEMU has no input")?;
         let mut console = child.stdout.take().context("QEMU has no output")?;
         let (sender, output) = channel();
         std::thread::spawn(move || {
@@ -86,7 +82,6 @@ impl Session {
         let deadline = Instant::now() + limit;
         Ok(Session {
             child,
-            input,
             output,
             log,
             monitor,
@@ -125,10 +120,6 @@ impl Session {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
                 Expect::Never(text) => self.stays_without(text)?,
-                Expect::Type(text) => self
-                    .input
-                    .write_all(text.as_bytes())
-                    .context("cannot type on the console")?,
             }
         }
         Ok(())
@@ -315,18 +306,6 @@ mod tests {
             Err("no sign of a line with \"one\" within 0 s".into())
         );
         assert!(start.elapsed() < Duration::from_secs(20));
-    }
-
-    #[test]
-    fn what_is_typed_arrives() {
-        assert_eq!(
-            machine(
-                "read word; echo got $word",
-                5000,
-                &[Expect::Type("abc\n".into()), line("got abc")]
-            ),
-            Ok(())
-        );
     }
 
     #[test]

@@ -91,11 +91,11 @@ impl CallGraph {
                 continue;
             }
             for &caller in self.callers.get(node).into_iter().flatten() {
-                if let Some(step) = next.get_mut(caller).filter(|step| step.is_none()) {
-                    if !roots.contains(&caller) {
-                        *step = Some(node);
-                        queue.push_back(caller);
-                    }
+                if let Some(step) = next.get_mut(caller).filter(|step| step.is_none())
+                    && !roots.contains(&caller)
+                {
+                    *step = Some(node);
+                    queue.push_back(caller);
                 }
             }
         }

@@ -106,6 +106,7 @@ pub fn tests() -> Vec<MachineTest> {
     tests.push(as_people_write_it());
     tests.push(too_little_memory());
     tests.push(screen());
+    tests.push(reboots());
     for (name, kernel, message) in bad_modules() {
         let mut test = hello(&format!("boot/{name}"), Way::Direct, 256);
         test.command_line = Some("dom0_mem=64m noreboot com1=115200,8n1 console=com1".into());
@@ -169,5 +170,18 @@ fn screen() -> MachineTest {
         "module 0 is neither an ELF file nor a bzImage".into(),
     )];
     test.on_xen = false;
+    test
+}
+
+/// What cannot go on restarts the machine unless the command line says `noreboot`, as the other tests here do.
+fn reboots() -> MachineTest {
+    let mut test = hello("boot/reboots-without-noreboot", Way::Direct, 256);
+    test.command_line = Some("dom0_mem=64m com1=115200,8n1 console=com1".into());
+    test.kernel = Kernel::Text;
+    test.expect = vec![
+        Expect::Line("module 0 is neither an ELF file nor a bzImage".into()),
+        Expect::End,
+    ];
+    test.expect_on_xen = vec![Expect::Line("Panic".into()), Expect::End];
     test
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Test, Work};
+use super::{HostWork, Test, Work};
 use crate::process::{cargo, run_logged};
 use crate::workspace::{BARE_TARGET, root};
 
@@ -15,7 +15,7 @@ const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
 /// All host tests.
 pub fn tests() -> Vec<Test> {
-    let entries: [(&str, fn(&Path) -> Result<()>); 6] = [
+    let entries: [(&str, HostWork); 6] = [
         ("host/fmt", |log| {
             run_logged(cargo().args(["fmt", "--all", "--check"]), log, LIMIT)
         }),

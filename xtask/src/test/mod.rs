@@ -8,7 +8,7 @@ mod host;
 mod machine;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -49,10 +49,13 @@ pub struct Test {
     pub work: Work,
 }
 
+/// Work without a machine; the path is that of its log.
+pub type HostWork = fn(&Path) -> Result<()>;
+
 /// What a test does.
 pub enum Work {
     /// Something in this process or a program; all output goes to the log.
-    Host(fn(&std::path::Path) -> Result<()>),
+    Host(HostWork),
     /// Boots a machine.
     Machine(MachineTest),
 }
@@ -73,7 +76,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, name: &str, outcome: Outcome, time: Duration, log: &std::path::Path) {
+    fn add(&mut self, name: &str, outcome: Outcome, time: Duration, log: &Path) {
         let seconds = time.as_secs_f32();
         match outcome {
             Outcome::Passed => {
@@ -316,7 +319,7 @@ mod tests {
     #[test]
     fn the_summary_counts_everything() {
         let mut tally = Tally::default();
-        let log = std::path::Path::new("x");
+        let log = Path::new("x");
         tally.add("a", Outcome::Passed, Duration::ZERO, log);
         tally.add("b", Outcome::Failed("reason".into()), Duration::ZERO, log);
         tally.add("c", Outcome::Skipped("reason".into()), Duration::ZERO, log);
