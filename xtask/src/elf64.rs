@@ -5,8 +5,8 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail};
 use elf::ElfBytes;
 use elf::abi::{
-    EM_X86_64, PT_LOAD, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, STT_FUNC, STT_NOTYPE,
-    STT_OBJECT,
+    EM_X86_64, PT_LOAD, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHN_ABS, SHT_NOBITS, STT_FUNC,
+    STT_NOTYPE, STT_OBJECT,
 };
 use elf::endian::LittleEndian;
 use elf::file::Class;
@@ -211,7 +211,8 @@ impl<'a> Image<'a> {
             let in_code = self
                 .section_at(symbol.st_value)
                 .is_some_and(|section| section.is_code);
-            if in_code && !symbol.is_undefined() && !name.is_empty() && !name.starts_with(".L") {
+            let has_place = !symbol.is_undefined() && symbol.st_shndx != SHN_ABS;
+            if in_code && has_place && !name.is_empty() && !name.starts_with(".L") {
                 kind.push(Function {
                     address: symbol.st_value,
                     size: symbol.st_size,

@@ -10,10 +10,10 @@ use crate::process::stdout_of;
 use crate::tools::{Need, require};
 use crate::workspace::{output_dir, root};
 
-/// What GRUB needs to read the ISO, both configuration files and compressed modules. Everything else stays out: the
-/// smaller the image, the sooner it is made and read.
-const GRUB_MODULES: &str =
-    "normal configfile legacycfg multiboot multiboot2 gzio iso9660 test all_video";
+/// What GRUB needs to read the ISO, both configuration files and compressed modules; its EFI half asks for every kind of
+/// partition. Everything else stays out: the smaller the image, the sooner it is made and read.
+const GRUB_MODULES: &str = "normal configfile legacycfg multiboot multiboot2 gzio iso9660 test all_video \
+    part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_gpt part_msdos part_plan part_sun part_sunpc";
 
 /// Which entry of `grub.cfg` is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

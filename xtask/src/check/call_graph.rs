@@ -241,24 +241,24 @@ fn words<'a>(image: &'a Image, range: Range<u64>) -> impl Iterator<Item = u64> +
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::elf64::Section;
 
     const CODE: u64 = 0x10_0000;
     const DATA: u64 = 0x20_0000;
 
-    /// An image of functions of 16 bytes each and of words of data; what is left of a function is filled with `int3`.
-    fn graph(functions: &[(&str, Vec<u8>)], data: &[u64]) -> Vec<(String, String)> {
-        let code: Vec<u8> = functions
+    /// The graph of functions of 16 bytes each and of words of data; what is left of a function is filled with `int3`.
+    pub fn graph_of(functions: &[(&str, Vec<u8>)], data: &[u64]) -> CallGraph {
+        let code = functions
             .iter()
-            .flat_map(|(_, code)| code.iter().copied().chain([0xcc; 16]).take(16))
-            .collect();
+            .flat_map(|(_, code)| code.iter().copied().chain([0xcc; 16]).take(16));
+        let code: Vec<u8> = code.collect();
         let data: Vec<u8> = data.iter().flat_map(|word| word.to_le_bytes()).collect();
         let elf = crate::container::tests::elf64(CODE, &[]);
         let mut image = Image::parse(&elf).unwrap();
-        let section = |name, virt, bytes, is_code| Section {
-            name,
+        let section = |virt, bytes, is_code| Section {
+            name: "",
             virt,
             size: <[u8]>::len(bytes) as u64,
             file: 0..0,
@@ -267,31 +267,33 @@ mod tests {
             is_writable: false,
         };
         image.sections = vec![
-            section(".text", CODE, code.as_slice(), true),
-            section(".rodata", DATA, data.as_slice(), false),
+            section(CODE, code.as_slice(), true),
+            section(DATA, data.as_slice(), false),
         ];
-        let named = functions
-            .iter()
-            .enumerate()
-            .map(|(index, (name, _))| Function {
-                address: CODE + 16 * index as u64,
-                size: 16,
-                name: name.to_string(),
-            });
-        let graph = CallGraph::build_with(&image, named.collect());
+        let named = functions.iter().zip((CODE..).step_by(16));
+        let named = named.map(|((name, _), address)| Function {
+            address,
+            size: 16,
+            name: name.to_string(),
+        });
+        CallGraph::build_with(&image, named.collect())
+    }
+
+    /// What reaches the function `panic`, with the next step on the way.
+    fn graph(functions: &[(&str, Vec<u8>)], data: &[u64]) -> Vec<(String, String)> {
+        let graph = graph_of(functions, data);
         let name = |node: usize| graph.functions[node].name.clone();
+        let is_panic = |function: &Function| function.name == "panic";
+        let is_barrier = |function: &Function| function.name.starts_with("barrier");
         graph
-            .reaching(
-                |function| function.name == "panic",
-                |function| function.name.starts_with("barrier"),
-            )
+            .reaching(is_panic, is_barrier)
             .into_iter()
             .map(|(node, step)| (name(node), name(step)))
             .collect()
     }
 
     /// `call` or `jmp` from the function with number `from` to that with number `to`.
-    fn branch(opcode: u8, from: i32, to: i32) -> Vec<u8> {
+    pub fn branch(opcode: u8, from: i32, to: i32) -> Vec<u8> {
         [vec![opcode], (16 * (to - from) - 5).to_le_bytes().to_vec()].concat()
     }
 

@@ -1,6 +1,6 @@
 //! The functions of the image from which a panic can be reached, against the list of those that may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -48,57 +48,63 @@ pub fn check(linked: &Path) -> Result<Vec<String>> {
 }
 
 fn compare(graph: &CallGraph, list: &[Allowed]) -> Vec<String> {
-    let mut problems: Vec<String> = list
-        .iter()
-        .filter(|allowed| allowed.reason.trim().is_empty())
-        .map(|allowed| format!("{LIST}: {:?} has no reason", allowed.name))
-        .collect();
-    let is_barrier = |function: &Function| {
+    let never_happens = |function: &Function| {
         list.iter()
             .any(|allowed| allowed.never_happens && matches(&allowed.name, &function.name))
     };
-    let next: BTreeMap<usize, usize> = graph.reaching(is_panic, is_barrier).into_iter().collect();
+    let next: BTreeMap<usize, usize> = graph
+        .reaching(is_panic, never_happens)
+        .into_iter()
+        .collect();
     let name = |node: usize| {
         graph
             .functions
             .get(node)
             .map_or("?", |function| function.name.as_str())
     };
-    let mut used = vec![false; list.len()];
-    let mut missing = BTreeMap::new();
-    for &node in next.keys() {
-        let mut is_allowed = false;
-        for (allowed, used) in list
+
+    let mut problems = BTreeSet::new();
+    for &node in next.keys().filter(|&&node| {
+        !list
             .iter()
-            .zip(&mut used)
-            .filter(|(allowed, _)| matches(&allowed.name, name(node)))
-        {
-            (is_allowed, *used) = (true, true);
-            let _ = allowed;
+            .any(|allowed| matches(&allowed.name, name(node)))
+    }) {
+        let way = std::iter::successors(next.get(&node), |step| next.get(step));
+        let way = way.map(|&step| name(step)).collect::<Vec<_>>().join(" > ");
+        problems.insert(format!(
+            "{LIST} does not name {}, which can panic by way of {way}",
+            name(node)
+        ));
+    }
+    for allowed in list {
+        if allowed.reason.trim().is_empty() {
+            problems.insert(format!("{LIST} gives no reason for {:?}", allowed.name));
         }
-        if !is_allowed {
-            let way = std::iter::successors(next.get(&node), |step| next.get(step))
-                .map(|&step| name(step));
-            missing
-                .entry(name(node))
-                .or_insert_with(|| way.collect::<Vec<_>>().join(" > "));
+        if !next.keys().any(|&node| matches(&allowed.name, name(node))) {
+            problems.insert(format!(
+                "{LIST} names {:?}, which cannot panic",
+                allowed.name
+            ));
         }
     }
-    problems.extend(missing.into_iter().map(|(name, way)| {
-        format!("{LIST} does not name {name}, which can panic by way of {way}")
-    }));
-    problems.extend(
-        list.iter()
-            .zip(&used)
-            .filter(|(_, used)| !**used)
-            .map(|(allowed, _)| format!("{LIST} names {:?}, which cannot panic", allowed.name)),
-    );
-    problems
+    problems.into_iter().collect()
 }
 
-/// What a panic ends in: core's panic functions, and the handler that they call.
+/// What a panic begins with: the functions of core that do nothing else, and the handler that they call.
 fn is_panic(function: &Function) -> bool {
-    function.name.starts_with("core::panicking::") || function.name.ends_with("rust_begin_unwind")
+    const PREFIXES: [&str; 7] = [
+        "core::panicking::",
+        "core::option::unwrap_failed",
+        "core::option::expect_failed",
+        "core::result::unwrap_failed",
+        "core::slice::index::slice_",
+        "core::str::slice_error_fail",
+        "core::cell::panic_already",
+    ];
+    PREFIXES
+        .iter()
+        .any(|prefix| function.name.starts_with(prefix))
+        || function.name.ends_with("rust_begin_unwind")
 }
 
 /// Whether `name` has the form `pattern`.
@@ -117,7 +123,43 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::super::call_graph::tests::{branch, graph_of};
+    use super::*;
+
+    #[test]
+    fn the_list_must_be_neither_too_short_nor_too_long() {
+        // main calls f, f calls a panic; g calls nothing.
+        let functions = [
+            ("core::panicking::panic", vec![]),
+            ("f", branch(0xe8, 1, 0)),
+            ("main", branch(0xe8, 2, 1)),
+            ("g", vec![0xc3]),
+        ];
+        let graph = graph_of(&functions, &[]);
+        let problems =
+            |list: &str| compare(&graph, &toml::from_str::<List>(list).unwrap().function);
+        let entry = |name: &str, rest: &str| {
+            format!("[[function]]\nname = \"{name}\"\nreason = \"r\"\n{rest}\n")
+        };
+
+        let missing = problems(&entry("main", ""));
+        assert_eq!(
+            missing,
+            [format!(
+                "{LIST} does not name f, which can panic by way of core::panicking::panic"
+            )]
+        );
+        assert_eq!(problems(&(entry("main", "") + &entry("f", ""))), [""; 0]);
+        assert_eq!(problems(&entry("f", "never_happens = true")), [""; 0]);
+        assert_eq!(
+            problems(&(entry("*", "") + &entry("g", ""))),
+            [format!("{LIST} names \"g\", which cannot panic")]
+        );
+        assert_eq!(
+            problems("[[function]]\nname = \"*\"\nreason = \" \"\n"),
+            [format!("{LIST} gives no reason for \"*\"")]
+        );
+    }
 
     #[test]
     fn a_star_stands_for_any_text() {
