@@ -5,7 +5,6 @@
 use crate::record::{Group, abi_constants, abi_enum, abi_flags, abi_structs};
 
 abi_constants! {
-    "arch";
     /// Code selector for 64-bit code, kernel and user alike.
     pub const FLAT_CS64: u16 = 0xe033 => "FLAT_RING3_CS64";
     /// Code selector for 32-bit code.
@@ -240,7 +239,7 @@ abi_structs! {
     }
 
     /// The FPU state of a vCPU in the format of `fxsave`.
-    pub struct FpuContext = "__typeof__(((struct vcpu_guest_context *)0)->fpu_ctxt)", 512 {
+    pub struct FpuContext = "struct vcpu_guest_context: fpu_ctxt", 512 {
         /// The bytes.
         pub x: [u8; 512],
     }

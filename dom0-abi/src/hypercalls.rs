@@ -258,7 +258,6 @@ macro_rules! define_hypercalls {
     )+) => {
         /// A hypercall, by its number in eax.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
         pub enum Hypercall {
             $(
                 $(#[$meta])*
@@ -274,7 +273,7 @@ macro_rules! define_hypercalls {
 
             /// The record of the numbers.
             pub const CONSTANTS: Group = Group {
-                rust: "Hypercall",
+                rust: concat!(module_path!(), "::Hypercall"),
                 constants: &[$(Constant { c: $c, value: $number, width: size_of::<u64>() },)+],
             };
 

@@ -4,6 +4,8 @@ use core::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::record::{Constant, Group};
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($raw:ty)) => {
         $(#[$doc])*
@@ -80,4 +82,38 @@ impl DomId {
     /// No domain at all.
     #[doc(alias = "DOMID_INVALID")]
     pub const INVALID: Self = Self(0x7ff4);
+    /// What runs where nothing runs.
+    #[doc(alias = "DOMID_IDLE")]
+    pub const IDLE: Self = Self(0x7fff);
+
+    /// The record of the special numbers.
+    pub const CONSTANTS: Group = Group {
+        rust: concat!(module_path!(), "::DomId"),
+        constants: &[
+            Self::FIRST_RESERVED.record("DOMID_FIRST_RESERVED"),
+            Self::SELF.record("DOMID_SELF"),
+            Self::IO.record("DOMID_IO"),
+            Self::XEN.record("DOMID_XEN"),
+            Self::COW.record("DOMID_COW"),
+            Self::INVALID.record("DOMID_INVALID"),
+            Self::IDLE.record("DOMID_IDLE"),
+        ],
+    };
+
+    const fn record(self, c: &'static str) -> Constant {
+        Constant {
+            c,
+            value: self.0 as u64,
+            width: size_of::<Self>(),
+        }
+    }
+
+    /// Whether an ordinary domain can have this number.
+    pub const fn is_ordinary(self) -> bool {
+        self.0 < Self::FIRST_RESERVED.0
+    }
 }
+
+/// The 16 bytes that name a domain for its toolstack (a UUID). ABI: `public/xen.h`, `xen_domain_handle_t`.
+#[doc(alias = "xen_domain_handle_t")]
+pub type DomainHandle = [u8; 16];

@@ -8,9 +8,9 @@
 /// One structure: what Rust made of it and which C type it stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// Name of the Rust type.
+    /// Name of the Rust type, with its module.
     pub rust: &'static str,
-    /// The C type, as an expression that `sizeof` accepts.
+    /// The C type: `struct name`, a type name, or `struct name: member` for the unnamed type of a member.
     pub c: &'static str,
     /// Bytes of the whole structure.
     pub size: usize,
@@ -23,7 +23,8 @@ pub struct Layout {
 pub struct Field {
     /// Name of the Rust field; explicit padding begins with `_pad`.
     pub rust: &'static str,
-    /// The member in C, as `offsetof` accepts it; equals `rust` unless a spelling was given.
+    /// The member in C, as `offsetof` accepts it; equals `rust` unless a spelling was given. `*` if the C type is no
+    /// structure but an array, which the field stands for.
     pub c: &'static str,
     /// Bytes from the start of the structure.
     pub offset: usize,
@@ -41,7 +42,7 @@ impl Field {
 /// The constants that belong to one type or one module.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// Name of the Rust type, or of the module for free-standing constants.
+    /// Name of the Rust type with its module, or of the module for free-standing constants.
     pub rust: &'static str,
     /// The constants.
     pub constants: &'static [Constant],
@@ -108,7 +109,7 @@ macro_rules! abi_structs {
             impl $name {
                 /// The record of this structure.
                 pub const LAYOUT: $crate::record::Layout = $crate::record::Layout {
-                    rust: stringify!($name),
+                    rust: concat!(module_path!(), "::", stringify!($name)),
                     c: $c,
                     size: size_of::<Self>(),
                     fields: &[$(
@@ -133,6 +134,35 @@ macro_rules! abi_structs {
     };
     (@c $field:ident) => { stringify!($field) };
     (@c $field:ident $c:literal) => { $c };
+}
+
+/// Gives a structure whose last field `u` stands for a C union the means to read and write one variant of it.
+macro_rules! union_bytes {
+    ($name:ident, $size:literal) => {
+        impl $name {
+            /// The union, read as the variant `T`. A `T` larger than the union does not compile.
+            pub fn variant<T: ::zerocopy::FromBytes>(&self) -> T {
+                const { assert!(size_of::<T>() <= $size) }
+                match T::read_from_prefix(&self.u) {
+                    Ok((variant, _)) => variant,
+                    // Not reached: the union is long enough, and bytes have no alignment to miss.
+                    Err(_) => T::new_zeroed(),
+                }
+            }
+
+            /// Writes the variant `T` into the union and leaves the bytes behind it as they are. A `T` larger than
+            /// the union does not compile.
+            pub fn set_variant<T: ::zerocopy::IntoBytes + ::zerocopy::Immutable>(
+                &mut self,
+                variant: &T,
+            ) {
+                const { assert!(size_of::<T>() <= $size) }
+                for (to, from) in self.u.iter_mut().zip(variant.as_bytes()) {
+                    *to = *from;
+                }
+            }
+        }
+    };
 }
 
 /// Defines a closed set of values that arrives as a number: an enum, decoded by `TryFrom`, never by a cast.
@@ -163,7 +193,7 @@ macro_rules! abi_enum {
 
             /// The record of the values.
             pub const CONSTANTS: $crate::record::Group = $crate::record::Group {
-                rust: stringify!($name),
+                rust: concat!(module_path!(), "::", stringify!($name)),
                 constants: &[$(
                     $crate::record::Constant {
                         c: $c,
@@ -182,7 +212,7 @@ macro_rules! abi_enum {
         impl TryFrom<$raw> for $name {
             type Error = $crate::record::Unknown;
 
-            fn try_from(value: $raw) -> Result<Self, Self::Error> {
+            fn try_from(value: $raw) -> Result<Self, $crate::record::Unknown> {
                 match value {
                     $($value => Ok(Self::$variant),)+
                     _ => Err($crate::record::Unknown),
@@ -218,7 +248,7 @@ macro_rules! abi_flags {
         impl $name {
             /// The record of the flags.
             pub const CONSTANTS: $crate::record::Group = $crate::record::Group {
-                rust: stringify!($name),
+                rust: concat!(module_path!(), "::", stringify!($name)),
                 constants: &[$(
                     $crate::record::Constant {
                         c: $c,
@@ -235,7 +265,6 @@ macro_rules! abi_flags {
 /// differs.
 macro_rules! abi_constants {
     (
-        $module:literal;
         $(
             $(#[$meta:meta])*
             pub const $name:ident: $ty:ident = $value:expr $(=> $c:literal)?;
@@ -249,7 +278,7 @@ macro_rules! abi_constants {
 
         /// The record of this module's free-standing constants.
         pub const VALUES: $crate::record::Group = $crate::record::Group {
-            rust: $module,
+            rust: module_path!(),
             constants: &[$(
                 $crate::record::Constant {
                     c: abi_constants!(@c $name $($c)?),
@@ -263,4 +292,4 @@ macro_rules! abi_constants {
     (@c $name:ident $c:literal) => { $c };
 }
 
-pub(crate) use {abi_constants, abi_enum, abi_flags, abi_structs};
+pub(crate) use {abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
