@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::process::{cargo, run, say};
 use crate::qemu::Hypervisor;
-use crate::workspace::{BARE_TARGET, output_dir, root};
+use crate::workspace::{BARE_TARGET, bare_artifacts, output_dir, root};
 
 /// One boot of a micro-guest.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,11 +56,7 @@ impl Guest {
 
     /// Where the binary is, once built.
     pub fn kernel(&self) -> PathBuf {
-        root()
-            .join("target")
-            .join(BARE_TARGET)
-            .join("image")
-            .join(self.binary())
+        bare_artifacts("image").join(self.binary())
     }
 
     /// Writes the initrd that it is to be given and returns where; `None` when it gets none.

@@ -16,7 +16,7 @@ use crate::container;
 use crate::elf64::Image;
 use crate::process::{cargo, run, say};
 use crate::symbols;
-use crate::workspace::{BARE_TARGET, output_dir, root};
+use crate::workspace::{BARE_TARGET, bare_artifacts, output_dir};
 
 /// What a build leaves.
 pub struct Built {
@@ -67,11 +67,7 @@ pub fn link(profile: Profile) -> Result<PathBuf> {
             BARE_TARGET,
         ])
         .args(["--profile", profile.name()]))?;
-    Ok(root()
-        .join("target")
-        .join(BARE_TARGET)
-        .join(profile.folder())
-        .join("oxen"))
+    Ok(bare_artifacts(profile.folder()).join("oxen"))
 }
 
 /// Builds the image and everything made from it.

@@ -1,6 +1,7 @@
 //! Where things are: the project, what the commands leave in `target/oxen`, and the cache outside the project.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -16,6 +17,12 @@ pub fn root() -> PathBuf {
         .parent()
         .map(Path::to_path_buf)
         .unwrap_or_default()
+}
+
+/// Where Cargo leaves what it builds for the bare target with the profile whose folder is `profile`.
+pub fn bare_artifacts(profile: &str) -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target).join(BARE_TARGET).join(profile)
 }
 
 /// `target/oxen`: everything that a command makes for people to use. Created when missing.
@@ -42,7 +49,50 @@ pub fn cache_dir() -> Result<PathBuf> {
     make_dir(dir)
 }
 
+/// The folders of the workspace's crates.
+pub fn members() -> Result<Vec<String>> {
+    folders("members")
+}
+
+/// The names of the packages that run on the host: the workspace's default members.
+pub fn host_packages() -> Result<Vec<String>> {
+    let packages = folders("default-members")?
+        .into_iter()
+        .map(|folder| package_name(&manifest(&root().join(folder).join("Cargo.toml"))?));
+    packages.collect()
+}
+
+/// Reads a `Cargo.toml`.
+pub fn manifest(path: &Path) -> Result<toml::Table> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.parse()
+        .with_context(|| format!("in {}", path.display()))
+}
+
+/// The name of the package that a `Cargo.toml` describes.
+pub fn package_name(manifest: &toml::Table) -> Result<String> {
+    let name = manifest
+        .get("package")
+        .and_then(|package| package.get("name"))
+        .and_then(toml::Value::as_str);
+    Ok(name.context("a package has no name")?.to_string())
+}
+
+fn folders(list: &str) -> Result<Vec<String>> {
+    let workspace = manifest(&root().join("Cargo.toml"))?;
+    let folders = workspace
+        .get("workspace")
+        .and_then(|workspace| workspace.get(list))
+        .and_then(toml::Value::as_array);
+    let folders = folders.with_context(|| format!("the workspace has no {list}"))?;
+    Ok(folders
+        .iter()
+        .filter_map(|folder| folder.as_str().map(str::to_string))
+        .collect())
+}
+
 fn make_dir(dir: PathBuf) -> Result<PathBuf> {
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }

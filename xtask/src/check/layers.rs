@@ -1,10 +1,9 @@
 //! Imports run down only: `boot → image → core → arch → dom0-abi`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::source::Source;
-use super::unsafety::{manifest, members};
-use crate::workspace::root;
+use crate::workspace::{manifest, members, package_name, root};
 
 /// What each crate of the hypervisor, and the crate for guests, may import of this project. Test crates and `xtask` may
 /// import any of these and are imported by none.
@@ -23,16 +22,7 @@ pub fn check(sources: &[Source]) -> Result<Vec<String>> {
     let mut crates = Vec::new();
     for member in members()? {
         let manifest = manifest(&root().join(&member).join("Cargo.toml"))?;
-        let name = manifest
-            .get("package")
-            .and_then(|package| package.get("name"))
-            .and_then(toml::Value::as_str);
-        crates.push((
-            name.with_context(|| format!("{member} has no name"))?
-                .to_string(),
-            member,
-            dependencies(&manifest),
-        ));
+        crates.push((package_name(&manifest)?, member, dependencies(&manifest)));
     }
     for (name, member, dependencies) in &crates {
         let ours = |dependency: &&String| crates.iter().any(|(name, ..)| name == *dependency);
@@ -45,7 +35,7 @@ pub fn check(sources: &[Source]) -> Result<Vec<String>> {
                 "{member}/Cargo.toml: {name} may not import {dependency}"
             ));
         }
-        // A crate that is not in the manifest cannot be named, but for the crate itself under another name.
+        // Cargo refuses a crate that the manifest lacks; this names the file that tries.
         let folder = format!("{member}/src/");
         for source in sources
             .iter()

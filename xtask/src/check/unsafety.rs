@@ -1,12 +1,11 @@
 //! Where unsafe code, assembly and naked functions are, and which crates forbid or lint what.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::source::Source;
-use crate::workspace::root;
+use crate::workspace::{manifest, members, root};
 
 /// Where unsafe code may be: the crate that exists for it, start code, test guests, and what in a guest's driver crate
 /// touches the hypervisor or shared memory.
@@ -76,28 +75,6 @@ fn forbidden_words(source: &Source) -> Vec<String> {
         problems.push(format!("{path}: unsafe code may not be allowed here"));
     }
     problems
-}
-
-/// The folders of the workspace's crates.
-pub fn members() -> Result<Vec<String>> {
-    let workspace = manifest(&root().join("Cargo.toml"))?;
-    let members = workspace
-        .get("workspace")
-        .and_then(|workspace| workspace.get("members"))
-        .and_then(toml::Value::as_array);
-    Ok(members
-        .context("the workspace has no members")?
-        .iter()
-        .filter_map(|member| member.as_str().map(str::to_string))
-        .collect())
-}
-
-/// Reads a `Cargo.toml`.
-pub fn manifest(path: &Path) -> Result<toml::Table> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.parse()
-        .with_context(|| format!("in {}", path.display()))
 }
 
 #[cfg(test)]

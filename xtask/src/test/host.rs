@@ -7,8 +7,10 @@ use anyhow::Result;
 
 use super::{HostWork, Test, Work};
 use crate::process::{cargo, run_logged};
-use crate::workspace::{BARE_TARGET, root};
+use crate::tools::{Need, require};
+use crate::workspace::{BARE_TARGET, host_packages, root};
 
+const ABI_PACKAGE: &str = "abi-layout";
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Packages that only exist for the bare target.
 const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
@@ -16,27 +18,10 @@ const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 /// All host tests.
 pub fn tests() -> Vec<Test> {
     let entries: [(&str, HostWork); 6] = [
-        ("host/fmt", |log| {
-            run_logged(cargo().args(["fmt", "--all", "--check"]), log, LIMIT)
-        }),
-        ("host/clippy", |log| {
-            run_logged(
-                cargo().args([
-                    "clippy",
-                    "--quiet",
-                    "--all-targets",
-                    "--",
-                    "--deny",
-                    "warnings",
-                ]),
-                log,
-                LIMIT,
-            )
-        }),
+        ("host/fmt", fmt),
+        ("host/clippy", clippy),
         ("host/clippy-image", clippy_image),
-        ("host/unit", |log| {
-            run_logged(cargo().args(["test", "--quiet"]), log, LIMIT)
-        }),
+        ("host/unit", unit),
         ("host/abi", abi),
         ("host/check", check),
     ];
@@ -49,6 +34,16 @@ pub fn tests() -> Vec<Test> {
         .collect()
 }
 
+fn fmt(log: &Path) -> Result<()> {
+    run_logged(cargo().args(["fmt", "--all", "--check"]), log, LIMIT)
+}
+
+fn clippy(log: &Path) -> Result<()> {
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--quiet", "--all-targets"]);
+    run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
+}
+
 fn clippy_image(log: &Path) -> Result<()> {
     let mut clippy = cargo();
     clippy.args(["clippy", "--quiet", "--target", BARE_TARGET]);
@@ -58,18 +53,24 @@ fn clippy_image(log: &Path) -> Result<()> {
     run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
 }
 
+/// The tests of everything that runs on the host, but for the ABI.
+fn unit(log: &Path) -> Result<()> {
+    let mut test = cargo();
+    test.args(["test", "--quiet"]);
+    for name in host_packages()?.iter().filter(|name| *name != ABI_PACKAGE) {
+        test.args(["--package", name]);
+    }
+    run_logged(&mut test, log, LIMIT)
+}
+
 /// The ABI as the C compiler sees it in Debian's headers.
 fn abi(log: &Path) -> Result<()> {
-    use crate::tools::{Need, require};
     require(&[
         Need::Program("cc", "gcc"),
         Need::Path("/usr/include/xen/xen.h", "libxen-dev"),
     ])?;
-    let manifest = root().join("tests/abi/Cargo.toml");
     run_logged(
-        cargo()
-            .args(["test", "--quiet", "--manifest-path"])
-            .arg(manifest),
+        cargo().args(["test", "--quiet", "--package", ABI_PACKAGE]),
         log,
         LIMIT,
     )
