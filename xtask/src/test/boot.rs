@@ -87,6 +87,9 @@ pub fn tests() -> Vec<MachineTest> {
             let area = if memory_mib == 2048 { "boot" } else { "memory" };
             let mut test = hello(&format!("{area}/{way_name}-{size_name}"), way, memory_mib);
             test.only_full = !CHOSEN.contains(&(way_name, size_name));
+            // GRUB 2 puts file names before command lines for a menu.lst only. Xen does not expect that of it and
+            // hands them on, which the guest rightly complains about.
+            test.on_xen = way != Way::Bios(Entry::MenuLst);
             tests.push(test);
         }
     }
@@ -146,6 +149,7 @@ fn as_people_write_it() -> MachineTest {
         1024,
     );
     test.command_line = Some("dom0_mem=512m console=com1".into());
+    test.on_xen = false;
     test
 }
 
