@@ -1,5 +1,32 @@
 //! All hardware and all unsafe code of the hypervisor, behind one surface with two backends: `metal`, the machine, and
 //! `sim`, which lets the rest of the hypervisor run as an ordinary process.
 //!
-//! The surface is described in `docs/architecture.md`. The backend is chosen by the target and by nothing else.
-#![cfg_attr(target_os = "none", no_std)]
+//! The surface is described in `docs/architecture.md`. The backend is chosen by the target and by nothing else. What a
+//! wrong answer would make unsound and needs no hardware (the memory map, the boot allocator, the bits that say which
+//! frames may be accessed) is the same source for both, contains no unsafe code, and is tested on the host.
+#![no_std]
+
+#[cfg(not(target_os = "none"))]
+extern crate std;
+
+pub mod boot;
+pub mod boot_memory;
+pub mod fpu;
+pub mod frame_bits;
+pub mod guest_range;
+pub mod memory_map;
+pub mod registers;
+pub mod sync;
+
+#[cfg(target_os = "none")]
+#[path = "metal/mod.rs"]
+mod backend;
+#[cfg(not(target_os = "none"))]
+#[path = "sim/mod.rs"]
+mod backend;
+
+pub use backend::*;
+pub use boot::CpuId;
+pub use fpu::FpuArea;
+pub use guest_range::GuestFault;
+pub use registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};

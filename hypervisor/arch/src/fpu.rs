@@ -1,0 +1,69 @@
+//! The memory image of the x87, SSE and AVX registers.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+/// Bytes of the standard XSAVE form up to protection keys, the last component that a guest may be given (tile registers
+/// are withheld). SPEC: Intel SDM volume 1, 13.4 and 13.5.
+const LEN: usize = 2752;
+
+/// One vCPU's floating-point and vector registers, in the standard form of `XSAVE`, or that of `FXSAVE` in its first 512
+/// bytes on a CPU without `XSAVE`.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct FpuArea {
+    pub(crate) bytes: [u8; LEN],
+}
+
+impl FpuArea {
+    /// How many bytes an image may have; components of the CPU that lie behind this are not given to guests.
+    pub const LEN: usize = LEN;
+
+    /// The state after a reset: no component but the legacy control words, which say that exceptions are masked.
+    pub const fn new() -> Self {
+        let mut bytes = [0; LEN];
+        // FCW at 0 and MXCSR at 24. SPEC: Intel SDM volume 1, 13.6: a component that XSTATE_BV lacks is loaded with its
+        // initial value, but MXCSR is loaded from here.
+        let [low, high] = 0x037f_u16.to_le_bytes();
+        bytes[0] = low;
+        bytes[1] = high;
+        let [low, high] = 0x1f80_u16.to_le_bytes();
+        bytes[24] = low;
+        bytes[25] = high;
+        Self { bytes }
+    }
+
+    /// The image.
+    pub fn as_bytes(&self) -> &[u8; LEN] {
+        &self.bytes
+    }
+}
+
+impl Default for FpuArea {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for FpuArea {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The content is a guest's secret.
+        f.write_str("FpuArea { .. }")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reset_image_is_what_the_manual_says() {
+        let area = FpuArea::new();
+        assert_eq!(align_of::<FpuArea>(), 64);
+        assert_eq!(size_of::<FpuArea>(), FpuArea::LEN);
+        let words: [u8; 32] = area.as_bytes()[..32].try_into().unwrap();
+        assert_eq!(words[..2], [0x7f, 0x03]);
+        assert_eq!(words[24..28], [0x80, 0x1f, 0, 0]);
+        assert_eq!(area.as_bytes().iter().filter(|byte| **byte != 0).count(), 4);
+    }
+}

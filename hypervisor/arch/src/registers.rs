@@ -1,0 +1,80 @@
+//! What goes into and comes out of the registers of a CPU.
+#![forbid(unsafe_code)]
+
+/// The answer of `CPUID`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct CpuidResult {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// Breakpoints. Whoever loads them has checked that they stay within the guest and set no reserved bit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DebugRegisters {
+    /// DR0 to DR3.
+    pub addr: [u64; 4],
+    /// DR6.
+    pub dr6: u64,
+    /// DR7.
+    pub dr7: u64,
+}
+
+impl DebugRegisters {
+    /// The state after a reset: no breakpoint. SPEC: Intel SDM volume 3, 18.2.
+    pub const RESET: Self = Self {
+        addr: [0; 4],
+        dr6: 0xffff_0ff0,
+        dr7: 0x400,
+    };
+}
+
+impl Default for DebugRegisters {
+    fn default() -> Self {
+        Self::RESET
+    }
+}
+
+/// How much an `IN` or `OUT` moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortWidth {
+    /// One byte.
+    Byte,
+    /// Two bytes.
+    Word,
+    /// Four bytes.
+    Dword,
+}
+
+impl PortWidth {
+    /// How many bytes that is.
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+
+    /// The bits that are moved.
+    pub const fn mask(self) -> u32 {
+        match self {
+            Self::Byte => 0xff,
+            Self::Word => 0xffff,
+            Self::Dword => u32::MAX,
+        }
+    }
+}
+
+/// The base address is not canonical; the register is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotCanonical;
+
+/// XCR0 cannot have this value on this CPU; the register is as before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadXcr0;

@@ -1,0 +1,374 @@
+//! A model CPU, held by the thread that plays it.
+
+use core::fmt;
+use core::marker::PhantomData;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+use dom0_abi::addr::{GuestAddr, Mfn, PAGE_SIZE};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::machine::Parts;
+use super::memory::read_value;
+use super::processor::{CpuRegisters, Invpcid, PortAccess, Processor};
+use super::walk::Walker;
+use crate::boot::CpuId;
+use crate::fpu::FpuArea;
+use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
+use crate::registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};
+use crate::sync::atomic::Ordering;
+
+/// The CPU that runs this code. One thread at a time holds it, got it from [`Machine::cpu`](super::Machine::cpu), and
+/// gives it back by dropping it.
+pub struct Cpu {
+    parts: Arc<Parts>,
+    id: CpuId,
+    not_send: PhantomData<*const ()>,
+}
+
+macro_rules! bases {
+    ($($(#[$doc:meta])* $field:ident $set:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $field(&self) -> u64 {
+            self.processor().registers.$field
+        }
+
+        /// Loads that base.
+        pub fn $set(&self, base: u64) -> Result<(), NotCanonical> {
+            if !is_canonical(base) {
+                return Err(NotCanonical);
+            }
+            self.processor().registers.$field = base;
+            Ok(())
+        }
+    )*};
+}
+
+impl Cpu {
+    /// Panics if there is no such CPU, or somebody holds it.
+    pub(super) fn take(parts: Arc<Parts>, id: CpuId) -> Self {
+        let slot = parts
+            .cpus
+            .get(id.get() as usize)
+            .expect("the machine has no such CPU");
+        assert!(
+            !slot.is_held.swap(true, Ordering::Acquire),
+            "CPU {id} is held already"
+        );
+        Self {
+            parts,
+            id,
+            not_send: PhantomData,
+        }
+    }
+
+    fn processor(&self) -> MutexGuard<'_, Processor> {
+        let slot = &self.parts.cpus[self.id.get() as usize];
+        slot.processor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> CpuId {
+        self.id
+    }
+
+    /// Reads guest virtual memory through the loaded root, with the rights of user mode. A range that is not canonical
+    /// or touches the hypervisor's part is refused before anything is touched.
+    pub fn read_guest_bytes(&self, at: GuestAddr, into: &mut [u8]) -> Result<(), GuestFault> {
+        check_guest_range(at, into.len())?;
+        let mut at = at.get();
+        let mut rest = into;
+        while !rest.is_empty() {
+            let (part, more) = rest.split_at_mut(in_page(at, rest.len()));
+            self.access(at, |walker| walker.read(at, part))?;
+            at = at.wrapping_add(part.len() as u64);
+            rest = more;
+        }
+        Ok(())
+    }
+
+    /// Writes guest virtual memory, as [`Self::read_guest_bytes`] reads it. On a fault the bytes before it have been
+    /// written.
+    pub fn write_guest_bytes(&self, at: GuestAddr, from: &[u8]) -> Result<(), GuestFault> {
+        check_guest_range(at, from.len())?;
+        let countdown = |left: u64| left.checked_sub(1);
+        if self
+            .parts
+            .failing_write
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, countdown)
+            == Ok(1)
+        {
+            return Err(GuestFault { at });
+        }
+        let mut at = at.get();
+        let mut rest = from;
+        while !rest.is_empty() {
+            let (part, more) = rest.split_at(in_page(at, rest.len()));
+            self.access(at, |walker| walker.write(at, part))?;
+            at = at.wrapping_add(part.len() as u64);
+            rest = more;
+        }
+        Ok(())
+    }
+
+    fn access(
+        &self,
+        at: u64,
+        access: impl FnOnce(&mut Walker<'_>) -> Option<()>,
+    ) -> Result<(), GuestFault> {
+        let frames = &*self.parts.frames;
+        let mut processor = self.processor();
+        processor.speculate(frames, 2);
+        processor.remember(at);
+        let done = processor
+            .walker(frames)
+            .and_then(|mut walker| access(&mut walker));
+        done.ok_or(GuestFault {
+            at: GuestAddr::new(at),
+        })
+    }
+
+    /// Reads a value from guest virtual memory.
+    pub fn read_guest<T: FromBytes>(&self, at: GuestAddr) -> Result<T, GuestFault> {
+        let mut done = Ok(());
+        let value = read_value(|into| done = self.read_guest_bytes(at, into));
+        done.map(|()| value)
+    }
+
+    /// Writes a value to guest virtual memory.
+    pub fn write_guest<T: IntoBytes + Immutable>(
+        &self,
+        at: GuestAddr,
+        value: &T,
+    ) -> Result<(), GuestFault> {
+        self.write_guest_bytes(at, value.as_bytes())
+    }
+
+    /// Loads a root, in PCID 0, and with that forgets all translations that are not global.
+    pub fn load_root(&self, root: Mfn) {
+        self.write_cr3(root.start().get());
+    }
+
+    /// Forgets all translations.
+    pub fn flush_tlb(&self) {
+        self.processor().flush_all();
+    }
+
+    /// Forgets the translation of one page, global or not.
+    pub fn flush_page(&self, at: GuestAddr) {
+        self.processor().flush_page(at);
+    }
+
+    /// The hardware's own answer.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let table = &self.parts.cpuid;
+        // Most leaves ignore the subleaf.
+        let subleaf = if matches!(leaf, 4 | 7 | 0xb | 0xd | 0x14 | 0x8000_001d) {
+            subleaf
+        } else {
+            0
+        };
+        let mut result = table.get(&(leaf, subleaf)).copied().unwrap_or_default();
+        if (leaf, subleaf) == (1, 0) {
+            result.ebx |= (self.id.get() & 0xff) << 24;
+        }
+        if leaf == 0xd && subleaf < 2 {
+            let xcr0 = self.processor().registers.xcr0;
+            let ends = (2..63)
+                .filter(|bit| xcr0 >> bit & 1 != 0)
+                .filter_map(|bit| table.get(&(0xd, bit)));
+            result.ebx = ends
+                .map(|part| part.ebx + part.eax)
+                .max()
+                .unwrap_or(0)
+                .max(576);
+        }
+        result
+    }
+
+    /// Reads a model-specific register; `None` if the CPU has no such one.
+    pub fn read_msr(&self, msr: u32) -> Option<u64> {
+        self.parts.msrs.get(&msr).copied()
+    }
+
+    bases! {
+        /// The base of FS.
+        fs_base set_fs_base;
+        /// The base of GS now in use.
+        gs_base set_gs_base;
+        /// The base of GS that is kept for guest user mode.
+        user_gs_base set_user_gs_base;
+    }
+
+    /// Sets or clears CR0.TS.
+    pub fn set_task_switched(&self, on: bool) {
+        self.processor().registers.task_switched = on;
+    }
+
+    /// Sets XCR0. Refuses what the CPU lacks and combinations that cannot be.
+    /// SPEC: Intel SDM volume 1, 13.3.
+    pub fn set_xcr0(&self, value: u64) -> Result<(), BadXcr0> {
+        const XSAVE: u32 = 1 << 26;
+        let components = self.cpuid(0xd, 0);
+        let supported = u64::from(components.edx) << 32 | u64::from(components.eax);
+        let has = |bits: u64| value & bits == bits;
+        let has_none_or = |bits: u64, needed: u64| value & bits == 0 || has(bits | needed);
+        let well = self.cpuid(1, 0).ecx & XSAVE != 0
+            && value & !supported == 0
+            && has(1)
+            && has_none_or(1 << 2, 1 << 1)
+            && has_none_or(0b11 << 3, 0)
+            && has_none_or(0b111 << 5, 1 << 2)
+            && has_none_or(0b11 << 17, 0);
+        if well {
+            self.processor().registers.xcr0 = value;
+        }
+        if well { Ok(()) } else { Err(BadXcr0) }
+    }
+
+    /// Loads breakpoints that have been checked.
+    pub fn load_debug_registers(&self, dr: &DebugRegisters) {
+        self.processor().registers.debug = *dr;
+    }
+
+    /// Reads DR6.
+    pub fn read_dr6(&self) -> u64 {
+        self.processor().registers.debug.dr6
+    }
+
+    /// CR2: the address of the last page fault.
+    pub fn fault_address(&self) -> u64 {
+        self.processor().registers.fault_address
+    }
+
+    /// Reads a port: what [`Machine::set_port`](super::Machine::set_port) put there, or all ones.
+    pub fn port_in(&self, port: u16, width: PortWidth) -> u32 {
+        let value = self
+            .parts
+            .devices
+            .lock()
+            .ports
+            .get(&port)
+            .copied()
+            .unwrap_or(u32::MAX)
+            & width.mask();
+        self.processor().ports.push(PortAccess {
+            port,
+            width,
+            value,
+            is_out: false,
+        });
+        value
+    }
+
+    /// Writes a port.
+    pub fn port_out(&self, port: u16, width: PortWidth, value: u32) {
+        let value = value & width.mask();
+        self.processor().ports.push(PortAccess {
+            port,
+            width,
+            value,
+            is_out: true,
+        });
+    }
+
+    /// The time-stamp counter. Every look makes it go on by one.
+    pub fn tsc(&self) -> u64 {
+        self.parts.tsc.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Writes all caches back.
+    pub fn write_back_caches(&self) {
+        self.processor().registers.cache_write_backs += 1;
+    }
+
+    /// Saves the floating-point and vector registers.
+    pub fn save_fpu(&self, area: &mut FpuArea) {
+        area.clone_from(&self.processor().fpu);
+    }
+
+    /// Loads them.
+    pub fn restore_fpu(&self, area: &FpuArea) {
+        self.processor().fpu.clone_from(area);
+    }
+
+    /// Idles until an interrupt: returns at once, a millisecond later by the machine's clock.
+    pub fn wait_for_interrupt(&self) {
+        self.processor().registers.waits += 1;
+        self.parts
+            .tsc
+            .fetch_add(u64::from(self.parts.tsc_khz), Ordering::SeqCst);
+    }
+}
+
+/// What only the model has.
+impl Cpu {
+    /// `MOV CR3`: root, PCID if CR4.PCIDE is set, and bit 63, which then keeps the TLB as it is.
+    pub fn write_cr3(&self, value: u64) {
+        self.processor().write_cr3(&self.parts.frames, value);
+    }
+
+    /// `MOV CR4`: a change of PGE, and switching PCIDs off, forget all translations.
+    pub fn write_cr4(&self, value: u64) {
+        self.processor().write_cr4(value);
+    }
+
+    /// `INVPCID`.
+    pub fn invpcid(&self, what: Invpcid) {
+        self.processor().invpcid(what);
+    }
+
+    /// The registers as they are now.
+    pub fn registers(&self) -> CpuRegisters {
+        self.processor().registers.clone()
+    }
+
+    /// Sets CR2, as a page fault does.
+    pub fn set_fault_address(&self, address: u64) {
+        self.processor().registers.fault_address = address;
+    }
+
+    /// Sets bits of DR6, as a breakpoint does.
+    pub fn raise_dr6(&self, bits: u64) {
+        self.processor().registers.debug.dr6 |= bits;
+    }
+
+    /// Writes to the x87, SSE and AVX registers, as a guest does.
+    pub fn fill_fpu(&self, byte: u8) {
+        let mut processor = self.processor();
+        let image = &mut processor.fpu.bytes;
+        // The registers themselves, behind the control words, and the list of components in use.
+        image[32..416].fill(byte);
+        image[512] = 0b111;
+        image[576..832].fill(byte);
+    }
+
+    /// Takes the log of port accesses.
+    pub fn take_port_log(&self) -> Vec<PortAccess> {
+        core::mem::take(&mut self.processor().ports)
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        if let Some(slot) = self.parts.cpus.get(self.id.get() as usize) {
+            slot.is_held.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu")
+            .field("id", &self.id)
+            .field("registers", &self.registers())
+            .finish()
+    }
+}
+
+/// How many of `len` bytes at the address lie in its page.
+fn in_page(address: u64, len: usize) -> usize {
+    len.min(PAGE_SIZE - (address as usize % PAGE_SIZE))
+}

@@ -1,0 +1,350 @@
+//! The model machine's memory as the hypervisor sees it: every access asks the frame's bit first.
+//!
+//! INVARIANT: a frame that an object of the hypervisor lives in has no bit set; the object gives it back zeroed. The
+//! object itself is kept beside the frames, so nothing here could be unsound; what counts is that the refusals are the
+//! same as on the machine.
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use std::boxed::Box;
+use std::sync::Arc;
+use std::vec;
+use std::vec::Vec;
+
+use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use super::frames::{Frames, GARBAGE, update};
+use crate::boot::MfnRange;
+pub use crate::frame_bits::BadFrame;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// The machine's memory, by frame. Every access checks that the frame is RAM and holds no object of the hypervisor. An
+/// access never crosses the end of a frame. A refused access changes nothing.
+pub struct PhysMem {
+    frames: Arc<Frames>,
+}
+
+macro_rules! atomics {
+    ($($load:ident $store:ident $type:ident;)*) => {$(
+        /// Reads a naturally aligned number at once, sequentially consistent.
+        pub fn $load(&self, at: Maddr) -> Result<$type, BadFrame> {
+            let (word, shift) = self.aligned(at, size_of::<$type>())?;
+            Ok((word.load(Ordering::SeqCst) >> shift) as $type)
+        }
+
+        /// Writes a naturally aligned number at once, sequentially consistent.
+        pub fn $store(&self, at: Maddr, value: $type) -> Result<(), BadFrame> {
+            let (word, shift) = self.aligned(at, size_of::<$type>())?;
+            let mask = u64::from($type::MAX) << shift;
+            update(word, Ordering::SeqCst, |old| old & !mask | u64::from(value) << shift);
+            Ok(())
+        }
+    )*};
+}
+
+impl PhysMem {
+    pub(super) fn new(frames: Arc<Frames>) -> Self {
+        Self { frames }
+    }
+
+    /// Reads a value.
+    pub fn read<T: FromBytes>(&self, at: Maddr) -> Result<T, BadFrame> {
+        self.frames.bits.check(at, size_of::<T>())?;
+        Ok(read_value(|into| self.frames.read(at, into)))
+    }
+
+    /// Writes a value.
+    pub fn write<T: IntoBytes + Immutable>(&self, at: Maddr, value: &T) -> Result<(), BadFrame> {
+        self.write_bytes(at, value.as_bytes())
+    }
+
+    /// Reads bytes.
+    pub fn read_bytes(&self, at: Maddr, into: &mut [u8]) -> Result<(), BadFrame> {
+        self.frames.bits.check(at, into.len())?;
+        self.frames.read(at, into);
+        Ok(())
+    }
+
+    /// Writes bytes.
+    pub fn write_bytes(&self, at: Maddr, from: &[u8]) -> Result<(), BadFrame> {
+        self.frames.bits.check(at, from.len())?;
+        self.frames.write(at, from);
+        Ok(())
+    }
+
+    /// Makes a frame zeros.
+    pub fn zero_frame(&self, mfn: Mfn) -> Result<(), BadFrame> {
+        self.write_bytes(mfn.start(), &[0; PAGE_SIZE])
+    }
+
+    /// Copies a frame.
+    pub fn copy_frame(&self, from: Mfn, to: Mfn) -> Result<(), BadFrame> {
+        let mut bytes = [0; PAGE_SIZE];
+        self.frames.bits.check(to.start(), PAGE_SIZE)?;
+        self.read_bytes(from.start(), &mut bytes)?;
+        self.write_bytes(to.start(), &bytes)
+    }
+
+    atomics! {
+        load_u8 store_u8 u8;
+        load_u16 store_u16 u16;
+        load_u32 store_u32 u32;
+        load_u64 store_u64 u64;
+    }
+
+    /// Replaces an aligned word if it is `current`; `Ok` and `Err` of the inner result hold what was there.
+    pub fn compare_exchange_u64(
+        &self,
+        at: Maddr,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, BadFrame> {
+        let (word, _) = self.aligned(at, 8)?;
+        Ok(word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
+    }
+
+    /// Sets bits of an aligned word; returns what was there.
+    pub fn fetch_or_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.aligned(at, 8)?.0.fetch_or(value, Ordering::SeqCst))
+    }
+
+    /// Keeps only the bits in `value` of an aligned word; returns what was there.
+    pub fn fetch_and_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.aligned(at, 8)?.0.fetch_and(value, Ordering::SeqCst))
+    }
+
+    /// Replaces an aligned word; returns what was there.
+    pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.aligned(at, 8)?.0.swap(value, Ordering::SeqCst))
+    }
+
+    /// The word that holds a number of `len` bytes, and how far to the left it lies there.
+    fn aligned(&self, at: Maddr, len: usize) -> Result<(&AtomicU64, usize), BadFrame> {
+        self.frames.bits.check_aligned(at, len)?;
+        Ok((self.frames.word(at).ok_or(BadFrame)?, at.offset() % 8 * 8))
+    }
+}
+
+impl fmt::Debug for PhysMem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PhysMem { .. }")
+    }
+}
+
+/// Has `fill` write the bytes of a value.
+pub(super) fn read_value<T: FromBytes>(fill: impl FnOnce(&mut [u8])) -> T {
+    let (mut small, mut large);
+    let bytes = if size_of::<T>() <= 64 {
+        small = [0; 64];
+        &mut small[..size_of::<T>()]
+    } else {
+        large = vec![0; size_of::<T>()];
+        &mut large[..]
+    };
+    fill(bytes);
+    T::read_from_bytes(bytes).unwrap_or_else(|_| unreachable!("the length is that of the type"))
+}
+
+/// Frames that are taken out of [`PhysMem`] until this is dropped; then they are zeroed and go back.
+struct Taken {
+    frames: Arc<Frames>,
+    range: MfnRange,
+}
+
+impl Taken {
+    fn new(mem: &PhysMem, range: MfnRange) -> Option<Self> {
+        mem.frames.bits.take(range).then(|| Self {
+            frames: mem.frames.clone(),
+            range,
+        })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.frames.zero(self.range);
+        self.frames.bits.set(self.range);
+    }
+}
+
+/// A hypervisor object that lives in whole frames. While it exists, [`PhysMem`] refuses those frames.
+pub struct FrameBox<T> {
+    value: Box<T>,
+    taken: Taken,
+}
+
+impl<T> FrameBox<T> {
+    /// Puts the value into the frames. Gives it back if there are too few of them, or one is not ordinary RAM; then
+    /// nothing has changed.
+    pub fn new(mem: &PhysMem, frames: MfnRange, value: T) -> Result<Self, T> {
+        if frames.bytes() < size_of::<T>() as u64 || align_of::<T>() > PAGE_SIZE {
+            return Err(value);
+        }
+        match Taken::new(mem, frames) {
+            Some(taken) => Ok(Self {
+                value: Box::new(value),
+                taken,
+            }),
+            None => Err(value),
+        }
+    }
+
+    /// Drops the value and gives the frames back, zeroed.
+    pub fn into_frames(self) -> MfnRange {
+        self.taken.range
+    }
+}
+
+impl<T> Deref for FrameBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for FrameBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for FrameBox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameBox")
+            .field("frames", &self.taken.range)
+            .field("value", &self.value)
+            .finish()
+    }
+}
+
+/// Frames as plain bytes of the hypervisor. While this exists, [`PhysMem`] refuses them. What they hold at first is not
+/// specified.
+pub struct FrameBuf {
+    bytes: Vec<u8>,
+    taken: Taken,
+}
+
+impl FrameBuf {
+    /// Takes the frames; `None`, and nothing changed, if one is not ordinary RAM.
+    pub fn new(mem: &PhysMem, frames: MfnRange) -> Option<Self> {
+        let taken = Taken::new(mem, frames)?;
+        Some(Self {
+            bytes: vec![GARBAGE as u8; usize::try_from(frames.bytes()).ok()?],
+            taken,
+        })
+    }
+
+    /// Gives the frames back, zeroed.
+    pub fn into_frames(self) -> MfnRange {
+        self.taken.range
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for FrameBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl fmt::Debug for FrameBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameBuf")
+            .field("frames", &self.taken.range)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A table that is made at boot and lives for ever.
+#[derive(Debug)]
+pub struct BootSlice<T>(Box<[T]>);
+
+impl<T> BootSlice<T> {
+    pub(super) fn new(values: Vec<T>) -> Self {
+        Self(values.into_boxed_slice())
+    }
+}
+
+impl<T> Deref for BootSlice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+/// The machine-to-physical table: what each frame is called by the guest that has it.
+pub struct M2p(Vec<AtomicU64>);
+
+impl M2p {
+    pub(super) fn new(max_mfn: Mfn) -> Self {
+        Self(
+            FromZeros::new_vec_zeroed(max_mfn.get() as usize)
+                .unwrap_or_else(|_| panic!("no host memory for the M2P")),
+        )
+    }
+
+    /// Writes an entry. Frames behind the end of the table have none.
+    pub fn set(&self, mfn: Mfn, pfn: Option<Pfn>) {
+        if let Some(entry) = self.entry(mfn) {
+            // Inverted, so that the zeros of a fresh table are the ABI's "no entry", all ones.
+            entry.store(!pfn.map_or(u64::MAX, Pfn::get), Ordering::Relaxed);
+        }
+    }
+
+    /// Reads an entry.
+    pub fn get(&self, mfn: Mfn) -> Option<Pfn> {
+        let value = !self.entry(mfn)?.load(Ordering::Relaxed);
+        (value != u64::MAX).then_some(Pfn::new(value))
+    }
+
+    fn entry(&self, mfn: Mfn) -> Option<&AtomicU64> {
+        self.0.get(usize::try_from(mfn.get()).ok()?)
+    }
+}
+
+impl fmt::Debug for M2p {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("M2p").field("len", &self.0.len()).finish()
+    }
+}
+
+/// What a loader put into memory: its frames are private until they are asked for.
+pub struct ModuleMemory {
+    bytes: Vec<u8>,
+    taken: Taken,
+}
+
+impl ModuleMemory {
+    /// `None` if the frames are too few or not ordinary RAM.
+    pub(super) fn new(mem: &PhysMem, range: MfnRange, bytes: Vec<u8>) -> Option<Self> {
+        let fits = bytes.len() as u64 <= range.bytes();
+        Some(Self {
+            bytes,
+            taken: fits.then(|| Taken::new(mem, range)).flatten()?,
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn into_frames(self) -> MfnRange {
+        let Self { bytes, taken } = self;
+        let (frames, range) = (taken.frames.clone(), taken.range);
+        drop(taken);
+        for (mfn, part) in range.iter().zip(bytes.chunks(PAGE_SIZE)) {
+            frames.write(mfn.start(), part);
+        }
+        range
+    }
+}

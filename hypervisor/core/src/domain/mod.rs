@@ -1,0 +1,3 @@
+//! Domains and their vCPUs.
+
+pub mod privileged_state;
