@@ -1,5 +1,5 @@
 //! The logic of the hypervisor.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -12,10 +12,10 @@
     )
 )]
 
-#[cfg(test)]
-extern crate std;
-
+pub mod cmdline;
+pub mod console;
 pub mod domain;
+pub mod frame;
 pub mod policy;
 pub mod trap;
 pub mod version;

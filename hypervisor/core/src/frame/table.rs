@@ -1,0 +1,182 @@
+//! The frame table: one record for each frame of RAM, and for the holes between.
+//!
+//! A record of zeroes is that of a private frame, so that boot makes the table by zeroing it.
+
+use dom0_abi::addr::Mfn;
+use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use zerocopy::FromZeros;
+
+use super::word::{Effect, Event, Kind, OwnerWord, Refused};
+
+/// What is kept of one frame.
+#[derive(FromZeros)]
+#[repr(C)]
+pub struct FrameRecord {
+    /// An [`OwnerWord`].
+    owner: AtomicU64,
+    /// [`Links`], while the frame heads a block on a free list. They change under the allocator's lock only.
+    links: AtomicU64,
+}
+
+// Two words, and a third for the page type.
+const _: () = assert!(size_of::<FrameRecord>() <= 16);
+
+/// The neighbours of a block in its free list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Links {
+    /// The block before this one.
+    pub(super) previous: Option<FrameIndex>,
+    /// The block behind this one.
+    pub(super) next: Option<FrameIndex>,
+}
+
+/// The number of a frame that fits the table: `u32::MAX` never occurs, it means "none" in links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FrameIndex(u32);
+
+const NO_INDEX: u32 = u32::MAX;
+
+impl FrameIndex {
+    /// The index of a frame; `None` if no table is that long.
+    pub(super) fn new(mfn: u64) -> Option<Self> {
+        u32::try_from(mfn)
+            .ok()
+            .filter(|&index| index != NO_INDEX)
+            .map(Self)
+    }
+
+    /// The index as a number.
+    pub(super) const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The frame.
+    pub(super) const fn mfn(self) -> Mfn {
+        Mfn::new(self.0 as u64)
+    }
+
+    const fn pack(index: Option<Self>) -> u32 {
+        match index {
+            Some(index) => index.0,
+            None => NO_INDEX,
+        }
+    }
+
+    fn unpack(value: u32) -> Option<Self> {
+        (value != NO_INDEX).then_some(Self(value))
+    }
+}
+
+impl FrameRecord {
+    /// What the frame is now.
+    pub(super) fn word(&self) -> OwnerWord {
+        // ORDERING: pairs with the changes below: who sees a frame's new state sees what was done before it.
+        OwnerWord::from_bits(self.owner.load(Ordering::Acquire))
+    }
+
+    /// Makes the frame head a free block, or private. The caller holds the frame alone.
+    pub(super) fn set(&self, kind: Kind) {
+        // ORDERING: pairs with `word`.
+        self.owner
+            .store(OwnerWord::new(kind).bits(), Ordering::Release);
+    }
+
+    /// Applies an event, against whatever other CPUs do meanwhile.
+    pub(super) fn apply(&self, event: Event) -> Result<Effect, Refused> {
+        let mut word = self.word();
+        loop {
+            let (new, effect) = word.after(event)?;
+            // ORDERING: Release pairs with the Acquire of who frees the frame, so that all uses happen before.
+            match self.owner.compare_exchange_weak(
+                word.bits(),
+                new.bits(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(effect),
+                Err(bits) => word = OwnerWord::from_bits(bits),
+            }
+        }
+    }
+
+    /// The neighbours in the free list.
+    pub(super) fn links(&self) -> Links {
+        // ORDERING: the allocator's lock orders all accesses to links.
+        let packed = self.links.load(Ordering::Relaxed);
+        Links {
+            previous: FrameIndex::unpack((packed >> 32) as u32),
+            next: FrameIndex::unpack(packed as u32),
+        }
+    }
+
+    /// Changes the neighbours.
+    pub(super) fn set_links(&self, links: Links) {
+        let packed = u64::from(FrameIndex::pack(links.previous)) << 32
+            | u64::from(FrameIndex::pack(links.next));
+        self.links.store(packed, Ordering::Relaxed);
+    }
+}
+
+/// The records, for those who look frames up.
+#[derive(Clone, Copy)]
+pub(super) struct Table<'a>(pub(super) &'a [FrameRecord]);
+
+impl<'a> Table<'a> {
+    /// The record of a frame.
+    pub(super) fn get(self, index: FrameIndex) -> Option<&'a FrameRecord> {
+        #[cfg(test)]
+        super::allocator::tests::count_access();
+        self.0.get(usize::try_from(index.get()).ok()?)
+    }
+
+    /// The record of a frame by its number.
+    pub(super) fn of(self, mfn: Mfn) -> Option<&'a FrameRecord> {
+        self.get(FrameIndex::new(mfn.get())?)
+    }
+
+    /// One more than the highest frame with a record and an index.
+    pub(super) fn end(self) -> u64 {
+        u64::try_from(self.0.len())
+            .unwrap_or(u64::MAX)
+            .min(u64::from(NO_INDEX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_unpacked_as_they_were_packed() {
+        let record = FrameRecord::new_zeroed();
+        let some = FrameIndex::new;
+        for links in [
+            Links {
+                previous: None,
+                next: None,
+            },
+            Links {
+                previous: some(0),
+                next: None,
+            },
+            Links {
+                previous: None,
+                next: some(0),
+            },
+            Links {
+                previous: some(u64::from(u32::MAX) - 1),
+                next: some(7),
+            },
+        ] {
+            record.set_links(links);
+            assert_eq!(record.links(), links);
+        }
+        assert_eq!(FrameIndex::new(u64::from(u32::MAX)), None);
+        assert_eq!(FrameIndex::new(1 << 32), None);
+    }
+
+    #[test]
+    fn zeroes_are_a_private_frame() {
+        assert_eq!(FrameRecord::new_zeroed().word(), OwnerWord::PRIVATE);
+    }
+}

@@ -1,0 +1,331 @@
+//! The owner word of a frame and the ways in which it changes, as pure functions.
+//!
+//! | bits | what |
+//! |---|---|
+//! | 0..32 | general references, if owned |
+//! | 32..48 | the owning domain, if owned |
+//! | 48..56 | order of the block, if it heads a free one |
+//! | 60..62 | [`Kind`] |
+//! | 62 | allocated: the domain has not given the frame back; this is one of the references |
+//!
+//! INVARIANT: an owned frame has at least one reference; `Private` is the word 0.
+
+use dom0_abi::ids::DomId;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Not RAM, the hypervisor's own, held by an `OwnedFrames`, or inside a block that another frame heads.
+    Private,
+    /// The first frame of a block on a free list.
+    FreeHead {
+        /// Binary logarithm of the number of frames in the block.
+        order: u8,
+    },
+    /// A domain's.
+    Owned {
+        /// Whose.
+        owner: DomId,
+        /// Whether the domain still has it.
+        is_allocated: bool,
+        /// General references, that of the allocation included.
+        count: u32,
+    },
+}
+
+/// What may happen to a frame outside the free lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Whoever holds the private frame gives it to a domain.
+    Assign(DomId),
+    /// Somebody takes a reference, if the frame is this domain's.
+    Acquire(DomId),
+    /// A reference that was acquired ends.
+    Release,
+    /// The domain gives the frame back.
+    GiveBack(DomId),
+}
+
+/// What is to be done after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing.
+    None,
+    /// Nobody has the frame any more: who made the change puts it on a free list.
+    Free,
+}
+
+/// Why an event cannot happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The frame is not private.
+    NotPrivate,
+    /// The frame is not the domain's, or the domain has given it back.
+    NotOwned,
+    /// There are as many references as can be counted.
+    TooManyReferences,
+    /// There is no reference that could end.
+    NoReference,
+}
+
+/// The packed word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OwnerWord(u64);
+
+const COUNT: u64 = 0xffff_ffff;
+const OWNER_SHIFT: u32 = 32;
+const ORDER_SHIFT: u32 = 48;
+const KIND: u64 = 3 << 60;
+const KIND_FREE_HEAD: u64 = 1 << 60;
+const KIND_OWNED: u64 = 2 << 60;
+const ALLOCATED: u64 = 1 << 62;
+
+impl OwnerWord {
+    /// The word of a private frame.
+    pub(super) const PRIVATE: Self = Self(0);
+
+    /// Takes the word as the table holds it.
+    pub(super) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The word as the table holds it.
+    pub(super) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Packs.
+    pub(super) const fn new(kind: Kind) -> Self {
+        Self(match kind {
+            Kind::Private => 0,
+            Kind::FreeHead { order } => KIND_FREE_HEAD | (order as u64) << ORDER_SHIFT,
+            Kind::Owned {
+                owner,
+                is_allocated,
+                count,
+            } => {
+                let allocated = if is_allocated { ALLOCATED } else { 0 };
+                KIND_OWNED | allocated | (owner.get() as u64) << OWNER_SHIFT | count as u64
+            }
+        })
+    }
+
+    /// Unpacks.
+    pub(super) const fn kind(self) -> Kind {
+        match self.0 & KIND {
+            KIND_FREE_HEAD => Kind::FreeHead {
+                order: (self.0 >> ORDER_SHIFT) as u8,
+            },
+            KIND_OWNED => Kind::Owned {
+                owner: DomId::new((self.0 >> OWNER_SHIFT) as u16),
+                is_allocated: self.0 & ALLOCATED != 0,
+                count: (self.0 & COUNT) as u32,
+            },
+            _ => Kind::Private,
+        }
+    }
+
+    /// Whether the frame heads a free block of exactly this order.
+    pub(super) fn is_free_head(self, order: u8) -> bool {
+        self == Self::new(Kind::FreeHead { order })
+    }
+
+    /// The word after an event, and what then is to be done.
+    pub(super) fn after(self, event: Event) -> Result<(Self, Effect), Refused> {
+        match (event, self.kind()) {
+            (Event::Assign(owner), Kind::Private) => Ok((
+                Self::new(Kind::Owned {
+                    owner,
+                    is_allocated: true,
+                    count: 1,
+                }),
+                Effect::None,
+            )),
+            (Event::Assign(_), _) => Err(Refused::NotPrivate),
+
+            // A frame that its domain has given back gains no references, so that it does become free one day.
+            (
+                Event::Acquire(domain),
+                Kind::Owned {
+                    owner,
+                    is_allocated: true,
+                    count,
+                },
+            ) if owner == domain => {
+                let count = count.checked_add(1).ok_or(Refused::TooManyReferences)?;
+                Ok((
+                    Self::new(Kind::Owned {
+                        owner,
+                        is_allocated: true,
+                        count,
+                    }),
+                    Effect::None,
+                ))
+            }
+            (
+                Event::GiveBack(domain),
+                Kind::Owned {
+                    owner,
+                    is_allocated: true,
+                    count,
+                },
+            ) if owner == domain => Self::less(owner, false, count),
+            (Event::Acquire(_) | Event::GiveBack(_), _) => Err(Refused::NotOwned),
+
+            // The last reference of an allocated frame is that of the allocation: only `GiveBack` ends it.
+            (
+                Event::Release,
+                Kind::Owned {
+                    owner,
+                    is_allocated,
+                    count,
+                },
+            ) if count > u32::from(is_allocated) => Self::less(owner, is_allocated, count),
+            (Event::Release, _) => Err(Refused::NoReference),
+        }
+    }
+
+    /// One reference less.
+    fn less(owner: DomId, is_allocated: bool, count: u32) -> Result<(Self, Effect), Refused> {
+        match count.checked_sub(1).ok_or(Refused::NoReference)? {
+            0 => Ok((Self::PRIVATE, Effect::Free)),
+            count => Ok((
+                Self::new(Kind::Owned {
+                    owner,
+                    is_allocated,
+                    count,
+                }),
+                Effect::None,
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: DomId = DomId::new(0);
+    const B: DomId = DomId::new(0x7fef);
+
+    fn owned(owner: DomId, is_allocated: bool, count: u32) -> Kind {
+        Kind::Owned {
+            owner,
+            is_allocated,
+            count,
+        }
+    }
+
+    fn all_kinds() -> Vec<Kind> {
+        let mut kinds = vec![Kind::Private];
+        kinds
+            .extend((0..=super::super::allocator::MAX_ORDER).map(|order| Kind::FreeHead { order }));
+        for owner in [A, B, DomId::new(u16::MAX)] {
+            for is_allocated in [false, true] {
+                kinds.extend(
+                    [1, 2, 3, u32::MAX - 1, u32::MAX]
+                        .map(|count| owned(owner, is_allocated, count)),
+                );
+            }
+        }
+        kinds
+    }
+
+    #[test]
+    fn every_kind_is_unpacked_as_it_was_packed_and_all_words_differ() {
+        let kinds = all_kinds();
+        for (at, &kind) in kinds.iter().enumerate() {
+            let word = OwnerWord::new(kind);
+            assert_eq!(OwnerWord::from_bits(word.bits()).kind(), kind);
+            assert!(
+                kinds[..at]
+                    .iter()
+                    .all(|&other| OwnerWord::new(other) != word),
+                "{kind:?}"
+            );
+        }
+        assert_eq!(OwnerWord::new(Kind::Private), OwnerWord::PRIVATE);
+        assert_eq!(OwnerWord::from_bits(0), OwnerWord::PRIVATE);
+    }
+
+    /// The same rules, written as a table instead of code.
+    fn wanted(kind: Kind, event: Event) -> Result<(Kind, Effect), Refused> {
+        let less = |owner, is_allocated, count| match count {
+            1 => Ok((Kind::Private, Effect::Free)),
+            _ => Ok((owned(owner, is_allocated, count - 1), Effect::None)),
+        };
+        match (kind, event) {
+            (Kind::Private, Event::Assign(to)) => Ok((owned(to, true, 1), Effect::None)),
+            (_, Event::Assign(_)) => Err(Refused::NotPrivate),
+            (Kind::Private | Kind::FreeHead { .. }, Event::Release) => Err(Refused::NoReference),
+            (Kind::Private | Kind::FreeHead { .. }, _) => Err(Refused::NotOwned),
+            (
+                Kind::Owned {
+                    is_allocated: true,
+                    count: 1,
+                    ..
+                },
+                Event::Release,
+            ) => Err(Refused::NoReference),
+            (
+                Kind::Owned {
+                    owner,
+                    is_allocated,
+                    count,
+                },
+                Event::Release,
+            ) => less(owner, is_allocated, count),
+            (
+                Kind::Owned {
+                    is_allocated: false,
+                    ..
+                },
+                _,
+            ) => Err(Refused::NotOwned),
+            (Kind::Owned { owner, .. }, Event::Acquire(domain) | Event::GiveBack(domain))
+                if owner != domain =>
+            {
+                Err(Refused::NotOwned)
+            }
+            (
+                Kind::Owned {
+                    count: u32::MAX, ..
+                },
+                Event::Acquire(_),
+            ) => Err(Refused::TooManyReferences),
+            (Kind::Owned { owner, count, .. }, Event::Acquire(_)) => {
+                Ok((owned(owner, true, count + 1), Effect::None))
+            }
+            (Kind::Owned { owner, count, .. }, Event::GiveBack(_)) => less(owner, false, count),
+        }
+    }
+
+    #[test]
+    fn every_event_in_every_state() {
+        for kind in all_kinds() {
+            for event in [
+                Event::Assign(A),
+                Event::Assign(B),
+                Event::Acquire(A),
+                Event::Acquire(B),
+                Event::Release,
+                Event::GiveBack(A),
+                Event::GiveBack(B),
+            ] {
+                let got = OwnerWord::new(kind)
+                    .after(event)
+                    .map(|(word, effect)| (word.kind(), effect));
+                assert_eq!(got, wanted(kind, event), "{event:?} on {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_free_head_is_of_one_order() {
+        let word = OwnerWord::new(Kind::FreeHead { order: 3 });
+        assert!(word.is_free_head(3));
+        assert!(!word.is_free_head(2) && !word.is_free_head(4));
+        assert!(!OwnerWord::PRIVATE.is_free_head(0));
+        assert!(!OwnerWord::new(owned(A, true, 1)).is_free_head(0));
+    }
+}
