@@ -109,21 +109,49 @@ pub fn run_machine(how: &How) -> Result<()> {
         .args(&how.qemu);
     if how.gdb {
         command.args(["-s", "-S"]);
-        say("waiting for a debugger: gdb target/oxen/oxen -ex 'target remote :1234'");
+        say(
+            "waiting for a debugger: gdb target/x86_64-unknown-none/image/oxen -ex 'target remote :1234'",
+        );
     }
+    let accel = if machine.accel == Accel::Kvm {
+        "KVM"
+    } else {
+        "TCG"
+    };
     say(format!(
-        "starting QEMU {} with {:?}; Ctrl-A X quits",
-        qemu.major, machine.accel
-    )
-    .to_lowercase());
+        "starting QEMU {} with {accel}; Ctrl-A X quits",
+        qemu.major
+    ));
     run(&mut command)
 }
 
 impl What {
+    /// Everything that is booted, built. What is wrong with the words is said before anything takes time.
     fn payload(&self) -> Result<Payload> {
         let command_line = match &self.cmdline {
             Some(words) => words.clone(),
             None => default_command_line(memory_mib(&self.memory)?),
+        };
+        let there = |path: &PathBuf| {
+            path.canonicalize()
+                .with_context(|| format!("cannot find {}", path.display()))
+        };
+        let words = self.kernel_cmdline.clone();
+        let (kernel, words, initrd) = match &self.kernel {
+            Some(kernel) => (
+                there(kernel)?,
+                words.unwrap_or_default(),
+                self.initrd.as_ref().map(there).transpose()?,
+            ),
+            None => {
+                let guest = guests::find(&self.guest)?;
+                guests::build()?;
+                (
+                    guest.kernel(),
+                    words.unwrap_or_else(|| guest.command_line.clone()),
+                    guest.initrd()?,
+                )
+            }
         };
         let built = match self.hypervisor {
             Hypervisor::Oxen => Some(image_build::build(if self.debug {
@@ -133,37 +161,7 @@ impl What {
             })?),
             Hypervisor::Xen => None,
         };
-        match &self.kernel {
-            Some(kernel) => {
-                let there = |path: &PathBuf| {
-                    path.canonicalize()
-                        .with_context(|| format!("cannot find {}", path.display()))
-                };
-                let initrd = self.initrd.as_ref().map(there).transpose()?;
-                payload(
-                    built.as_ref(),
-                    command_line,
-                    there(kernel)?,
-                    self.kernel_cmdline.clone().unwrap_or_default(),
-                    initrd,
-                )
-            }
-            None => {
-                let guest = guests::find(&self.guest)?;
-                guests::build()?;
-                let words = self
-                    .kernel_cmdline
-                    .clone()
-                    .unwrap_or_else(|| guest.command_line.clone());
-                payload(
-                    built.as_ref(),
-                    command_line,
-                    guest.kernel(),
-                    words,
-                    guest.initrd()?,
-                )
-            }
-        }
+        payload(built.as_ref(), command_line, kernel, words, initrd)
     }
 
     fn entry(&self) -> Entry {

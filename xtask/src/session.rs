@@ -39,6 +39,7 @@ pub struct Session {
     child: Child,
     output: Receiver<Vec<u8>>,
     log: File,
+    errors: PathBuf,
     monitor: PathBuf,
     text: String,
     seen: usize,
@@ -58,11 +59,11 @@ impl Session {
         ));
         command.args(["-display", "none", "-serial", "stdio", "-monitor"]);
         command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        let errors = File::create(log.with_extension("qemu.log"))?;
+        let errors = log.with_extension("qemu.log");
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(errors)
+            .stderr(File::create(&errors)?)
             .spawn()
             .context("cannot start QEMU")?;
         let mut console = child.stdout.take().context("QEMU has no output")?;
@@ -84,6 +85,7 @@ impl Session {
             child,
             output,
             log,
+            errors,
             monitor,
             text: String::new(),
             seen: 0,
@@ -136,7 +138,16 @@ impl Session {
                 return Ok(());
             }
             if self.ended {
-                bail!("the machine ended before {what}");
+                let errors = fs::read_to_string(&self.errors).unwrap_or_default();
+                bail!(
+                    "the machine ended before {what}{}{}",
+                    if errors.is_empty() {
+                        ""
+                    } else {
+                        "; QEMU says: "
+                    },
+                    errors.trim()
+                );
             }
             if Instant::now() >= self.deadline {
                 bail!("no sign of {what} within {} s", self.limit.as_secs());

@@ -176,8 +176,11 @@ impl Bench {
             Hypervisor::Xen => &test.expect_on_xen,
         })?;
         drop(session);
-        if let Medium::Iso(iso) = &machine.medium {
-            fs::remove_file(iso)?;
+        for kind in ["iso", "module", "vars.fd"] {
+            let file = output_dir()?.join(format!("{}.{kind}", machine.name));
+            if file.exists() {
+                fs::remove_file(file)?;
+            }
         }
         Ok(())
     }
