@@ -117,8 +117,8 @@ impl Guest {
         let vcpu = domain.vcpu(VcpuId::new(0)).unwrap();
         let state = vcpu.lock();
         let rest = format!(
-            "{cpu:?} {state:?} {:?} {:?} {:?}",
-            state.traps, domain.shutdown, domain.assists
+            "{cpu:?} {:?} {:?} {:?} {:?}",
+            *state, state.traps, domain.shutdown, domain.assists
         );
         bytes.extend(rest.bytes());
         bytes

@@ -36,13 +36,11 @@ pub fn add<'h>(
             .map_err(|_| AddDomainError::TooManyPorts)?;
     }
     let ports = PortRights::dom0(&all_hidden).map_err(|_| AddDomainError::TooManyPorts)?;
-    let domain = Domain::new(
-        DomId::DOM0,
-        Capabilities::all(),
-        ports,
-        built.shared_info,
-    );
-    domain.memory.frames.store(built.nr_pages, Ordering::Relaxed);
+    let domain = Domain::new(DomId::DOM0, Capabilities::all(), ports, built.shared_info);
+    domain
+        .memory
+        .frames
+        .store(built.nr_pages, Ordering::Relaxed);
     domain.memory.limit.store(built.nr_pages, Ordering::Relaxed);
     if built.has_extended_cr3 {
         domain.assists.set(VmAssist::PaeExtendedCr3, true);

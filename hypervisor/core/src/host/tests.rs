@@ -32,7 +32,7 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     let cpus = [0, 1].map(|id| machine.cpu(CpuId::new(id)));
     let settings = CommandLine::parse(&boot.command_line).settings;
     let mut kernel = boot.modules.pop();
-    let console = Console::new(&machine).unwrap();
+    let console = Console::new();
     let host = Host::new(machine, &cpus[0], &boot, settings, console).unwrap();
     let request = Request {
         kernel: &mut kernel,
@@ -67,10 +67,14 @@ fn two_machines_run_a_built_dom0_each() {
             regs.rax as i64
         };
         assert_eq!(call(regs, Hypercall::XenVersion, 0, 0), 0x0004_0011);
-        cpu.write_guest(GuestAddr::new(scratch), &[0_u32; 2]).unwrap();
+        cpu.write_guest(GuestAddr::new(scratch), &[0_u32; 2])
+            .unwrap();
         assert_eq!(call(regs, Hypercall::XenVersion, 6, scratch), 0);
         let [_, features] = cpu.read_guest::<[u32; 2]>(GuestAddr::new(scratch)).unwrap();
-        assert_eq!(features, 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 13 | 1 << 17);
+        assert_eq!(
+            features,
+            1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 13 | 1 << 17
+        );
         assert_eq!(call(regs, Hypercall::StackSwitch, 0, index as u64), 0);
         let mut idle = *regs;
         assert_eq!(entry::handle_hypercall(host, other, &mut idle), Next::Idle);
@@ -87,11 +91,20 @@ fn two_machines_run_a_built_dom0_each() {
 fn two_cpus_run_two_domains_at_once() {
     let guest = Guest::dom0();
     let neighbour = guest.neighbour();
-    let Guest { host, cpu, other_cpu, regs, .. } = guest;
+    let Guest {
+        host,
+        cpu,
+        other_cpu,
+        regs,
+        ..
+    } = guest;
+    // Each thread takes the CPU that it plays.
+    drop((cpu, other_cpu));
     std::thread::scope(|scope| {
-        for (cpu, mut regs, sp) in [(cpu, regs, 0x1000_u64), (other_cpu, neighbour.regs, 0x2000)] {
+        for (id, mut regs, sp) in [(0, regs, 0x1000_u64), (1, neighbour.regs, 0x2000)] {
             let host = &host;
             scope.spawn(move || {
+                let cpu = host.machine.cpu(CpuId::new(id));
                 for round in 0..500 {
                     regs.rax = Hypercall::StackSwitch.number();
                     (regs.rdi, regs.rsi) = (0, sp + round);
@@ -108,7 +121,10 @@ fn two_cpus_run_two_domains_at_once() {
         let domain = host.domains.get(id).unwrap();
         domain.vcpu(VcpuId::new(0)).unwrap().lock().kernel_stack.sp
     };
-    assert_eq!((sp(DomId::DOM0), sp(neighbour.domid)), (0x1000 + 499, 0x2000 + 499));
+    assert_eq!(
+        (sp(DomId::DOM0), sp(neighbour.domid)),
+        (0x1000 + 499, 0x2000 + 499)
+    );
 }
 
 #[test]
@@ -132,11 +148,23 @@ fn a_domain_that_is_refused_leaves_no_memory_behind() {
     };
     let host = &guest.host;
     let refused = |result: Result<DomainRef<'_>, AddDomainError>| result.map(|_| ()).unwrap_err();
-    assert_eq!(refused(host.add_domain(domain(0), [vcpu(0)])), AddDomainError::DomainNumber);
-    assert_eq!(refused(host.add_domain(domain(0x7ff0), [vcpu(0)])), AddDomainError::DomainNumber);
-    assert_eq!(refused(host.add_domain(domain(5), [vcpu(0), vcpu(2)])), AddDomainError::VcpuNumber);
+    assert_eq!(
+        refused(host.add_domain(domain(0), [vcpu(0)])),
+        AddDomainError::DomainNumber
+    );
+    assert_eq!(
+        refused(host.add_domain(domain(0x7ff0), [vcpu(0)])),
+        AddDomainError::DomainNumber
+    );
+    assert_eq!(
+        refused(host.add_domain(domain(5), [vcpu(0), vcpu(2)])),
+        AddDomainError::VcpuNumber
+    );
     let many = (0..=128).map(vcpu);
-    assert_eq!(refused(host.add_domain(domain(5), many)), AddDomainError::VcpuNumber);
+    assert_eq!(
+        refused(host.add_domain(domain(5), many)),
+        AddDomainError::VcpuNumber
+    );
     assert_eq!(host.frames.statistics().free, free);
     assert!(host.add_domain(domain(5), [vcpu(0), vcpu(1)]).is_ok());
     assert!(host.frames.statistics().free < free);

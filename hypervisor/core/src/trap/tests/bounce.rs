@@ -105,11 +105,7 @@ fn i24_a_handler_begins_with_clean_flags_and_flat_selectors() {
     assert_eq!((guest.regs.cs, guest.regs.ss), (0xe033, 0xe02b));
     let frame: [u64; 7] = guest.get(guest.regs.rsp);
     assert_eq!(frame[3], 0x1_0000_1234);
-    assert_eq!(
-        frame[4],
-        !0x3200,
-        "IF is the mask, IOPL is not shown"
-    );
+    assert_eq!(frame[4], !0x3200, "IF is the mask, IOPL is not shown");
 }
 
 #[test]

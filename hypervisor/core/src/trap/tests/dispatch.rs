@@ -269,7 +269,10 @@ fn what_is_emulated_goes_on_behind_the_instruction() {
     (guest.regs.rip, guest.regs.rax, guest.regs.rcx) = (CODE, 0x4000_0000, 0);
     assert_eq!(guest.exception(6, 0), Next::Guest);
     assert_eq!(guest.regs.rip, CODE + 7);
-    assert_eq!(guest.regs.rbx as u32, 0x566e_6558, "the signature of the ABI");
+    assert_eq!(
+        guest.regs.rbx as u32, 0x566e_6558,
+        "the signature of the ABI"
+    );
     // `wrmsr` of the kernel's GS base.
     guest.put(CODE, &[0x0f_u8, 0x30]);
     (guest.regs.rip, guest.regs.rcx) = (CODE, 0xc000_0101);
