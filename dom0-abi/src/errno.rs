@@ -139,3 +139,20 @@ impl core::fmt::Display for Errno {
 }
 
 impl core::error::Error for Errno {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_survives_the_return_register() {
+        for &error in Errno::ALL {
+            assert!(error.as_return() < 0);
+            assert_eq!(error.as_register() as i64, error.as_return());
+            assert_eq!(Errno::from_return(error.as_return()), Some(error));
+        }
+        for not_an_error in [0, 1, 22, -15, -256, i64::MIN, i64::MAX] {
+            assert_eq!(Errno::from_return(not_an_error), None);
+        }
+    }
+}

@@ -293,3 +293,32 @@ macro_rules! abi_constants {
 }
 
 pub(crate) use {abi_constants, abi_enum, abi_flags, abi_structs, union_bytes};
+
+#[cfg(test)]
+mod tests {
+    use crate::domctl::{Domctl, MaxMem};
+    use crate::handle::GuestHandle;
+    use crate::{addr::GuestAddr, xen::MmuUpdate};
+
+    #[test]
+    fn a_variant_is_read_and_written_at_the_start_of_its_union() {
+        let mut op = Domctl {
+            u: [0xee; 128],
+            ..Domctl::zeroed()
+        };
+        op.set_variant(&MaxMem { max_memkb: 0x0102 });
+        assert_eq!(op.u[..9], [2, 1, 0, 0, 0, 0, 0, 0, 0xee]);
+        assert_eq!(op.variant::<MaxMem>().max_memkb, 0x0102);
+    }
+
+    #[test]
+    fn a_handle_steps_by_its_target_and_never_wraps() {
+        let handle = GuestHandle::<MmuUpdate>::new(GuestAddr::new(0x1000));
+        assert_eq!(
+            handle.element(3).map(|next| next.addr().get()),
+            Some(0x1030)
+        );
+        assert_eq!(handle.element(u64::MAX / 16), None);
+        assert_eq!(handle.element(u64::MAX), None);
+    }
+}

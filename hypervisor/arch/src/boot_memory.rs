@@ -193,6 +193,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "safe code, and hundreds of ranges take an interpreter too long"
+    )]
     fn too_many_ranges_lose_the_smallest() {
         let mut memory = memory(&[(0x100, 0x10_0000)]);
         for n in 1..2 * BootMemory::CAPACITY as u64 {
@@ -224,12 +228,13 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 8 } else { 512 },
+            cases: 512,
             failure_persistence: None,
             ..ProptestConfig::default()
         })]
 
         #[test]
+        #[cfg_attr(miri, ignore = "safe code, and the set takes an interpreter too long")]
         fn it_agrees_with_a_set_of_frames(
             ram in prop::collection::vec((0..0x300u64, 0..0x100u64), 0..8),
             steps in prop::collection::vec(step(), 0..40),

@@ -16,6 +16,8 @@ pub mod frame_bits;
 pub mod guest_range;
 pub mod memory_map;
 pub mod registers;
+pub mod scratch;
+pub mod slot;
 pub mod sync;
 
 #[cfg(target_os = "none")]

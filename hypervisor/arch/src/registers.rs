@@ -1,6 +1,11 @@
 //! What goes into and comes out of the registers of a CPU.
 #![forbid(unsafe_code)]
 
+/// `entry_vector` of registers that came by `syscall` from 64-bit code.
+pub const ENTRY_SYSCALL: u32 = 0x100;
+/// `entry_vector` of registers that came by `syscall` from 32-bit code.
+pub const ENTRY_SYSCALL32: u32 = 0x101;
+
 /// The answer of `CPUID`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct CpuidResult {

@@ -16,6 +16,12 @@ pub mod cmdline;
 pub mod console;
 pub mod domain;
 pub mod frame;
+pub mod guest_access;
+pub mod host;
+pub mod hypercall;
 pub mod policy;
 pub mod trap;
 pub mod version;
+
+#[cfg(test)]
+mod testing;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::MemoryKind::{AcpiNvs, AcpiReclaimable, Ram, Reserved, Unusable};
 use super::*;
 
-const CASES: u32 = if cfg!(miri) { 8 } else { 512 };
+const CASES: u32 = if cfg!(miri) { 2 } else { 512 };
 
 fn map(ranges: &[(u64, u64, MemoryKind)]) -> MemoryMap {
     let mut map = MemoryMap::new();
@@ -113,6 +113,10 @@ fn the_limit_withholds_what_is_above() {
 }
 
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "safe code, and hundreds of ranges take an interpreter too long"
+)]
 fn a_full_map_loses_ram_and_nothing_else() {
     // Every second page is RAM, so that nothing merges.
     let mut map = MemoryMap::new();
@@ -209,6 +213,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "safe code, and hundreds of ranges take an interpreter too long")]
     fn an_overfull_map_never_calls_a_page_ram_that_is_not(
         ranges in prop::collection::vec((0..0x400_000u64, 1..0x3000u64, kind()), 200..400),
     ) {

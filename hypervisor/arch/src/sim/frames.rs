@@ -3,6 +3,7 @@
 //! Frames come into being when they are first used, so that a machine of 20 GiB costs what is touched of it. Memory that
 //! nobody wrote holds garbage, because real memory does, and what forgets to scrub shall be found.
 
+use core::ops::Range;
 use std::boxed::Box;
 use std::sync::OnceLock;
 use std::vec::Vec;
@@ -48,9 +49,8 @@ impl Frames {
         self.ram.iter().any(|range| range.contains(mfn))
     }
 
-    /// The word that holds the byte at `at`; `None` where there is no memory.
-    pub(super) fn word(&self, at: Maddr) -> Option<&AtomicU64> {
-        let mfn = at.mfn();
+    /// The frame's words; `None` where there is no memory.
+    fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         if !self.is_ram(mfn) {
             return None;
         }
@@ -59,47 +59,50 @@ impl Frames {
             .chunks
             .get(index / CHUNK)?
             .get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
-        let frame = chunk[index % CHUNK]
-            .get_or_init(|| Box::new([const { AtomicU64::new(GARBAGE) }; WORDS]));
-        frame.get(at.offset() / 8)
+        let garbage = || Box::new([const { AtomicU64::new(GARBAGE) }; WORDS]);
+        Some(chunk.get(index % CHUNK)?.get_or_init(garbage))
+    }
+
+    /// The word that holds the byte at `at`; `None` where there is no memory.
+    pub(super) fn word(&self, at: Maddr) -> Option<&AtomicU64> {
+        self.frame(at.mfn())?.get(at.offset() / 8)
     }
 
     /// Reads bytes that do not cross the end of a frame. Where there is no memory all bits are ones.
     pub(super) fn read(&self, at: Maddr, into: &mut [u8]) {
-        for (at, part) in words(at, into.len()) {
-            let word = self
-                .word(at)
-                .map_or(u64::MAX, |word| word.load(Ordering::Relaxed))
-                .to_le_bytes();
-            let first = at.offset() % 8;
-            into[part.clone()].copy_from_slice(&word[first..first + part.len()]);
+        let Some(frame) = self.frame(at.mfn()) else {
+            return into.fill(0xff);
+        };
+        for (word, first, part) in words(frame, at.offset(), into.len()) {
+            let bytes = word.load(Ordering::Relaxed).to_le_bytes();
+            into[part.clone()].copy_from_slice(&bytes[first..first + part.len()]);
         }
     }
 
     /// Writes bytes that do not cross the end of a frame. Where there is no memory they are lost.
     pub(super) fn write(&self, at: Maddr, from: &[u8]) {
-        for (at, part) in words(at, from.len()) {
-            let Some(word) = self.word(at) else { continue };
-            let first = at.offset() % 8;
-            let replace = |old: u64| {
-                let mut bytes = old.to_le_bytes();
-                bytes[first..first + part.len()].copy_from_slice(&from[part.clone()]);
-                u64::from_le_bytes(bytes)
-            };
-            if part.len() == 8 {
-                word.store(replace(0), Ordering::Relaxed);
-            } else {
-                // The other bytes of the word belong to somebody else.
-                update(word, Ordering::Relaxed, replace);
+        let Some(frame) = self.frame(at.mfn()) else {
+            return;
+        };
+        for (word, first, part) in words(frame, at.offset(), from.len()) {
+            let part = &from[part];
+            if let Ok(whole) = part.try_into() {
+                word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+                continue;
             }
+            // The other bytes of the word belong to somebody else.
+            update(word, Ordering::Relaxed, |old| {
+                let mut bytes = old.to_le_bytes();
+                bytes[first..first + part.len()].copy_from_slice(part);
+                u64::from_le_bytes(bytes)
+            });
         }
     }
 
     /// Makes all frames of the range zeros.
     pub(super) fn zero(&self, range: MfnRange) {
-        range
-            .iter()
-            .for_each(|mfn| self.write(mfn.start(), &[0; PAGE_SIZE]));
+        let words = range.iter().filter_map(|mfn| self.frame(mfn)).flatten();
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
@@ -110,12 +113,21 @@ pub(super) fn update(word: &AtomicU64, order: Ordering, mut by: impl FnMut(u64) 
     }
 }
 
-/// The words that hold `len` bytes from `at` on: the address of the first byte in each, and which of the bytes it holds.
-fn words(at: Maddr, len: usize) -> impl Iterator<Item = (Maddr, core::ops::Range<usize>)> {
-    let first = at.offset() % 8;
-    (0..(first + len).div_ceil(8)).map(move |n| {
-        let start = (n * 8).saturating_sub(first);
-        let end = (n * 8 + 8 - first).min(len);
-        (Maddr::new(at.get().wrapping_add(start as u64)), start..end)
-    })
+/// The words of a frame that hold `len` bytes from an offset on; of each the first byte that is meant, and which of the
+/// bytes it holds.
+fn words(
+    frame: &Frame,
+    offset: usize,
+    len: usize,
+) -> impl Iterator<Item = (&AtomicU64, usize, Range<usize>)> {
+    let lead = offset % 8;
+    frame[offset / 8..]
+        .iter()
+        .take((lead + len).div_ceil(8))
+        .enumerate()
+        .map(move |(n, word)| {
+            let start = (n * 8).saturating_sub(lead);
+            let end = (n * 8 + 8 - lead).min(len);
+            (word, if n == 0 { lead } else { 0 }, start..end)
+        })
 }

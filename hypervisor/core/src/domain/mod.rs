@@ -1,3 +1,172 @@
-//! Domains and their vCPUs.
+//! Domains: what a guest is given, and what it is to the host.
+//!
+//! A domain's own fields change by atomics alone; what belongs to one of its vCPUs is behind that vCPU's lock.
 
+pub mod builder;
+pub mod dom0;
 pub mod privileged_state;
+pub mod shutdown;
+pub mod table;
+pub mod trap_table;
+pub mod upcall;
+pub mod vcpu;
+
+use arrayvec::ArrayVec;
+use bitflags::bitflags;
+use dom0_abi::addr::Mfn;
+use dom0_abi::errno::Errno;
+use dom0_abi::ids::{DomId, DomainHandle, Port, VcpuId};
+use dom0_abi::xen::{SharedInfo, VmAssist};
+use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
+use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+
+use crate::policy::ports::PortRights;
+use shutdown::Shutdown;
+use vcpu::Vcpu;
+
+/// The most vCPUs that a domain can have.
+pub const MAX_VCPUS: usize = 128;
+
+/// Ports of the two-level event channels. ABI: `public/event_channel.h`, `EVTCHN_2L_NR_CHANNELS`.
+#[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
+pub const TWO_LEVEL_PORTS: u32 = 4096;
+
+bitflags! {
+    /// What a domain may do beyond itself. None is implied by another or by a domain's number.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Capabilities: u32 {
+        /// Makes, controls and inspects domains, and reads what is the host's.
+        const CONTROL = 1 << 0;
+        /// Owns devices, ports and interrupts. When it ends, the host ends.
+        const HARDWARE = 1 << 1;
+        /// Writes to the host's console and reads from it.
+        const CONSOLE = 1 << 2;
+    }
+}
+
+/// One domain.
+#[derive(Debug)]
+pub struct Domain {
+    /// Its number.
+    pub id: DomId,
+    /// What it may do beyond itself.
+    pub capabilities: Capabilities,
+    /// The UUID that its toolstack gave it.
+    pub handle: DomainHandle,
+    /// The page that it shares with the hypervisor.
+    pub shared_info: Mfn,
+    /// The behaviours that it switched on.
+    pub assists: Assists,
+    /// Whether and why it ended.
+    pub shutdown: Shutdown,
+    /// The I/O ports that it may reach.
+    pub ports: PortRights,
+    /// How much memory it has.
+    pub memory: MemoryAccount,
+    vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
+}
+
+impl Domain {
+    /// Makes a domain that has no vCPU yet and runs nowhere.
+    pub fn new(id: DomId, capabilities: Capabilities, ports: PortRights, shared_info: Mfn) -> Self {
+        Self {
+            id,
+            capabilities,
+            handle: [0; 16],
+            shared_info,
+            assists: Assists(AtomicU64::new(0)),
+            shutdown: Shutdown::new(),
+            ports,
+            memory: MemoryAccount::default(),
+            vcpus: ArrayVec::new(),
+        }
+    }
+
+    /// Adds the vCPU of the next number; refused, with the vCPU, if there are too many or it has another number.
+    pub fn add_vcpu(&mut self, vcpu: FrameBox<Vcpu>) -> Result<(), FrameBox<Vcpu>> {
+        if usize::try_from(vcpu.id.get()) != Ok(self.vcpus.len()) {
+            return Err(vcpu);
+        }
+        self.vcpus
+            .try_push(vcpu)
+            .map_err(arrayvec::CapacityError::element)
+    }
+
+    /// Takes all vCPUs out again, to give their memory back.
+    pub fn take_vcpus(&mut self) -> ArrayVec<FrameBox<Vcpu>, MAX_VCPUS> {
+        self.vcpus.take()
+    }
+
+    /// The vCPU of this number.
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
+        self.vcpus
+            .get(usize::try_from(id.get()).ok()?)
+            .map(|vcpu| &**vcpu)
+    }
+
+    /// All vCPUs, in the order of their numbers.
+    pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
+        self.vcpus.iter().map(|vcpu| &**vcpu)
+    }
+
+    /// Whether the port's bit in the shared page is set. `EINVAL`: no such port.
+    pub fn is_port_pending(&self, mem: &PhysMem, port: Port) -> Result<bool, Errno> {
+        const BITS: usize = core::mem::offset_of!(SharedInfo, evtchn_pending);
+        if port.get() >= TWO_LEVEL_PORTS {
+            return Err(Errno::EINVAL);
+        }
+        let word = (port.get() / 64) as usize;
+        let at = self.shared_info.at(BITS.wrapping_add(word.wrapping_mul(8)));
+        let bits = mem.load_u64(at).map_err(|BadFrame| Errno::EFAULT)?;
+        Ok(bits & 1_u64.wrapping_shl(port.get()) != 0)
+    }
+
+    /// Why the last NMI came, as the shared page says it.
+    pub fn nmi_reason(&self, mem: &PhysMem) -> Result<u64, BadFrame> {
+        mem.load_u64(self.shared_info.at(Self::NMI_REASON))
+    }
+
+    /// Adds to the reasons of the last NMI.
+    pub fn add_nmi_reason(&self, mem: &PhysMem, reason: u64) -> Result<(), BadFrame> {
+        mem.fetch_or_u64(self.shared_info.at(Self::NMI_REASON), reason)
+            .map(|_| ())
+    }
+
+    const NMI_REASON: usize = core::mem::offset_of!(SharedInfo, arch)
+        + core::mem::offset_of!(dom0_abi::arch::ArchSharedInfo, nmi_reason);
+}
+
+/// The behaviours that a domain switched on by `vm_assist`, as a bit map of the ABI's numbers.
+#[derive(Debug)]
+pub struct Assists(AtomicU64);
+
+impl Assists {
+    /// Switches one on or off.
+    pub fn set(&self, assist: VmAssist, on: bool) {
+        let bit = 1_u64.wrapping_shl(assist.get());
+        if on {
+            self.0.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one is on.
+    pub fn contains(&self, assist: VmAssist) -> bool {
+        self.bits() & 1_u64.wrapping_shl(assist.get()) != 0
+    }
+
+    /// The map.
+    pub fn bits(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many frames a domain has, and how many it may have.
+#[derive(Debug, Default)]
+pub struct MemoryAccount {
+    /// Frames that it has.
+    pub frames: AtomicU64,
+    /// The most that it may have.
+    pub limit: AtomicU64,
+}

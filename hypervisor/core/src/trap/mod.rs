@@ -1,4 +1,33 @@
-//! What happens when a guest leaves guest mode by an exception.
+//! What happens between a guest's leaving guest mode and its coming back.
+//!
+//! [`entry`] is what the image calls. An entry is handled ([`dispatch`], [`crate::hypercall`]); what it leaves for the guest
+//! waits in one slot of the vCPU, the [`Injection`]; [`return_path`] delivers that, NMIs and events by a [`bounce`], and
+//! says whether there is a guest to return to.
 
+pub mod bounce;
+pub mod crash;
+pub mod dispatch;
 pub mod emulate;
+pub mod entry;
 pub mod exception;
+pub mod flags;
+pub mod iret;
+pub mod mode;
+pub mod return_path;
+
+#[cfg(test)]
+mod tests;
+
+use crate::domain::vcpu::Callback;
+use exception::Exception;
+
+/// What is to be delivered to a guest before it executes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injection {
+    /// An exception.
+    Exception(Exception),
+    /// `int` of a vector that the guest's table opens to it.
+    SoftInterrupt(u8),
+    /// `syscall` of user code, to the callback that is registered for it.
+    Syscall(Callback),
+}

@@ -200,6 +200,20 @@ fn a_mapping_of_a_private_frame_is_a_broken_invariant() {
     read(&cpu, 0x1000);
 }
 
+#[test]
+fn one_guest_write_can_be_made_to_fail() {
+    let mut bench = Bench::new(1, 1);
+    let (root, page) = (bench.frame(), bench.page(0));
+    bench.map(root, 0x1000, page, FULL);
+    let cpu = bench.cpu();
+    cpu.load_root(root);
+    bench.machine.fail_guest_write(2);
+    assert_eq!(
+        [1, 2, 3].map(|value| write(&cpu, 0x1000, value)),
+        [true, false, true]
+    );
+}
+
 /// Walks anew, without cache, flags or anything shared with the model.
 fn naive(bench: &Bench, root: Mfn, address: u64, write: bool) -> Option<Mfn> {
     let mut table = root;

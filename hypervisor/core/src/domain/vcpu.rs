@@ -1,0 +1,213 @@
+//! Virtual CPUs.
+//!
+//! The state of a vCPU has one lock, rank `Vcpu`. The CPU that runs it takes the lock when the guest enters the hypervisor
+//! and gives it back before the guest goes on or the CPU sleeps; nobody else needs it to send an event or an NMI.
+
+use core::fmt;
+
+use dom0_abi::addr::{Maddr, Mfn};
+use dom0_abi::arch::CpuUserRegs;
+use dom0_abi::ids::{Port, VcpuId};
+use oxen_arch::FpuArea;
+use oxen_arch::sync::atomic::{AtomicBool, Ordering};
+use oxen_arch::sync::{Guard, Rank, SpinLock};
+
+use super::privileged_state::PrivilegedState;
+use super::trap_table::TrapTable;
+use super::upcall::Upcall;
+use crate::trap::Injection;
+
+/// One vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Its number.
+    pub id: VcpuId,
+    /// Events.
+    pub upcall: Upcall,
+    nmi_pending: AtomicBool,
+    state: SpinLock<VcpuState>,
+}
+
+impl Vcpu {
+    /// Makes a vCPU that was never run. `info` is where its `vcpu_info` is.
+    pub const fn new(id: VcpuId, info: Maddr, state: VcpuState) -> Self {
+        Self {
+            id,
+            upcall: Upcall::new(info),
+            nmi_pending: AtomicBool::new(false),
+            state: SpinLock::new(Rank::Vcpu, state),
+        }
+    }
+
+    /// Locks the state.
+    pub fn lock(&self) -> Guard<'_, VcpuState> {
+        self.state.lock()
+    }
+
+    /// Sends an NMI; one that was sent before and is not delivered yet is the same.
+    pub fn send_nmi(&self) {
+        self.nmi_pending.store(true, Ordering::Release);
+    }
+
+    /// Whether an NMI waits for delivery.
+    pub fn has_nmi(&self) -> bool {
+        self.nmi_pending.load(Ordering::Acquire)
+    }
+
+    /// Takes the waiting NMI for delivery.
+    pub fn take_nmi(&self) -> bool {
+        self.nmi_pending.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// Everything that only the CPU that runs a vCPU touches.
+pub struct VcpuState {
+    /// Registers, while it is on no CPU; otherwise they are where the entry stub put them.
+    pub regs: CpuUserRegs,
+    /// Kernel or user.
+    pub mode: GuestMode,
+    /// Handlers of exceptions and of `int`.
+    pub traps: TrapTable,
+    /// The other entry points.
+    pub callbacks: Callbacks,
+    /// Where the kernel is entered from user mode.
+    pub kernel_stack: KernelStack,
+    /// The root that kernel mode runs on.
+    pub root: Mfn,
+    /// The root that user mode runs on, once the kernel gave one.
+    pub user_root: Option<Mfn>,
+    /// Segment bases, while it is on no CPU.
+    pub bases: SegmentBases,
+    /// Control and debug registers.
+    pub privileged: PrivilegedState,
+    /// FPU registers, while it is on no CPU.
+    pub fpu: FpuArea,
+    /// An NMI was delivered and its handler has not ended by `iret` yet.
+    pub in_nmi: bool,
+    /// What is to be delivered before the guest executes anything. One at most: the entry that caused it delivers it.
+    pub injection: Option<Injection>,
+    /// Whether it runs.
+    pub run: RunState,
+}
+
+impl VcpuState {
+    /// The state of a vCPU whose first instruction is described by `regs` and which runs on `root`.
+    pub const fn new(regs: CpuUserRegs, root: Mfn, privileged: PrivilegedState) -> Self {
+        Self {
+            regs,
+            mode: GuestMode::Kernel,
+            traps: TrapTable::EMPTY,
+            callbacks: Callbacks::NONE,
+            kernel_stack: KernelStack { ss: 0, sp: 0 },
+            root,
+            user_root: None,
+            bases: SegmentBases {
+                fs: 0,
+                gs_kernel: 0,
+                gs_user: 0,
+            },
+            privileged,
+            fpu: FpuArea::new(),
+            in_nmi: false,
+            injection: None,
+            run: RunState::Running,
+        }
+    }
+}
+
+impl fmt::Debug for VcpuState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VcpuState")
+            .field("mode", &self.mode)
+            .field("root", &self.root)
+            .field("callbacks", &self.callbacks)
+            .field("injection", &self.injection)
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Both run in ring 3 of the CPU; which of them runs is known here alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestMode {
+    /// The guest's kernel: it may make hypercalls.
+    Kernel,
+    /// The guest's user code.
+    User,
+}
+
+/// Whether a vCPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It does, or would if a CPU were free.
+    Running,
+    /// It sleeps until an event or an NMI can be delivered.
+    Blocked,
+    /// It sleeps until that, or until this port is pending; with no port, until any event is pending.
+    Polling(Option<Port>),
+    /// It was never started, or stopped.
+    Offline,
+}
+
+/// An entry point that the kernel registered. The address is canonical; 0 means that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// Where it begins.
+    pub address: u64,
+    /// Whether it is entered with events masked.
+    pub masks_events: bool,
+}
+
+impl Callback {
+    /// None is registered.
+    pub const NONE: Self = Self {
+        address: 0,
+        masks_events: false,
+    };
+}
+
+/// All entry points beside those of the trap table, where the one for NMIs is too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Callbacks {
+    /// For events, always entered with events masked.
+    pub event: u64,
+    /// For selectors that cannot be loaded.
+    pub failsafe: Callback,
+    /// For `syscall` of 64-bit user code.
+    pub syscall: Callback,
+    /// For `syscall` of 32-bit code.
+    pub syscall32: Callback,
+    /// For `sysenter`.
+    pub sysenter: Callback,
+}
+
+impl Callbacks {
+    /// None is registered.
+    pub const NONE: Self = Self {
+        event: 0,
+        failsafe: Callback::NONE,
+        syscall: Callback::NONE,
+        syscall32: Callback::NONE,
+        sysenter: Callback::NONE,
+    };
+}
+
+/// Where the kernel is entered from user mode. The selector is reported back and never loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelStack {
+    /// Selector.
+    pub ss: u16,
+    /// Stack pointer.
+    pub sp: u64,
+}
+
+/// Segment bases; each is canonical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentBases {
+    /// Of FS.
+    pub fs: u64,
+    /// Of GS in kernel mode.
+    pub gs_kernel: u64,
+    /// Of GS in user mode.
+    pub gs_user: u64,
+}

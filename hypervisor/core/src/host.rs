@@ -1,0 +1,245 @@
+//! The whole hypervisor of one machine. Everything hangs off this; nothing is static, so that many machines fit into a
+//! process. On the metal the image holds the only one.
+
+mod debug_keys;
+
+use core::fmt;
+
+use arrayvec::ArrayString;
+use dom0_abi::arch::CpuUserRegs;
+use dom0_abi::ids::{DomId, VcpuId};
+use oxen_arch::boot::{BootInfo, CpuId};
+use oxen_arch::memory::{BootSlice, PhysMem};
+use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::{Cpu, Machine};
+
+use crate::cmdline::CommandLine;
+use crate::console::{Console, Input, Out};
+use crate::domain::Domain;
+use crate::domain::table::{DomainRef, DomainTable};
+use crate::domain::vcpu::Vcpu;
+use crate::error;
+use crate::frame::Frames;
+use crate::policy::cpuid::{CpuidPolicy, HostFacts};
+use crate::policy::msr::MsrPolicy;
+use crate::trap::return_path::{HostEnd, Wish};
+
+/// The hypervisor of one machine.
+pub struct Host {
+    /// The machine.
+    pub machine: Machine,
+    /// Its memory, by frame.
+    pub frames: Frames,
+    /// All domains.
+    pub domains: DomainTable,
+    /// The log, and the console of the control domain.
+    pub console: Console,
+    /// What guests see of CPUID.
+    pub cpuid: CpuidPolicy,
+    /// What guests see of model-specific registers.
+    pub msrs: MsrPolicy,
+    /// What the command line says.
+    pub settings: CommandLine,
+    command_line: ArrayString<2048>,
+    pcpus: BootSlice<Pcpu>,
+}
+
+/// What a host cannot begin without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostError {
+    /// There is too little memory for the tables that are made at boot.
+    NoMemory,
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemory => f.write_str("too little memory for the tables of the hypervisor"),
+        }
+    }
+}
+
+impl Host {
+    /// Takes over a machine, on `cpu`: makes the tables that live for ever, then hands all other memory to the frame
+    /// allocator. `console` may hold lines already.
+    pub fn new(
+        machine: Machine,
+        cpu: &Cpu,
+        boot: &BootInfo,
+        settings: CommandLine,
+        console: Console,
+    ) -> Result<Self, HostError> {
+        let domains = DomainTable::new(&machine).ok_or(HostError::NoMemory)?;
+        let pcpus = machine
+            .boot_slice(machine.nr_cpus(), |_| Pcpu::default())
+            .ok_or(HostError::NoMemory)?;
+        let frames = Frames::new(&machine).ok_or(HostError::NoMemory)?;
+        let facts = HostFacts {
+            tsc_khz: machine.tsc_khz(),
+            max_mfn: machine.max_mfn(),
+        };
+        let cpuid = CpuidPolicy::derive(&facts, |leaf, subleaf| cpu.cpuid(leaf, subleaf));
+        let msrs = MsrPolicy::derive(&cpuid, |msr| cpu.read_msr(msr));
+        Ok(Self {
+            machine,
+            frames,
+            domains,
+            cpuid,
+            msrs,
+            console,
+            settings,
+            command_line: boot.command_line,
+            pcpus,
+        })
+    }
+
+    /// The machine's memory.
+    pub fn mem(&self) -> &PhysMem {
+        self.machine.mem()
+    }
+
+    /// The command line, as the loader gave it.
+    pub fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    /// The console, for a CPU that has something to say now.
+    pub fn out(&self, cpu: &Cpu) -> Out<'_> {
+        self.console.on(&self.machine, cpu.tsc())
+    }
+
+    /// The record of a CPU.
+    pub fn pcpu(&self, cpu: &Cpu) -> Option<&Pcpu> {
+        self.pcpu_of(cpu.id())
+    }
+
+    /// The record of the CPU of this number.
+    pub fn pcpu_of(&self, id: CpuId) -> Option<&Pcpu> {
+        self.pcpus.get(usize::try_from(id.get()).ok()?)
+    }
+
+    /// Makes a domain with its vCPUs and makes it known. On failure there is no such domain, and no memory is lost.
+    pub fn add_domain(
+        &self,
+        mut domain: Domain,
+        vcpus: impl IntoIterator<Item = Vcpu>,
+    ) -> Result<DomainRef<'_>, AddDomainError> {
+        for vcpu in vcpus {
+            if let Err(error) = self.add_vcpu(&mut domain, vcpu) {
+                self.release_vcpus(&mut domain);
+                return Err(error);
+            }
+        }
+        let placed = match self.frames.place(self.mem(), domain) {
+            Ok(placed) => placed,
+            Err(mut domain) => {
+                self.release_vcpus(&mut domain);
+                return Err(AddDomainError::NoMemory);
+            }
+        };
+        self.domains.insert(placed).map_err(|mut refused| {
+            self.release_vcpus(&mut refused);
+            self.frames.unplace(refused);
+            AddDomainError::DomainNumber
+        })
+    }
+
+    fn add_vcpu(&self, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
+        let placed = self
+            .frames
+            .place(self.mem(), vcpu)
+            .map_err(|_| AddDomainError::NoMemory)?;
+        domain.add_vcpu(placed).map_err(|refused| {
+            self.frames.unplace(refused);
+            AddDomainError::VcpuNumber
+        })
+    }
+
+    fn release_vcpus(&self, domain: &mut Domain) {
+        for vcpu in domain.take_vcpus() {
+            self.frames.unplace(vcpu);
+        }
+    }
+
+    /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
+    pub fn interrupt(&self, cpu: &Cpu, regs: Option<&CpuUserRegs>) {
+        while let Some(byte) = self.machine.serial_read() {
+            if let Input::Key(key) = self.out(cpu).input(byte) {
+                debug_keys::pressed(self, cpu, regs, key);
+            }
+        }
+    }
+
+    /// Ends the host. Who asked for it by `noreboot` finds the machine standing still instead of starting again.
+    pub fn end(&self, cpu: &Cpu, end: HostEnd) -> ! {
+        let noreboot = self.settings.noreboot;
+        let what = match end.wish() {
+            Wish::Restart => "restarting",
+            Wish::PowerOff | Wish::RestartUnlessAsked if noreboot => "halting",
+            Wish::PowerOff => "switching off",
+            Wish::RestartUnlessAsked => "restarting",
+        };
+        error!(self.out(cpu), "{end}: {what}");
+        match end.wish() {
+            Wish::PowerOff | Wish::RestartUnlessAsked if noreboot => self.machine.halt(),
+            Wish::PowerOff => self.machine.power_off(),
+            Wish::Restart | Wish::RestartUnlessAsked => self.machine.reboot(),
+        }
+    }
+}
+
+/// Why a domain was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddDomainError {
+    /// There is no memory for it.
+    NoMemory,
+    /// Its number is taken or too large.
+    DomainNumber,
+    /// A vCPU's number is not the next one, or there are too many.
+    VcpuNumber,
+    /// There are more ports to hide from it than a domain's rights can list.
+    TooManyPorts,
+}
+
+/// What a physical CPU does.
+#[derive(Debug)]
+pub struct Pcpu {
+    /// Domain and vCPU, see [`Pcpu::encode`].
+    running: AtomicU64,
+}
+
+/// A CPU that runs no vCPU.
+const NOTHING: u64 = u64::MAX;
+
+impl Default for Pcpu {
+    fn default() -> Self {
+        Self {
+            running: AtomicU64::new(NOTHING),
+        }
+    }
+}
+
+impl Pcpu {
+    /// The vCPU that it runs.
+    pub fn running(&self) -> Option<(DomId, VcpuId)> {
+        match self.running.load(Ordering::Acquire) {
+            NOTHING => None,
+            word => Some((DomId::new((word >> 32) as u16), VcpuId::new(word as u32))),
+        }
+    }
+
+    /// Makes it run a vCPU; `false` if it runs one already.
+    pub fn run(&self, domain: DomId, vcpu: VcpuId) -> bool {
+        let word = Self::encode(domain, vcpu);
+        self.running
+            .compare_exchange(NOTHING, word, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    const fn encode(domain: DomId, vcpu: VcpuId) -> u64 {
+        (domain.get() as u64) << 32 | vcpu.get() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

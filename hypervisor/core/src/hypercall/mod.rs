@@ -1,0 +1,119 @@
+//! Hypercalls: entry stub → [`table`] → typed [`decode`] → the family's file.
+//!
+//! A handler gets the caller's context and owned, typed arguments, and returns a value, an error, or the rest of the call
+//! as a [`Continuation`]. It never touches rax; no register of the caller but rax changes unless the call's meaning is to
+//! change them.
+
+pub mod continuation;
+pub mod decode;
+pub mod multicall;
+pub mod table;
+
+mod callbacks;
+mod console_io;
+mod cpu_state;
+mod sched;
+mod trap_table;
+mod version;
+mod vm_assist;
+
+#[cfg(test)]
+mod tests;
+
+use dom0_abi::arch::CpuUserRegs;
+use dom0_abi::errno::Errno;
+use dom0_abi::hypercalls::Hypercall;
+use oxen_arch::Cpu;
+
+use crate::domain::Domain;
+use crate::domain::vcpu::{RunState, Vcpu, VcpuState};
+use crate::host::Host;
+use continuation::Continuation;
+use decode::{Arguments, Request};
+
+/// Who calls, and where: the hidden inputs of a hypercall, made visible.
+pub struct CallCtx<'a> {
+    /// The whole hypervisor.
+    pub host: &'a Host,
+    /// This CPU, which runs the caller.
+    pub cpu: &'a Cpu,
+    /// The caller's domain.
+    pub domain: &'a Domain,
+    /// The caller.
+    pub vcpu: &'a Vcpu,
+    /// The caller's state, locked for as long as it is in the hypervisor.
+    pub state: &'a mut VcpuState,
+    /// The caller's registers.
+    pub regs: &'a mut CpuUserRegs,
+    /// What it may still make us do before events are looked at.
+    pub budget: Budget,
+    /// Whether the call is an entry of a multicall.
+    pub in_multicall: bool,
+}
+
+impl CallCtx<'_> {
+    /// Whether the caller went to sleep or was shut down, so that nothing more may be done in its name.
+    pub fn must_leave(&self) -> bool {
+        self.state.run != RunState::Running || self.domain.shutdown.is_down()
+    }
+}
+
+/// Steps that an entry may take before it must give way. A step is what takes about a microsecond at most (I18).
+#[derive(Clone, Copy, Debug)]
+pub struct Budget(u32);
+
+impl Budget {
+    /// What every entry begins with.
+    pub const FULL: Self = Self(64);
+
+    /// Takes one step; `false` if there was none left.
+    pub fn spend(&mut self) -> bool {
+        match self.0.checked_sub(1) {
+            Some(left) => {
+                self.0 = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// What a call comes to, if not to an error.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The value returned to the caller in rax.
+    Value(u64),
+    /// It is not finished.
+    Continue(Continuation),
+    /// There is no caller any more: it loaded another context, or ended.
+    ContextLeft,
+}
+
+impl Reply {
+    /// Success without a value.
+    pub const DONE: Self = Self::Value(0);
+}
+
+/// How a handler ends.
+pub type HypercallResult = Result<Reply, Errno>;
+
+/// Makes the call that the registers ask for, and puts the result into them.
+///
+/// The number is eax, the result all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
+pub fn from_registers(ctx: &mut CallCtx<'_>) {
+    let number = u64::from(ctx.regs.rax as u32);
+    let result = match Hypercall::try_from(number) {
+        Ok(call) => {
+            let request = Request::decode(call, Arguments::of(ctx.regs));
+            table::dispatch(ctx, call, request)
+        }
+        Err(_) => Err(Errno::ENOSYS),
+    };
+    match result {
+        Ok(Reply::Value(value)) => ctx.regs.rax = value,
+        Ok(Reply::Continue(continuation)) => continuation.resume_in(ctx.regs),
+        Ok(Reply::ContextLeft) => {}
+        Err(errno) => ctx.regs.rax = errno.as_register(),
+    }
+}

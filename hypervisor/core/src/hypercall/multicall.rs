@@ -1,0 +1,66 @@
+//! `multicall`: several calls in one.
+
+use dom0_abi::errno::Errno;
+use dom0_abi::handle::GuestHandle;
+use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::xen::MulticallEntry;
+
+use super::continuation::Continuation;
+use super::decode::{Arguments, Request};
+use super::{CallCtx, HypercallResult, Reply, table};
+use crate::guest_access::GuestPtr;
+
+/// Where in an entry its result lies.
+const RESULT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
+
+/// Makes the calls one by one and writes each result into its entry.
+///
+/// `EFAULT`: an entry could not be read, or its result not written; the calls before it, and in the second case its own,
+/// have been made. A call that leaves the caller's context ends the batch: what comes behind it would run for somebody
+/// else (XSA-213). ABI: `public/xen.h`, `multicall_entry`.
+pub fn multicall(
+    ctx: &mut CallCtx<'_>,
+    calls: GuestHandle<MulticallEntry>,
+    count: u32,
+) -> HypercallResult {
+    if ctx.in_multicall {
+        return Err(Errno::EINVAL);
+    }
+    ctx.in_multicall = true;
+    let result = batch(ctx, GuestPtr::from(calls), count);
+    ctx.in_multicall = false;
+    result
+}
+
+fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> HypercallResult {
+    for index in 0..count {
+        let place = calls.element(u64::from(index));
+        let rest = Continuation::Multicall {
+            calls: GuestHandle::new(place.addr()),
+            count: count.saturating_sub(index),
+        };
+        // The first entry is always made, so that a batch that is resumed gets on.
+        if index > 0 && (ctx.must_leave() || !ctx.budget.spend()) {
+            return Ok(Reply::Continue(rest));
+        }
+        let mut entry = place.read(ctx.cpu)?;
+        let result = place.offset::<u64>(RESULT);
+        match one(ctx, &entry) {
+            Ok(Reply::Value(value)) => result.write(ctx.cpu, &value)?,
+            Err(errno) => result.write(ctx.cpu, &errno.as_register())?,
+            Ok(Reply::Continue(continuation)) => {
+                continuation.resume_in_entry(&mut entry);
+                place.write(ctx.cpu, &entry)?;
+                return Ok(Reply::Continue(rest));
+            }
+            Ok(Reply::ContextLeft) => return Ok(Reply::ContextLeft),
+        }
+    }
+    Ok(Reply::Value(0))
+}
+
+fn one(ctx: &mut CallCtx<'_>, entry: &MulticallEntry) -> HypercallResult {
+    let call = Hypercall::try_from(entry.op).map_err(|_| Errno::ENOSYS)?;
+    let [a, b, c, d, e, _] = entry.args;
+    table::dispatch(ctx, call, Request::decode(call, Arguments([a, b, c, d, e])))
+}

@@ -1,0 +1,83 @@
+//! `sched_op` and its older form: giving up the CPU, and shutting down.
+
+use dom0_abi::addr::GuestAddr;
+use dom0_abi::errno::Errno;
+use dom0_abi::ids::Port;
+use dom0_abi::sched::{SchedCommand, SchedPoll, SchedShutdown};
+use oxen_arch::memory::BadFrame;
+
+use super::{CallCtx, HypercallResult, Reply};
+use crate::domain::vcpu::RunState;
+use crate::guest_access::GuestPtr;
+
+/// The most ports that one poll may name.
+const MAX_POLL_PORTS: u32 = 128;
+
+/// `ENOSYS`: no such command, or one that comes with the scheduler. ABI: `public/sched.h`, `SCHEDOP_*`.
+pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
+    match SchedCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
+        // Who yields goes on at once as long as each CPU has one vCPU.
+        SchedCommand::Yield => Ok(Reply::DONE),
+        SchedCommand::Block => block(ctx),
+        SchedCommand::Shutdown => {
+            let request: SchedShutdown = GuestPtr::new(arg).read(ctx.cpu)?;
+            ctx.domain.shutdown.enter(request.reason as u8);
+            Ok(Reply::DONE)
+        }
+        SchedCommand::ShutdownCode => {
+            let request: SchedShutdown = GuestPtr::new(arg).read(ctx.cpu)?;
+            ctx.domain.shutdown.latch(request.reason as u8);
+            Ok(Reply::DONE)
+        }
+        SchedCommand::Poll => poll(ctx, GuestPtr::new(arg).read(ctx.cpu)?),
+        SchedCommand::RemoteShutdown | SchedCommand::Watchdog | SchedCommand::PinOverride => {
+            Err(Errno::ENOSYS)
+        }
+    }
+}
+
+/// The same with a number for an argument, and only three commands. ABI: `public/sched.h`, `sched_op_compat`.
+pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> HypercallResult {
+    match SchedCommand::try_from(command as u32) {
+        Ok(SchedCommand::Yield) => Ok(Reply::DONE),
+        Ok(SchedCommand::Block) => block(ctx),
+        Ok(SchedCommand::Shutdown) => {
+            ctx.domain.shutdown.enter(arg as u8);
+            Ok(Reply::DONE)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// Unmasks events and sleeps. The way back to the guest looks for pending events after this, so none is missed.
+fn block(ctx: &mut CallCtx<'_>) -> HypercallResult {
+    ctx.vcpu
+        .upcall
+        .set_mask(ctx.host.mem(), 0)
+        .map_err(|BadFrame| Errno::EFAULT)?;
+    ctx.state.run = RunState::Blocked;
+    Ok(Reply::DONE)
+}
+
+/// Sleeps until one of some ports is pending, masked or not.
+///
+/// `EINVAL`: too many ports, or no such port. `EFAULT`: a port number could not be read. Callers must expect to wake for no
+/// reason, and here they do so at once when they name several ports or a time.
+fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
+    if request.nr_ports > MAX_POLL_PORTS {
+        return Err(Errno::EINVAL);
+    }
+    let ports = GuestPtr::from(request.ports);
+    let mut last: Option<Port> = None;
+    for index in 0..request.nr_ports {
+        let port = ports.element(u64::from(index)).read(ctx.cpu)?;
+        if ctx.domain.is_port_pending(ctx.host.mem(), port)? {
+            return Ok(Reply::DONE);
+        }
+        last = Some(port);
+    }
+    if request.timeout == 0 && request.nr_ports <= 1 {
+        ctx.state.run = RunState::Polling(last);
+    }
+    Ok(Reply::DONE)
+}

@@ -1,0 +1,154 @@
+//! The table of hypercalls: what each does here, who may call it, who handles it. Dispatch and the coverage page of the
+//! documentation are made from it; a call that the ABI gains does not compile until it has a row.
+
+use core::fmt::{self, Write};
+
+use dom0_abi::errno::Errno;
+use dom0_abi::hypercalls::{Callers, Hypercall};
+
+use super::decode::Request;
+use super::{
+    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
+    version, vm_assist,
+};
+use crate::domain::Capabilities;
+use crate::trap::iret;
+
+/// How far a call is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It works. The text says what is left out, if anything is.
+    Done(&'static str),
+    /// It comes with a later part of the work, which the text names; until then `ENOSYS`.
+    Planned(&'static str),
+    /// It will not come; callers get this error, for this reason.
+    Refused(Errno, &'static str),
+}
+
+macro_rules! table {
+    (
+        |$ctx:ident|
+        $($variant:ident $({ $($arg:ident),* })? => $kind:ident($($detail:tt)*);)+
+    ) => {
+        /// How far a call is done.
+        pub const fn status(call: Hypercall) -> Status {
+            match call {
+                $(Hypercall::$variant => table!(@status $kind($($detail)*)),)+
+            }
+        }
+
+        /// Makes a call.
+        fn run($ctx: &mut CallCtx<'_>, request: Request) -> HypercallResult {
+            match request {
+                $(Request::$variant { $($($arg,)*)? .. } => table!(@run $kind($($detail)*)),)+
+            }
+        }
+    };
+    (@status Done($note:literal, $handler:expr)) => { Status::Done($note) };
+    (@status Planned($with:literal)) => { Status::Planned($with) };
+    (@status Refused($errno:ident, $reason:literal)) => { Status::Refused(Errno::$errno, $reason) };
+    (@run Done($note:literal, $handler:expr)) => { $handler };
+    (@run Planned($with:literal)) => { Err(Errno::ENOSYS) };
+    (@run Refused($errno:ident, $reason:literal)) => { Err(Errno::$errno) };
+}
+
+table! {
+    |ctx|
+    SetTrapTable { traps } => Done("", trap_table::set_trap_table(ctx, traps));
+    MmuUpdate => Planned("page types");
+    SetGdt => Planned("page types");
+    StackSwitch { ss, sp } => Done("", cpu_state::stack_switch(ctx, ss, sp));
+    SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
+    FpuTaskswitch { set } => Done("", cpu_state::fpu_taskswitch(ctx, set));
+    SchedOpCompat { command, arg } => Done("`yield`, `block`, `shutdown`: all it has", sched::sched_op_compat(ctx, command, arg));
+    PlatformOp => Planned("Debian's kernel as dom0");
+    SetDebugreg { register, value } => Done("", cpu_state::set_debugreg(ctx, register, value));
+    GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
+    UpdateDescriptor => Planned("page types");
+    MemoryOp => Planned("page types");
+    Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
+    UpdateVaMapping => Planned("page types");
+    SetTimerOp => Planned("time and timers");
+    EventChannelOpCompat => Planned("event channels");
+    XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
+    ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
+    PhysdevOpCompat => Planned("Debian's kernel as dom0");
+    GrantTableOp => Planned("grants");
+    VmAssist { command, kind } => Done(
+        "writable page tables are recorded; their emulation comes with page types",
+        vm_assist::vm_assist(ctx, command, kind)
+    );
+    UpdateVaMappingOtherdomain => Planned("page types");
+    Iret => Done(
+        "a return to user mode needs a second root, which `mmuext_op` sets: it comes with page types",
+        iret::iret(ctx)
+    );
+    VcpuOp => Planned("several vCPUs");
+    SetSegmentBase { which, base } => Done("", cpu_state::set_segment_base(ctx, which, base));
+    MmuextOp => Planned("page types");
+    XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");
+    NmiOp { command, arg } => Done("", callbacks::nmi_op(ctx, command, arg));
+    SchedOp { command, arg } => Done(
+        "`yield`, `block`, `shutdown`, `shutdown_code`; `poll` returns early where it would need a timer or several \
+         ports; `remote_shutdown`, `watchdog`, `pin_override` come with the scheduler",
+        sched::sched_op(ctx, command, arg)
+    );
+    CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
+    XenoprofOp => Refused(ENOSYS, "no profiler");
+    EventChannelOp => Planned("event channels");
+    PhysdevOp => Planned("Debian's kernel as dom0");
+    HvmOp => Refused(ENOSYS, "for guests in hardware containers");
+    Sysctl => Planned("Debian's tools");
+    Domctl => Planned("Debian's tools");
+    KexecOp => Refused(ENOSYS, "no crash kernel");
+    TmemOp => Refused(ENOSYS, "removed from the ABI");
+    ArgoOp => Refused(ENOSYS, "off by default where it exists");
+    XenpmuOp => Refused(EOPNOTSUPP, "no virtual performance counters");
+    DmOp => Refused(ENOSYS, "for guests in hardware containers");
+    HypfsOp => Refused(ENOSYS, "no file system of settings");
+    Mca => Refused(ENOSYS, "machine checks stop the host");
+}
+
+/// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
+pub fn dispatch(ctx: &mut CallCtx<'_>, call: Hypercall, request: Request) -> HypercallResult {
+    let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
+    if call.callers() == Callers::Control && !is_control && matches!(status(call), Status::Done(_))
+    {
+        return Err(Errno::EPERM);
+    }
+    run(ctx, request)
+}
+
+/// Writes the page of the documentation that says what of the ABI is there.
+pub fn coverage_markdown(out: &mut dyn Write) -> fmt::Result {
+    out.write_str(
+        "# Hypercalls\n\n\
+         Generated from the dispatch table by `cargo xtask docs`. \"Control\" means domains that control others. A number \
+         that is not listed answers `ENOSYS`.\n\n\
+         | number | hypercall | arguments | callers | state | notes |\n\
+         |---|---|---|---|---|---|\n",
+    )?;
+    for &call in Hypercall::ALL {
+        write!(out, "| {} | `{}` |", call.number(), call.name())?;
+        if call.args().is_empty() {
+            out.write_str(" none")?;
+        }
+        for (index, (name, _)) in call.args().iter().enumerate() {
+            write!(out, "{} `{name}`", if index == 0 { "" } else { "," })?;
+        }
+        let callers = match call.callers() {
+            Callers::Any => "any",
+            Callers::Control => "control",
+            Callers::Retired => "none",
+        };
+        let (state, note) = match status(call) {
+            Status::Done(note) => ("done", note),
+            Status::Planned(with) => ("planned: `ENOSYS`", with),
+            Status::Refused(Errno::EOPNOTSUPP, reason) => ("refused: `EOPNOTSUPP`", reason),
+            Status::Refused(Errno::ENOSYS, reason) => ("refused: `ENOSYS`", reason),
+            Status::Refused(_, reason) => ("refused", reason),
+        };
+        writeln!(out, " | {callers} | {state} | {note} |")?;
+    }
+    Ok(())
+}

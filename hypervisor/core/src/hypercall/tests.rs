@@ -1,0 +1,9 @@
+//! Every call of the table through the same entry as a guest's: results, errors, what stays as it was.
+
+mod callbacks;
+mod entry;
+mod hostile;
+mod multicall;
+mod sched;
+mod state;
+mod version;

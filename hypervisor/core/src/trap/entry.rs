@@ -1,0 +1,146 @@
+//! What the image's handlers call, one function for each way into the hypervisor, and the loop that each of them ends in.
+//!
+//! Each locks the vCPU that this CPU runs, handles the entry, and gives the lock back before the guest goes on or the CPU
+//! sleeps: an interrupt that ends the sleep may need the vCPU.
+
+use dom0_abi::arch::CpuUserRegs;
+use dom0_abi::ids::VcpuId;
+use oxen_arch::{BadXcr0, Cpu, NotCanonical};
+
+use super::crash;
+use super::dispatch::{self, Stop};
+use super::return_path::{Next, before_return};
+use crate::domain::Capabilities;
+use crate::domain::table::DomainRef;
+use crate::host::Host;
+use crate::hypercall::{Budget, CallCtx};
+
+/// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
+pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
+    let next = handle_hypercall(host, cpu, regs);
+    settle(host, cpu, regs, next);
+}
+
+/// An exception of a guest. Returns as [`hypercall`] does.
+pub fn exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
+    let next = handle_exception(host, cpu, regs);
+    settle(host, cpu, regs, next);
+}
+
+/// An interrupt of a device or another CPU. Returns as [`hypercall`] does if it came from a guest, and at once if the CPU
+/// was in the hypervisor, asleep in the loop at the end of an earlier entry.
+pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, _vector: u8) {
+    host.interrupt(cpu, regs.as_deref());
+    if let Some(regs) = regs {
+        let next = look_again(host, cpu, regs);
+        settle(host, cpu, regs, next);
+    }
+}
+
+/// An NMI while the CPU was in the hypervisor. Takes no lock.
+pub fn nmi_in_hypervisor(host: &Host, cpu: &Cpu) {
+    dispatch::nmi(host, cpu);
+}
+
+/// Begins to run a vCPU on this CPU, which ran none: loads its context and leaves its registers in `regs`. Returns when
+/// there is a guest to return to, or at once with [`Next::Idle`] if this vCPU does not exist or the CPU has one already.
+pub fn start(
+    host: &Host,
+    cpu: &Cpu,
+    domain: &DomainRef<'_>,
+    vcpu: VcpuId,
+    regs: &mut CpuUserRegs,
+) -> Next {
+    let Some(target) = domain.vcpu(vcpu) else {
+        return Next::Idle;
+    };
+    let Some(pcpu) = host.pcpu(cpu) else {
+        return Next::Idle;
+    };
+    if !pcpu.run(domain.id, vcpu) {
+        return Next::Idle;
+    }
+    {
+        let state = target.lock();
+        cpu.load_root(state.root);
+        // What a vCPU holds was checked when it was set.
+        let _: Result<(), NotCanonical> = cpu.set_fs_base(state.bases.fs);
+        let _: Result<(), NotCanonical> = cpu.set_gs_base(state.bases.gs_kernel);
+        let _: Result<(), NotCanonical> = cpu.set_user_gs_base(state.bases.gs_user);
+        let _: Result<(), BadXcr0> = cpu.set_xcr0(state.privileged.xcr0());
+        cpu.restore_fpu(&state.fpu);
+        cpu.set_task_switched(state.privileged.task_switched());
+        cpu.load_debug_registers(state.privileged.debug_registers());
+        *regs = state.regs;
+    }
+    if domain.capabilities.contains(Capabilities::CONSOLE) {
+        host.console.dom0_starts();
+    }
+    look_again(host, cpu, regs)
+}
+
+/// Handles a `syscall` up to the decision what comes next.
+pub fn handle_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
+    with_running(host, cpu, regs, |ctx| {
+        dispatch::syscall(ctx);
+        before_return(ctx)
+    })
+}
+
+/// Handles an exception up to the decision what comes next.
+pub fn handle_exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
+    with_running(host, cpu, regs, |ctx| {
+        match dispatch::exception(ctx) {
+            Ok(()) => {}
+            Err(Stop::Domain(reason)) => crash::domain(ctx, reason),
+            Err(Stop::Host(end)) => return Next::Shutdown(end),
+        }
+        before_return(ctx)
+    })
+}
+
+/// Decides anew what comes next: something may have happened to the running vCPU.
+pub fn look_again(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
+    with_running(host, cpu, regs, before_return)
+}
+
+/// Does what comes next until that is a return to the guest.
+pub fn settle(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, mut next: Next) {
+    loop {
+        match next {
+            Next::Guest => return,
+            Next::Idle => cpu.wait_for_interrupt(),
+            Next::Shutdown(end) => host.end(cpu, end),
+        }
+        next = look_again(host, cpu, regs);
+    }
+}
+
+/// Calls `handle` with the vCPU that this CPU runs; a CPU that runs none has nothing to do.
+fn with_running(
+    host: &Host,
+    cpu: &Cpu,
+    regs: &mut CpuUserRegs,
+    handle: impl FnOnce(&mut CallCtx<'_>) -> Next,
+) -> Next {
+    let Some((domain, vcpu)) = host.pcpu(cpu).and_then(|pcpu| pcpu.running()) else {
+        return Next::Idle;
+    };
+    let Some(domain) = host.domains.get(domain) else {
+        return Next::Idle;
+    };
+    let Some(vcpu) = domain.vcpu(vcpu) else {
+        return Next::Idle;
+    };
+    let mut state = vcpu.lock();
+    handle(&mut CallCtx {
+        host,
+        cpu,
+        domain: &domain,
+        vcpu,
+        state: &mut state,
+        regs,
+        budget: Budget::FULL,
+        in_multicall: false,
+    })
+}

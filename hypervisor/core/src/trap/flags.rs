@@ -1,0 +1,83 @@
+//! RFLAGS: what a guest shows, and what it may run with.
+//!
+//! INVARIANT (I24): a guest runs with IF=1, IOPL=0, NT=0, VM=0. What it takes for IF is the event mask, and what it takes for
+//! IOPL is kept beside the registers.
+
+const CF: u64 = 1 << 0;
+const ALWAYS_ONE: u64 = 1 << 1;
+const PF: u64 = 1 << 2;
+const AF: u64 = 1 << 4;
+const ZF: u64 = 1 << 6;
+const SF: u64 = 1 << 7;
+const TF: u64 = 1 << 8;
+/// Interrupts are on.
+pub const IF: u64 = 1 << 9;
+const DF: u64 = 1 << 10;
+const OF: u64 = 1 << 11;
+const IOPL_SHIFT: u32 = 12;
+const IOPL: u64 = 3 << IOPL_SHIFT;
+const RF: u64 = 1 << 16;
+const AC: u64 = 1 << 18;
+const ID: u64 = 1 << 21;
+
+/// What a guest may have as it likes.
+const OWN: u64 = CF | PF | AF | ZF | SF | TF | DF | OF | RF | AC | ID;
+
+/// The flags that a guest runs with when it asks for these.
+pub const fn for_guest(rflags: u64) -> u64 {
+    (rflags & OWN) | ALWAYS_ONE | IF
+}
+
+/// The flags that a handler begins with: no single step, no resume, no alignment check.
+pub const fn for_handler(rflags: u64) -> u64 {
+    for_guest(rflags) & !(TF | RF | AC)
+}
+
+/// The flags that a `syscall` of user code arrives with: string instructions go up.
+pub const fn after_syscall(rflags: u64) -> u64 {
+    rflags & !DF
+}
+
+/// The flags as a frame shows them.
+pub const fn as_shown(rflags: u64, events_are_on: bool, iopl: u8) -> u64 {
+    let shown_if = if events_are_on { IF } else { 0 };
+    (rflags & !(IF | IOPL)) | shown_if | ((iopl as u64 & 3) << IOPL_SHIFT)
+}
+
+/// The I/O privilege level that flags carry.
+pub const fn iopl(rflags: u64) -> u32 {
+    ((rflags & IOPL) >> IOPL_SHIFT) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NT: u64 = 1 << 14;
+    const VM: u64 = 1 << 17;
+
+    #[test]
+    fn i24_no_request_gives_a_guest_more_than_its_own_flags() {
+        for bit in 0..64 {
+            for rflags in [1_u64 << bit, !(1_u64 << bit), 0, u64::MAX] {
+                for made in [for_guest(rflags), for_handler(rflags)] {
+                    assert_eq!(made & IF, IF);
+                    assert_eq!(made & (IOPL | NT | VM), 0);
+                    assert_eq!(made & !(OWN | IF | ALWAYS_ONE), 0);
+                }
+                assert_eq!(for_handler(rflags) & (TF | RF | AC), 0);
+                assert_eq!(for_guest(rflags) & OWN, rflags & OWN);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_shows_the_virtual_flags() {
+        let real = for_guest(CF | ZF);
+        assert_eq!(as_shown(real, true, 0), 0x243);
+        assert_eq!(as_shown(real, false, 0), 0x43);
+        assert_eq!(as_shown(real, false, 3), 0x3043);
+        assert_eq!(iopl(0x3043), 3);
+        assert_eq!(iopl(real), 0);
+    }
+}

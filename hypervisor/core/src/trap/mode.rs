@@ -1,0 +1,32 @@
+//! Kernel mode and user mode of a guest. Both are ring 3 of the CPU; what differs is the root and which GS base is in use.
+
+use dom0_abi::addr::Mfn;
+use oxen_arch::{Cpu, NotCanonical};
+
+use crate::domain::vcpu::GuestMode;
+use crate::hypercall::CallCtx;
+
+/// Goes to kernel mode, if the guest is not there.
+pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
+    if ctx.state.mode == GuestMode::User {
+        ctx.state.mode = GuestMode::Kernel;
+        ctx.cpu.load_root(ctx.state.root);
+        swap_gs(ctx.cpu);
+    }
+}
+
+/// Goes from kernel mode to user mode, on this root.
+pub fn enter_user(ctx: &mut CallCtx<'_>, root: Mfn) {
+    if ctx.state.mode == GuestMode::Kernel {
+        ctx.state.mode = GuestMode::User;
+        ctx.cpu.load_root(root);
+        swap_gs(ctx.cpu);
+    }
+}
+
+fn swap_gs(cpu: &Cpu) {
+    let (in_use, kept) = (cpu.gs_base(), cpu.user_gs_base());
+    // Bases that a CPU holds are canonical, so neither is refused.
+    let _: Result<(), NotCanonical> = cpu.set_gs_base(kept);
+    let _: Result<(), NotCanonical> = cpu.set_user_gs_base(in_use);
+}

@@ -1,0 +1,207 @@
+//! The way back: what a vCPU is given before it executes anything, and whether it does.
+//!
+//! INVARIANT (I26): an injection is taken out of its slot before it is delivered, so it is delivered once or the domain ends.
+//! INVARIANT (I24): every way to a guest ends in [`before_return`], and there in one place that forces selectors of ring 3
+//! and flags.
+
+use core::fmt;
+
+use dom0_abi::sched::ShutdownReason;
+
+use super::bounce::{Bounce, bounce};
+use super::crash::{self, CrashReason};
+use super::exception::{Exception, Vector};
+use super::{Injection, flags};
+use crate::domain::Capabilities;
+use crate::domain::shutdown::Reason;
+use crate::domain::vcpu::RunState;
+use crate::hypercall::CallCtx;
+
+/// What this CPU does next.
+#[must_use = "a CPU that does not do this runs a guest that must not run"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Return to the guest, whose registers are complete.
+    Guest,
+    /// Wait for an interrupt and look again.
+    Idle,
+    /// End the host.
+    Shutdown(HostEnd),
+}
+
+/// Why the host ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEnd {
+    /// The domain that owns the hardware shut down.
+    Hardware(Reason),
+    /// The CPU reported that it, or memory, is broken.
+    MachineCheck,
+}
+
+/// What is to become of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It is switched off; with `noreboot` it halts.
+    PowerOff,
+    /// It starts again.
+    Restart,
+    /// It starts again; with `noreboot` it halts, so that somebody can look at what happened.
+    RestartUnlessAsked,
+}
+
+impl HostEnd {
+    /// What is to become of the machine.
+    pub fn wish(self) -> Wish {
+        let known = match self {
+            Self::Hardware(reason) => reason.known(),
+            Self::MachineCheck => None,
+        };
+        match known {
+            Some(ShutdownReason::PowerOff) => Wish::PowerOff,
+            Some(ShutdownReason::Reboot) => Wish::Restart,
+            _ => Wish::RestartUnlessAsked,
+        }
+    }
+}
+
+impl fmt::Display for HostEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hardware(reason) => match reason.known() {
+                Some(ShutdownReason::Crash) => f.write_str("dom0 crashed"),
+                _ => write!(f, "dom0 shut down ({reason})"),
+            },
+            Self::MachineCheck => f.write_str("machine check: the hardware reports an error"),
+        }
+    }
+}
+
+/// Delivers what waits for the running vCPU, and says what its CPU does next. The registers of one that does not go on are
+/// in its state from then on.
+pub fn before_return(ctx: &mut CallCtx<'_>) -> Next {
+    let next = decide(ctx);
+    if next != Next::Guest {
+        ctx.state.regs = *ctx.regs;
+    }
+    next
+}
+
+fn decide(ctx: &mut CallCtx<'_>) -> Next {
+    if !ctx.domain.shutdown.is_down()
+        && let Err(reason) = deliver(ctx)
+    {
+        crash::domain(ctx, reason);
+    }
+    if let Some(reason) = ctx.domain.shutdown.reason() {
+        return if ctx.domain.capabilities.contains(Capabilities::HARDWARE) {
+            Next::Shutdown(HostEnd::Hardware(reason))
+        } else {
+            Next::Idle
+        };
+    }
+    if ctx.state.run != RunState::Running {
+        return Next::Idle;
+    }
+    ctx.regs.cs |= 3;
+    ctx.regs.ss |= 3;
+    ctx.regs.rflags = flags::for_guest(ctx.regs.rflags);
+    Next::Guest
+}
+
+/// First what this entry caused, then an NMI, then events. Each masks what would interrupt its handler, so there is at most
+/// one of each.
+fn deliver(ctx: &mut CallCtx<'_>) -> Result<(), CrashReason> {
+    if let Some(injection) = ctx.state.injection.take() {
+        inject(ctx, injection)?;
+    }
+    let has_nmi = ctx.vcpu.has_nmi() && !ctx.state.in_nmi && {
+        // Without a handler an NMI stays pending; registering one finds it.
+        ctx.state.traps.get(Vector::Nmi.number()).address != 0
+    };
+    wake(ctx, has_nmi)?;
+    if ctx.state.run != RunState::Running {
+        return Ok(());
+    }
+    if has_nmi && ctx.vcpu.take_nmi() {
+        ctx.state.in_nmi = true;
+        let entry = ctx.state.traps.get(Vector::Nmi.number());
+        let how = Bounce {
+            address: entry.address,
+            error_code: None,
+            masks_events: entry.masks_events(),
+        };
+        bounce(ctx, how)?;
+    }
+    if ctx.vcpu.upcall.read(ctx.host.mem())?.is_deliverable() {
+        let address = ctx.state.callbacks.event;
+        if address == 0 {
+            return Err(CrashReason::NoEventCallback);
+        }
+        let how = Bounce {
+            address,
+            error_code: None,
+            masks_events: true,
+        };
+        bounce(ctx, how)?;
+    }
+    Ok(())
+}
+
+/// Ends the sleep of a vCPU that has a reason to run.
+fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) -> Result<(), CrashReason> {
+    let upcall = ctx.vcpu.upcall.read(ctx.host.mem())?;
+    let awake = match ctx.state.run {
+        RunState::Running | RunState::Offline => return Ok(()),
+        RunState::Blocked => upcall.is_deliverable(),
+        RunState::Polling(None) => upcall.is_pending(),
+        RunState::Polling(Some(port)) => {
+            // The port was checked when the poll began.
+            upcall.is_deliverable() || ctx.domain.is_port_pending(ctx.host.mem(), port) == Ok(true)
+        }
+    };
+    if awake || has_nmi {
+        ctx.state.run = RunState::Running;
+    }
+    Ok(())
+}
+
+fn inject(ctx: &mut CallCtx<'_>, injection: Injection) -> Result<(), CrashReason> {
+    let (vector, error_code, missing) = match injection {
+        Injection::Syscall(callback) => {
+            let how = Bounce {
+                address: callback.address,
+                error_code: None,
+                masks_events: callback.masks_events,
+            };
+            return bounce(ctx, how);
+        }
+        Injection::SoftInterrupt(vector) => (vector, None, CrashReason::UnhandledInterrupt(vector)),
+        Injection::Exception(exception) => {
+            fault_address(ctx, exception)?;
+            (
+                exception.vector().number(),
+                exception.error_code(),
+                CrashReason::Unhandled(exception),
+            )
+        }
+    };
+    let entry = ctx.state.traps.get(vector);
+    if entry.address == 0 {
+        return Err(missing);
+    }
+    let how = Bounce {
+        address: entry.address,
+        error_code,
+        masks_events: entry.masks_events(),
+    };
+    bounce(ctx, how)
+}
+
+/// Puts the address of a page fault where the guest looks for it: CR2, and the memory that it shares with us.
+fn fault_address(ctx: &mut CallCtx<'_>, exception: Exception) -> Result<(), CrashReason> {
+    if let Some(address) = exception.fault_address() {
+        ctx.state.privileged.set_cr2(address);
+        ctx.vcpu.upcall.set_fault_address(ctx.host.mem(), address)?;
+    }
+    Ok(())
+}

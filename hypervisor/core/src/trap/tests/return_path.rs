@@ -1,0 +1,208 @@
+//! What waits for a guest, and whether it runs.
+
+use dom0_abi::ids::VcpuId;
+
+use crate::domain::vcpu::RunState;
+use crate::testing::{CODE, Guest, STACK};
+use crate::trap::entry;
+use crate::trap::return_path::Next;
+
+const EVENT: u64 = CODE + 0x40;
+const NMI: u64 = CODE + 0x80;
+const FAULT: u64 = CODE + 0xc0;
+
+fn ready() -> Guest {
+    let mut guest = Guest::ordinary();
+    guest.set_trap(2, 4, NMI);
+    guest.set_trap(0, 0, FAULT);
+    guest.state(|state| state.callbacks.event = EVENT);
+    (guest.regs.rip, guest.regs.rsp) = (CODE, STACK);
+    guest
+}
+
+fn again(guest: &mut Guest) -> Next {
+    entry::look_again(&guest.host, &guest.cpu, &mut guest.regs)
+}
+
+fn send_nmi(guest: &Guest) {
+    guest.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().send_nmi());
+}
+
+#[test]
+fn an_event_comes_when_it_is_pending_and_not_masked() {
+    for (pending, mask, delivered) in [
+        (0, 0, false),
+        (0, 1, false),
+        (1, 1, false),
+        (1, 0, true),
+        (0x80, 0, true),
+        (1, 0xff, false),
+    ] {
+        let mut guest = ready();
+        guest
+            .host
+            .mem()
+            .store_u8(guest.shared_info.at(0), pending)
+            .unwrap();
+        guest.set_mask(mask);
+        assert_eq!(again(&mut guest), Next::Guest);
+        assert_eq!(guest.regs.rip == EVENT, delivered, "{pending} {mask}");
+        if delivered {
+            assert_eq!(guest.mask(), 1);
+            // Not twice, and the pending byte is the guest's to clear.
+            let rsp = guest.regs.rsp;
+            assert_eq!(again(&mut guest), Next::Guest);
+            assert_eq!(guest.regs.rsp, rsp);
+            assert_eq!(
+                guest.host.mem().load_u8(guest.shared_info.at(0)).unwrap(),
+                pending
+            );
+        }
+    }
+}
+
+#[test]
+fn any_hypercall_delivers_what_is_pending() {
+    let mut guest = ready();
+    guest.raise_event();
+    guest.set_mask(0);
+    guest.regs.rax = 17;
+    guest.regs.rdi = 0;
+    assert_eq!(guest.syscall(), Next::Guest);
+    assert_eq!((guest.regs.rip, guest.regs.rax), (EVENT, 0x40011));
+    assert_eq!(guest.get::<[u64; 7]>(guest.regs.rsp)[2], CODE);
+}
+
+#[test]
+fn an_exception_goes_first_then_an_nmi_then_an_event() {
+    let mut guest = ready();
+    guest.raise_event();
+    guest.set_mask(0);
+    send_nmi(&guest);
+    assert_eq!(guest.exception(0, 0), Next::Guest);
+    // The NMI interrupts the first instruction of the fault's handler, and masks the event.
+    assert_eq!((guest.regs.rip, guest.mask()), (NMI, 1));
+    assert_eq!(guest.get::<[u64; 7]>(guest.regs.rsp)[2], FAULT);
+}
+
+#[test]
+fn an_event_interrupts_the_handler_of_an_exception_that_does_not_mask() {
+    let mut guest = ready();
+    guest.raise_event();
+    guest.set_mask(0);
+    assert_eq!(guest.exception(0, 0), Next::Guest);
+    assert_eq!(guest.regs.rip, EVENT);
+    assert_eq!(guest.get::<[u64; 7]>(guest.regs.rsp)[2], FAULT);
+}
+
+#[test]
+fn an_nmi_waits_for_its_handler() {
+    let mut guest = ready();
+    guest.set_trap(2, 0, CODE);
+    guest.state(|state| state.traps.clear());
+    send_nmi(&guest);
+    assert_eq!(again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rip, CODE);
+    guest.state(|state| {
+        state
+            .traps
+            .set(2, crate::domain::trap_table::TrapEntry::for_nmi(NMI));
+    });
+    assert_eq!(again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rip, NMI);
+}
+
+#[test]
+fn an_nmi_wakes_a_sleeper() {
+    let mut guest = ready();
+    guest.state(|state| state.run = RunState::Blocked);
+    assert_eq!(again(&mut guest), Next::Idle);
+    send_nmi(&guest);
+    assert_eq!(again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rip, NMI);
+}
+
+#[test]
+fn an_event_without_callback_ends_the_domain() {
+    let mut guest = Guest::ordinary();
+    guest.raise_event();
+    guest.set_mask(0);
+    assert_eq!(again(&mut guest), Next::Idle);
+    assert!(guest.output().contains("d7v0 crashed: unhandled event"));
+}
+
+#[test]
+fn i31_no_lock_is_held_when_a_guest_or_the_idle_loop_goes_on() {
+    let mut guest = ready();
+    guest.state(|state| state.run = RunState::Blocked);
+    assert_eq!(again(&mut guest), Next::Idle);
+    // Would panic if the vCPU's lock, or one above it, were held.
+    guest.state(|state| state.run = RunState::Running);
+    assert_eq!(again(&mut guest), Next::Guest);
+    guest.state(|_| ());
+}
+
+#[test]
+fn registers_of_a_sleeper_are_in_its_state() {
+    let mut guest = ready();
+    guest.regs.rbx = 0x1234;
+    guest.state(|state| state.run = RunState::Blocked);
+    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(guest.state(|state| state.regs), guest.regs);
+}
+
+#[test]
+fn a_cpu_without_vcpu_idles() {
+    let guest = ready();
+    let mut regs = guest.regs;
+    assert_eq!(
+        entry::look_again(&guest.host, &guest.other_cpu, &mut regs),
+        Next::Idle
+    );
+    assert_eq!(
+        entry::handle_hypercall(&guest.host, &guest.other_cpu, &mut regs),
+        Next::Idle
+    );
+    assert_eq!(
+        entry::handle_exception(&guest.host, &guest.other_cpu, &mut regs),
+        Next::Idle
+    );
+    assert_eq!(regs, guest.regs);
+}
+
+#[test]
+fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
+    let mut guest = ready();
+    guest.state(|state| state.run = RunState::Blocked);
+    guest.set_mask(0);
+    assert_eq!(again(&mut guest), Next::Idle);
+    // An interrupt that ends the sleep finds no guest of its own to return to.
+    entry::interrupt(&guest.host, &guest.cpu, None, 0x30);
+    guest.raise_event();
+    let Guest {
+        host, cpu, regs, ..
+    } = &mut guest;
+    entry::settle(host, cpu, regs, Next::Idle);
+    assert_eq!(guest.regs.rip, EVENT);
+    assert_eq!(guest.cpu.registers().waits, 1);
+}
+
+#[test]
+fn debug_keys_answer_while_a_guest_runs() {
+    let mut guest = Guest::dom0();
+    guest.regs.r12 = 0xfeed_f00d;
+    guest.host.machine.push_serial_input(b"\x01\x01\x010hmq");
+    let Guest {
+        host, cpu, regs, ..
+    } = &mut guest;
+    entry::interrupt(host, cpu, Some(regs), 0x30);
+    let output = guest.output();
+    for part in [
+        "r12 00000000feedf00d",
+        "KiB free",
+        "domain 0:",
+        "vcpu 0: Running, Kernel mode",
+    ] {
+        assert!(output.contains(part), "no {part:?} in {output}");
+    }
+}
