@@ -197,6 +197,8 @@ pub enum AddDomainError {
     DomainNumber,
     /// A vCPU's number is not the next one, or there are too many.
     VcpuNumber,
+    /// There are more ports to hide from it than a domain's rights can list.
+    TooManyPorts,
 }
 
 /// What a physical CPU does.
@@ -238,3 +240,6 @@ impl Pcpu {
         (domain.get() as u64) << 32 | vcpu.get() as u64
     }
 }
+
+#[cfg(test)]
+mod tests;

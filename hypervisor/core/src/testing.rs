@@ -83,35 +83,7 @@ impl Guest {
         let host = Host::new(machine, &cpu, &boot, settings.clone(), console).unwrap();
         host.out(&cpu).configure(&settings, boot.entry_tsc);
 
-        let root = build_root(&host, domid);
-        let shared_info = frame(&host, domid);
-        for vcpu in 0..32 {
-            host.mem()
-                .store_u8(shared_info.at(vcpu * 64 + 1), 1)
-                .unwrap();
-        }
-        let mut regs = CpuUserRegs::new_zeroed();
-        (regs.rip, regs.cs) = (CODE, FLAT_CS64);
-        (regs.rsp, regs.ss) = (STACK, FLAT_SS);
-        regs.rflags = 0x202;
-        let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-        let vcpu = Vcpu::new(
-            VcpuId::new(0),
-            shared_info.at(0),
-            VcpuState::new(regs, root, privileged),
-        );
-        let ports = if domid == DomId::DOM0 {
-            PortRights::dom0(&[]).unwrap()
-        } else {
-            PortRights::none()
-        };
-        let domain = Domain::new(domid, capabilities, ports, shared_info);
-        let mut started = CpuUserRegs::new_zeroed();
-        {
-            let domain = host.add_domain(domain, [vcpu]).unwrap();
-            let next = entry::start(&host, &cpu, &domain, VcpuId::new(0), &mut started);
-            assert_eq!(next, Next::Guest);
-        }
+        let (started, root, shared_info) = start(&host, &cpu, domid, capabilities);
         Self {
             host,
             cpu,
@@ -121,6 +93,36 @@ impl Guest {
             shared_info,
             domid,
         }
+    }
+
+    /// A second domain on the same machine, which runs on the other CPU.
+    pub fn neighbour(&self) -> Neighbour {
+        let domid = DomId::new(9);
+        let mut regs = start(&self.host, &self.other_cpu, domid, Capabilities::empty()).0;
+        regs.rbx = 0x6e65_6967;
+        Neighbour { domid, regs }
+    }
+
+    /// Every byte of the neighbour that could have changed.
+    pub fn neighbour_fingerprint(&self, neighbour: &Neighbour) -> Vec<u8> {
+        let mut bytes = vec![0; 0x8000];
+        self.other_cpu
+            .read_guest_bytes(GuestAddr::new(DATA), &mut bytes)
+            .unwrap();
+        let domain = self.host.domains.get(neighbour.domid).unwrap();
+        let mut shared = [0; 4096];
+        let at = domain.shared_info.at(0);
+        self.host.mem().read_bytes(at, &mut shared).unwrap();
+        bytes.extend(shared);
+        let cpu = self.other_cpu.registers();
+        let vcpu = domain.vcpu(VcpuId::new(0)).unwrap();
+        let state = vcpu.lock();
+        let rest = format!(
+            "{cpu:?} {:?} {:?} {:?} {:?}",
+            *state, state.traps, domain.shutdown, domain.assists
+        );
+        bytes.extend(rest.bytes());
+        bytes
     }
 
     /// Makes a hypercall and returns what comes next.
@@ -225,6 +227,51 @@ impl Guest {
         bytes.extend(self.host.machine.serial_output());
         bytes
     }
+}
+
+/// A domain on the other CPU.
+pub struct Neighbour {
+    pub domid: DomId,
+    pub regs: CpuUserRegs,
+}
+
+/// Makes a domain with one vCPU and lets the CPU run it; returns its registers, root and shared page.
+fn start(
+    host: &Host,
+    cpu: &Cpu,
+    domid: DomId,
+    capabilities: Capabilities,
+) -> (CpuUserRegs, Mfn, Mfn) {
+    let root = build_root(host, domid);
+    let shared_info = frame(host, domid);
+    for vcpu in 0..32 {
+        host.mem()
+            .store_u8(shared_info.at(vcpu * 64 + 1), 1)
+            .unwrap();
+    }
+    let mut regs = CpuUserRegs::new_zeroed();
+    (regs.rip, regs.cs) = (CODE, FLAT_CS64);
+    (regs.rsp, regs.ss) = (STACK, FLAT_SS);
+    regs.rflags = 0x202;
+    let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+    let vcpu = Vcpu::new(
+        VcpuId::new(0),
+        shared_info.at(0),
+        VcpuState::new(regs, root, privileged),
+    );
+    let ports = if domid == DomId::DOM0 {
+        PortRights::dom0(&[]).unwrap()
+    } else {
+        PortRights::none()
+    };
+    let domain = Domain::new(domid, capabilities, ports, shared_info);
+    let mut started = CpuUserRegs::new_zeroed();
+    {
+        let domain = host.add_domain(domain, [vcpu]).unwrap();
+        let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut started);
+        assert_eq!(next, Next::Guest);
+    }
+    (started, root, shared_info)
 }
 
 /// What a failed call returns.

@@ -27,7 +27,7 @@ pub mod unpack;
 #[cfg(test)]
 mod packed_samples;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +95,9 @@ pub struct Built {
     pub p2m_tables: MfnRange,
     /// What the kernel calls itself: system and version.
     pub kernel_name: ArrayString<64>,
+    /// The kernel wants the assist for roots above 4 GiB to be on: its note PAE_MODE says "yes". 64-bit kernels need none,
+    /// but are told what they asked for.
+    pub has_extended_cr3: bool,
     /// The kernel's command line was longer than start_info holds, and its end is missing.
     pub is_command_line_cut: bool,
 }
@@ -190,6 +193,10 @@ impl Build<'_> {
             p2m_list: placed.p2m_list,
             p2m_tables: placed.p2m_tables,
             kernel_name: name(&kernel),
+            has_extended_cr3: kernel
+                .notes()
+                .pae_mode
+                .is_some_and(|mode| mode.bytes() == b"yes"),
             is_command_line_cut: self.command_line.len() > start_info::LONGEST_COMMAND_LINE,
         })
     }

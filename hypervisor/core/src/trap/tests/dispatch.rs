@@ -1,8 +1,10 @@
 //! Which exceptions are ours, and which are the guest's.
 
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::ids::DomId;
 use oxen_arch::registers::ENTRY_SYSCALL32;
 use oxen_arch::{Stop, catch_stop};
+use proptest::prelude::*;
 
 use crate::domain::Capabilities;
 use crate::domain::vcpu::{Callback, GuestMode, KernelStack};
@@ -245,5 +247,77 @@ fn vectors_that_do_not_exist_end_the_domain_and_not_the_host() {
         let mut guest = with_handlers(0);
         assert_eq!(guest.exception(vector, 0), Next::Idle);
         assert!(guest.output().contains("unexpected exception"));
+    }
+}
+
+/// Some that are emulated, some that are not.
+const INSTRUCTIONS: &[&[u8]] = &[
+    &[0x0f, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2],
+    &[0x0f, 0xa2],
+    &[0x0f, 0x30],
+    &[0x0f, 0x32],
+    &[0x0f, 0x20, 0xd0],
+    &[0xfa],
+    &[0xee],
+    &[0xf4],
+];
+
+#[test]
+fn what_is_emulated_goes_on_behind_the_instruction() {
+    let mut guest = with_handlers(0);
+    guest.put(CODE, &[0x0f_u8, 0x0b, 0x78, 0x65, 0x6e, 0x0f, 0xa2, 0x90]);
+    (guest.regs.rip, guest.regs.rax, guest.regs.rcx) = (CODE, 0x4000_0000, 0);
+    assert_eq!(guest.exception(6, 0), Next::Guest);
+    assert_eq!(guest.regs.rip, CODE + 7);
+    assert_eq!(
+        guest.regs.rbx as u32, 0x566e_6558,
+        "the signature of the ABI"
+    );
+    // `wrmsr` of the kernel's GS base.
+    guest.put(CODE, &[0x0f_u8, 0x30]);
+    (guest.regs.rip, guest.regs.rcx) = (CODE, 0xc000_0101);
+    (guest.regs.rax, guest.regs.rdx) = (0x1000, 0xffff_8880);
+    assert_eq!(guest.exception(13, 0), Next::Guest);
+    assert_eq!(guest.regs.rip, CODE + 2);
+    assert_eq!(guest.cpu.gs_base(), 0xffff_8880_0000_1000);
+    // `hlt` is not: the fault is the guest's own, at the instruction.
+    guest.put(CODE, &[0xf4_u8]);
+    guest.regs.rip = CODE;
+    assert_eq!(guest.exception(13, 0), Next::Guest);
+    assert_eq!(entered(&guest), 13);
+    let frame: [u64; 8] = guest.get(guest.regs.rsp);
+    assert_eq!((frame[2], frame[3]), (0, CODE));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn i16_i24_no_exception_panics_or_leaves_a_guest_with_more_than_its_own(
+        entries in proptest::collection::vec((0_u32..0x104, 0_u32..0x800, any::<[u64; 7]>(), 0..INSTRUCTIONS.len()), 1..30),
+        handlers in any::<bool>(),
+    ) {
+        let mut guest = if handlers { with_handlers(3) } else { Guest::dom0() };
+        let neighbour = guest.neighbour();
+        let before = guest.neighbour_fingerprint(&neighbour);
+        for (vector, code, values, instruction) in entries {
+            guest.cpu.write_guest_bytes(GuestAddr::new(CODE), INSTRUCTIONS[instruction]).unwrap();
+            let regs = &mut guest.regs;
+            [regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rflags, regs.r11, _] = values;
+            regs.rip = if values[6] & 1 == 0 { CODE } else { values[6] };
+            if values[6] & 2 == 0 {
+                regs.rsp = STACK;
+            }
+            let next = guest.exception(vector, if code & 1 == 0 { 0 } else { code });
+            if next != Next::Guest {
+                break;
+            }
+            let regs = &guest.regs;
+            prop_assert_eq!((regs.cs & 3, regs.ss & 3), (3, 3));
+            prop_assert_eq!(regs.rflags & 0x2_7200, 0x200);
+            prop_assert!(guest.state(|state| state.injection.is_none()), "delivered once");
+        }
+        prop_assert!(before == guest.neighbour_fingerprint(&neighbour), "the neighbour changed");
+        guest.state(|_| ());
     }
 }

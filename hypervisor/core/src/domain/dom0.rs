@@ -1,0 +1,55 @@
+//! dom0, from its memory to a domain that can be started.
+
+use arrayvec::ArrayVec;
+use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::xen::VmAssist;
+use oxen_arch::sync::atomic::Ordering;
+
+use super::builder::Built;
+use super::privileged_state::PrivilegedState;
+use super::table::DomainRef;
+use super::vcpu::{Vcpu, VcpuState};
+use super::{Capabilities, Domain};
+use crate::host::{AddDomainError, Host};
+use crate::policy::ports::{MAX_HIDDEN, PortRange, PortRights};
+
+/// Ports of a serial line.
+const SERIAL_PORTS: u16 = 8;
+
+/// Makes dom0 of the memory that was built for it: all capabilities, one vCPU, the ports of the machine but the serial line
+/// in use and those in `hidden`, which firmware names.
+///
+/// Fails as [`Host::add_domain`], or if there are too many ports to hide; the frames of `built` stay the owner's then.
+pub fn add<'h>(
+    host: &'h Host,
+    built: &Built,
+    hidden: &[PortRange],
+) -> Result<DomainRef<'h>, AddDomainError> {
+    let serial = host.settings.serial_line().map(|line| {
+        let last = line.io_base.saturating_add(SERIAL_PORTS.saturating_sub(1));
+        PortRange::new(line.io_base, last)
+    });
+    let mut all_hidden = ArrayVec::<PortRange, MAX_HIDDEN>::new();
+    for range in serial.into_iter().chain(hidden.iter().copied()) {
+        all_hidden
+            .try_push(range)
+            .map_err(|_| AddDomainError::TooManyPorts)?;
+    }
+    let ports = PortRights::dom0(&all_hidden).map_err(|_| AddDomainError::TooManyPorts)?;
+    let domain = Domain::new(DomId::DOM0, Capabilities::all(), ports, built.shared_info);
+    domain
+        .memory
+        .frames
+        .store(built.nr_pages, Ordering::Relaxed);
+    domain.memory.limit.store(built.nr_pages, Ordering::Relaxed);
+    if built.has_extended_cr3 {
+        domain.assists.set(VmAssist::PaeExtendedCr3, true);
+    }
+    let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+    let vcpu = Vcpu::new(
+        VcpuId::new(0),
+        built.shared_info.at(0),
+        VcpuState::new(built.start, built.root, privileged),
+    );
+    host.add_domain(domain, [vcpu])
+}
