@@ -75,9 +75,9 @@ impl core::fmt::Display for StartError {
             Self::TooLittleMemory { found } => {
                 write!(
                     f,
-                    "Oxen needs {} MiB of memory; this machine has {} MiB",
-                    LEAST_RAM >> 20,
-                    found >> 20
+                    "this machine has {} MiB of memory; Oxen needs at least {} MiB",
+                    found >> 20,
+                    LEAST_RAM >> 20
                 )
             }
             Self::NoRoom { table, bytes } => {
