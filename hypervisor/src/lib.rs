@@ -1,2 +1,150 @@
-//! The image.
+//! The image: the order of boot, the handlers of the entry stubs, the panic handler. Wiring only.
 #![no_std]
+#![forbid(unsafe_code)]
+
+mod dom0;
+mod panic;
+
+use dom0_abi::arch::CpuUserRegs;
+use oxen_arch::boot::BootInfo;
+use oxen_arch::entry::Handlers;
+use oxen_arch::sync::Once;
+use oxen_arch::{Cpu, Handover, Machine, SerialConfig, SerialLine, SerialParity, StartOptions};
+use oxen_core::cmdline::{CommandLine, Parity, SerialPort};
+use oxen_core::console::Console;
+use oxen_core::host::Host;
+use oxen_core::trap::entry;
+use oxen_core::{error, info, warn};
+
+static HOST: Once<Host> = Once::new();
+
+/// Boots: called by the start code, with what the loader left.
+pub fn start(handover: Handover) -> ! {
+    let boot = match handover.read() {
+        Ok(boot) => boot,
+        Err(error) => {
+            let _ = oxen_arch::open_serial(&serial_config(&SerialPort::COM1));
+            panic::stop(format_args!("{error}"))
+        }
+    };
+    let settings = CommandLine::parse(&boot.command_line).settings;
+    panic::set_noreboot(settings.noreboot);
+    if let Some(line) = settings.serial_line() {
+        // Without the port there is nobody to tell.
+        let _ = oxen_arch::open_serial(&serial_config(&line));
+    }
+    let options = StartOptions {
+        memory_limit: settings.mem,
+        smep: settings.smep,
+        smap: settings.smap,
+    };
+    let error = oxen_arch::start::<Entries>(&handover, boot, options, run);
+    panic::stop(format_args!("{error}"))
+}
+
+/// Goes on with the machine built, on the CPU's own stack.
+fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
+    let modules = core::mem::take(&mut boot.modules);
+    let boot = &*boot;
+    let parsed = CommandLine::parse(&boot.command_line);
+    let settings = parsed.settings.clone();
+    let Some(console) = Console::new(&machine) else {
+        panic::stop(format_args!("no room for the log"))
+    };
+    let host = HOST.try_call_once(|| Host::new(machine, &cpu, boot, settings, console));
+    let host = match host {
+        Ok(host) => host,
+        Err(error) => panic::stop(format_args!("{error}")),
+    };
+    let out = host.out(&cpu);
+    out.configure(&host.settings, boot.entry_tsc);
+    info!(
+        out,
+        "Oxen {}, a hypervisor for Xen's guests",
+        env!("CARGO_PKG_VERSION")
+    );
+    info!(out, "boot loader: {}", boot.loader);
+    info!(out, "command line: {}", boot.command_line);
+    for warning in &parsed.warnings {
+        warn!(out, "{warning}");
+    }
+    if parsed.warnings_left_out > 0 {
+        warn!(
+            out,
+            "and {} more words of the command line", parsed.warnings_left_out
+        );
+    }
+    for range in boot.memory_map.iter() {
+        oxen_core::debug!(out, "memory {range}");
+    }
+    let memory = host.frames.statistics();
+    info!(
+        out,
+        "{} MiB of RAM, {} KiB kept by the hypervisor, {} CPUs found, one used, TSC {} MHz",
+        boot.memory_map.ram_bytes() >> 20,
+        (boot.memory_map.ram_bytes() >> 10).saturating_sub(memory.free << 2),
+        host.machine.nr_cpus(),
+        host.machine.tsc_khz() / 1000,
+    );
+    if let Some(line) = host.settings.serial_line()
+        && line.irq != 0
+        && !host.machine.enable_serial_input(line.irq)
+    {
+        warn!(
+            out,
+            "no IO-APIC serves interrupt {}: the serial line is for output only", line.irq
+        );
+    }
+    let regs = match dom0::start(host, &cpu, boot, modules, parsed.dom0_arguments) {
+        Ok(regs) => regs,
+        Err(error) => {
+            error!(out, "{error}");
+            panic::stop(format_args!("there is no dom0 to run"))
+        }
+    };
+    cpu.enter_guest(&regs)
+}
+
+/// What the entry stubs call.
+struct Entries;
+
+impl Handlers for Entries {
+    fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
+        if let Some(host) = HOST.get() {
+            entry::hypercall(host, cpu, regs);
+        }
+    }
+
+    fn exception(cpu: &Cpu, regs: &mut CpuUserRegs) {
+        if let Some(host) = HOST.get() {
+            entry::exception(host, cpu, regs);
+        }
+    }
+
+    fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8) {
+        if let Some(host) = HOST.get() {
+            // First, since the rest may sleep until the next one.
+            host.machine.end_of_interrupt(vector);
+            entry::interrupt(host, cpu, regs, vector);
+        }
+    }
+}
+
+fn serial_config(line: &SerialPort) -> SerialConfig {
+    SerialConfig {
+        port: line.io_base,
+        line: line.baud.map(|baud| SerialLine {
+            baud,
+            base_baud: line.base_baud,
+            data_bits: line.data_bits,
+            parity: match line.parity {
+                Parity::None => SerialParity::None,
+                Parity::Odd => SerialParity::Odd,
+                Parity::Even => SerialParity::Even,
+                Parity::Mark => SerialParity::Mark,
+                Parity::Space => SerialParity::Space,
+            },
+            has_two_stop_bits: line.stop_bits == 2,
+        }),
+    }
+}

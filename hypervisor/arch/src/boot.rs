@@ -21,7 +21,7 @@ pub struct BootInfo {
     /// Normalised: sorted, page-rounded, no overlaps.
     pub memory_map: MemoryMap,
     /// What the loader put into memory beside the image, in its order.
-    pub modules: ArrayVec<BootModule, 8>,
+    pub modules: Modules,
     /// Where the root of the ACPI tables is, if loader or firmware told.
     pub rsdp: Option<Maddr>,
     /// What can be written to before a driver knows better.
@@ -30,16 +30,19 @@ pub struct BootInfo {
     pub entry_tsc: u64,
 }
 
+/// The loader's modules. More than these are not used.
+pub type Modules = ArrayVec<BootModule, 6>;
+
 /// A thing that the loader put into memory: private to the hypervisor until its frames are taken. Not `Clone`, so that
 /// there is one way to the frames.
 pub struct BootModule {
-    command_line: ArrayString<2048>,
+    command_line: ArrayString<1024>,
     memory: ModuleMemory,
 }
 
 impl BootModule {
     /// Made by the backend, from a command line whose file name is already stripped.
-    pub(crate) fn new(command_line: ArrayString<2048>, memory: ModuleMemory) -> Self {
+    pub(crate) fn new(command_line: ArrayString<1024>, memory: ModuleMemory) -> Self {
         Self {
             command_line,
             memory,
@@ -54,6 +57,12 @@ impl BootModule {
     /// The content, exactly as long as the file was.
     pub fn bytes(&self) -> &[u8] {
         self.memory.bytes()
+    }
+
+    /// Where the content lies.
+    #[cfg(target_os = "none")]
+    pub(crate) fn frames(&self) -> MfnRange {
+        self.memory.frames()
     }
 
     /// Gives the frames up: they are ordinary memory from now on and still hold the content. What lies behind its end
@@ -124,6 +133,15 @@ pub enum Screen {
         /// Where in a pixel red, green and blue are.
         masks: [ColourMask; 3],
     },
+}
+
+impl Screen {
+    /// Where its memory is.
+    pub const fn maddr(&self) -> Maddr {
+        match *self {
+            Self::Text { maddr, .. } | Self::Framebuffer { maddr, .. } => maddr,
+        }
+    }
 }
 
 /// The bits of a pixel that hold one colour.

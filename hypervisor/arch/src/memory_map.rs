@@ -76,6 +76,18 @@ impl MemoryRange {
     }
 }
 
+impl core::fmt::Display for MemoryRange {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "{:#014x}-{:#014x} {:?}",
+            self.start,
+            self.end.saturating_sub(1),
+            self.kind
+        )
+    }
+}
+
 /// The kinds of all memory that firmware spoke of. What no range covers is no memory.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MemoryMap(ArrayVec<MemoryRange, { MemoryMap::CAPACITY }>);

@@ -6,6 +6,13 @@ pub const ENTRY_SYSCALL: u32 = 0x100;
 /// `entry_vector` of registers that came by `syscall` from 32-bit code.
 pub const ENTRY_SYSCALL32: u32 = 0x101;
 
+/// The page attribute table that every CPU is given and every guest's page tables go by: WB, WT, UC-, UC, WC, WP, UC, UC.
+/// Linux adopts what it finds.
+pub const PAT: u64 = 0x0000_0501_0007_0406;
+
+/// The bits of CR4 that follow the guest that runs: TSD and DE. SPEC: Intel SDM volume 3, 2.5.
+pub const GUEST_CR4: u64 = 1 << 2 | 1 << 3;
+
 /// The answer of `CPUID`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct CpuidResult {

@@ -79,7 +79,8 @@ impl Guest {
         let cpu = machine.cpu(CpuId::new(0));
         let other_cpu = machine.cpu(CpuId::new(1));
         let settings = CommandLine::parse(&boot.command_line).settings;
-        let host = Host::new(machine, &cpu, &boot, settings.clone(), Console::new()).unwrap();
+        let console = Console::new(&machine).unwrap();
+        let host = Host::new(machine, &cpu, &boot, settings.clone(), console).unwrap();
         host.out(&cpu).configure(&settings, boot.entry_tsc);
 
         let (started, root, shared_info) = start(&host, &cpu, domid, capabilities);

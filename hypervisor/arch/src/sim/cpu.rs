@@ -15,7 +15,7 @@ use super::walk::Walker;
 use crate::boot::CpuId;
 use crate::fpu::FpuArea;
 use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
-use crate::registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};
+use crate::registers::{BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PortWidth};
 use crate::sync::atomic::Ordering;
 
 /// The CPU that runs this code. One thread at a time holds it, got it from [`Machine::cpu`](super::Machine::cpu), and
@@ -207,6 +207,23 @@ impl Cpu {
         self.processor().registers.task_switched = on;
     }
 
+    /// Makes the bits of CR4 that follow the guest (`GUEST_CR4`) those of `value`.
+    pub fn load_guest_cr4(&self, value: u64) {
+        let mut processor = self.processor();
+        let cr4 = processor.registers.cr4;
+        processor.write_cr4(cr4 & !GUEST_CR4 | value & GUEST_CR4);
+    }
+
+    /// Loads what `RDTSCP` and `RDPID` return.
+    pub fn load_tsc_aux(&self, value: u32) {
+        self.processor().registers.tsc_aux = value;
+    }
+
+    /// Whether an NMI has arrived in the hypervisor since the last call.
+    pub fn take_nmi(&self) -> bool {
+        core::mem::take(&mut self.processor().registers.nmi_seen)
+    }
+
     /// Sets XCR0. Refuses what the CPU lacks and combinations that cannot be.
     /// SPEC: Intel SDM volume 1, 13.3.
     pub fn set_xcr0(&self, value: u64) -> Result<(), BadXcr0> {
@@ -323,6 +340,11 @@ impl Cpu {
     /// The registers as they are now.
     pub fn registers(&self) -> CpuRegisters {
         self.processor().registers.clone()
+    }
+
+    /// Makes an NMI arrive while the CPU is in the hypervisor.
+    pub fn raise_nmi(&self) {
+        self.processor().registers.nmi_seen = true;
     }
 
     /// Sets CR2, as a page fault does.

@@ -29,6 +29,10 @@ pub struct CpuRegisters {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// TSC_AUX.
+    pub tsc_aux: u32,
+    /// An NMI arrived in the hypervisor.
+    pub nmi_seen: bool,
     /// XCR0.
     pub xcr0: u64,
     /// The base of FS.
@@ -94,6 +98,8 @@ impl Processor {
             task_switched: false,
             cr3: 0,
             cr4: CR4_START,
+            tsc_aux: 0,
+            nmi_seen: false,
             xcr0: 1,
             fs_base: 0,
             gs_base: 0,

@@ -100,6 +100,15 @@ pub enum Dom0MemoryError {
     ZeroPages,
 }
 
+impl core::fmt::Display for Dom0MemoryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::NothingLeft => "the hypervisor's own needs leave no memory",
+            Self::ZeroPages => "the amount leaves dom0 without a page",
+        })
+    }
+}
+
 impl Dom0Memory {
     /// The largest reserve that is kept back when `dom0_mem` names no size.
     pub const MAX_DEFAULT_RESERVE: u64 = 128 * MIB;

@@ -5,8 +5,8 @@ use core::fmt::{self, Write};
 use arrayvec::ArrayVec;
 use oxen_arch::Machine;
 
-use super::ring::LogRing;
-use super::{LOG_SIZE, Timestamps};
+use super::Ring;
+use super::{Timestamps};
 
 const PREFIX: &str = "(OXEN) ";
 /// Bytes that are written at once.
@@ -60,7 +60,7 @@ impl Sinks {
 pub(super) struct LineWriter<'a> {
     machine: &'a Machine,
     sinks: &'a mut Sinks,
-    ring: Option<&'a mut LogRing<LOG_SIZE>>,
+    ring: Option<&'a mut Ring>,
     timestamps: Timestamps,
     time: u64,
     chunk: ArrayVec<u8, CHUNK>,
@@ -72,7 +72,7 @@ impl<'a> LineWriter<'a> {
     pub(super) fn new(
         machine: &'a Machine,
         sinks: &'a mut Sinks,
-        ring: Option<&'a mut LogRing<LOG_SIZE>>,
+        ring: Option<&'a mut Ring>,
         timestamps: Timestamps,
         time: u64,
     ) -> Self {

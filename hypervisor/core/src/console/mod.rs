@@ -22,6 +22,8 @@ use core::fmt;
 
 use dom0_abi::ids::DomId;
 use oxen_arch::Machine;
+use oxen_arch::memory::BootSlice;
+use oxen_arch::sync::atomic::AtomicU8;
 use oxen_arch::sync::{Rank, SpinLock};
 
 use crate::cmdline::{CommandLine, Consoles, LogLevels, Timestamps};
@@ -43,13 +45,15 @@ const GUEST_LIMITS: usize = 16;
 /// Of lines that are limited one in so many milliseconds is written.
 const MS_PER_LINE: u64 = 500;
 
+type Ring = LogRing<BootSlice<AtomicU8>>;
+
 /// The state of the console.
 pub struct Console {
     state: SpinLock<State>,
 }
 
 struct State {
-    ring: LogRing<LOG_SIZE>,
+    ring: Ring,
     sinks: Sinks,
     /// The command line is known; until then lines wait in the ring.
     is_configured: bool,
@@ -64,14 +68,15 @@ struct State {
 }
 
 impl Console {
-    /// A console that writes to its ring only.
-    pub const fn new() -> Self {
+    /// A console that writes to its ring only; `None` if there is no memory for that. The ring is a table made at boot.
+    pub fn new(machine: &Machine) -> Option<Self> {
+        let ring = LogRing::new(machine.boot_slice(LOG_SIZE, |_| AtomicU8::new(0))?)?;
         let settings = CommandLine::DEFAULT;
-        Self {
+        Some(Self {
             state: SpinLock::new(
                 Rank::Log,
                 State {
-                    ring: LogRing::EMPTY,
+                    ring,
                     sinks: Sinks::NONE,
                     is_configured: false,
                     timestamps: settings.console_timestamps,
@@ -84,7 +89,7 @@ impl Console {
                     input: InputRing::EMPTY,
                 },
             ),
-        }
+        })
     }
 
     /// The console of a machine at a point of time.
@@ -119,12 +124,6 @@ impl Console {
     /// Takes what [`Console::peek_input`] has shown, unless another CPU did.
     fn take_input(&self, seen: InputPosition) -> bool {
         self.state.lock().input.take(seen)
-    }
-}
-
-impl Default for Console {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

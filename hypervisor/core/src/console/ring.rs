@@ -1,35 +1,39 @@
 //! The log ring: the last lines, for `xl dmesg`.
 
-/// The last `SIZE` bytes that were pushed, each with a number that counts up and wraps: by those numbers a reader goes
-/// on where it stopped. ABI: public/sysctl.h, `xen_sysctl_readconsole`.
+use core::ops::Deref;
+
+use oxen_arch::sync::atomic::{AtomicU8, Ordering};
+
+/// The last bytes that were pushed, as many as the storage holds, each with a number that counts up and wraps: by those
+/// numbers a reader goes on where it stopped. ABI: public/sysctl.h, `xen_sysctl_readconsole`.
 ///
-/// INVARIANT: `end - start` is at most `SIZE`, a power of two.
-pub struct LogRing<const SIZE: usize> {
-    bytes: [u8; SIZE],
+/// INVARIANT: the size of the storage is a power of two; `end - start` is at most that.
+pub struct LogRing<S> {
+    bytes: S,
     /// The number of the oldest byte that is kept.
     start: u32,
     /// The number that the next byte gets.
     end: u32,
 }
 
-impl<const SIZE: usize> LogRing<SIZE> {
-    /// An empty ring.
-    pub const EMPTY: Self = {
-        assert!(SIZE.is_power_of_two() && SIZE <= 1 << 30);
-        Self {
-            bytes: [0; SIZE],
+impl<S: Deref<Target = [AtomicU8]>> LogRing<S> {
+    /// An empty ring in `bytes`; `None` unless their number is a power of two that the numbers can tell apart.
+    pub fn new(bytes: S) -> Option<Self> {
+        let is_usable = bytes.len().is_power_of_two() && bytes.len() <= 1 << 30;
+        is_usable.then_some(Self {
+            bytes,
             start: 0,
             end: 0,
-        }
-    };
+        })
+    }
 
     /// Adds a byte; of a full ring the oldest goes.
     pub fn push(&mut self, byte: u8) {
-        if self.len() == SIZE {
+        if self.len() == self.bytes.len() {
             self.start = self.start.wrapping_add(1);
         }
-        if let Some(slot) = self.bytes.get_mut(Self::slot(self.end)) {
-            *slot = byte;
+        if let Some(slot) = self.slot(self.end) {
+            slot.store(byte, Ordering::Relaxed);
         }
         self.end = self.end.wrapping_add(1);
     }
@@ -54,7 +58,9 @@ impl<const SIZE: usize> LogRing<SIZE> {
             if number == self.end {
                 break;
             }
-            *byte = self.bytes.get(Self::slot(number)).copied().unwrap_or(0);
+            *byte = self
+                .slot(number)
+                .map_or(0, |slot| slot.load(Ordering::Relaxed));
             number = number.wrapping_add(1);
             nr_copied = nr_copied.saturating_add(1);
         }
@@ -68,8 +74,9 @@ impl<const SIZE: usize> LogRing<SIZE> {
         }
     }
 
-    fn slot(number: u32) -> usize {
-        number as usize & SIZE.wrapping_sub(1)
+    fn slot(&self, number: u32) -> Option<&AtomicU8> {
+        self.bytes
+            .get(number as usize & self.bytes.len().wrapping_sub(1))
     }
 }
 
@@ -79,11 +86,17 @@ mod tests {
 
     use super::*;
 
-    fn push<const SIZE: usize>(ring: &mut LogRing<SIZE>, text: &[u8]) {
+    type Ring = LogRing<Vec<AtomicU8>>;
+
+    fn ring(size: usize) -> Ring {
+        LogRing::new((0..size).map(|_| AtomicU8::new(0)).collect()).unwrap()
+    }
+
+    fn push(ring: &mut Ring, text: &[u8]) {
         text.iter().for_each(|&byte| ring.push(byte));
     }
 
-    fn read<const SIZE: usize>(ring: &LogRing<SIZE>, from: Option<u32>) -> (Vec<u8>, u32) {
+    fn read(ring: &Ring, from: Option<u32>) -> (Vec<u8>, u32) {
         let mut buffer = [0; 64];
         let (len, next) = ring.read(from, &mut buffer);
         (buffer[..len].to_vec(), next)
@@ -91,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_reader_goes_on_where_it_stopped() {
-        let mut ring = LogRing::<8>::EMPTY;
+        let mut ring = ring(8);
         assert_eq!(read(&ring, None), (vec![], 0));
         push(&mut ring, b"abc");
         assert_eq!(read(&ring, None), (b"abc".to_vec(), 3));
@@ -108,8 +121,14 @@ mod tests {
     }
 
     #[test]
+    fn only_a_power_of_two_will_do() {
+        assert!(LogRing::new(Vec::<AtomicU8>::new()).is_none());
+        assert!(LogRing::new(vec![AtomicU8::new(0), AtomicU8::new(0), AtomicU8::new(0)]).is_none());
+    }
+
+    #[test]
     fn what_is_cleared_is_gone() {
-        let mut ring = LogRing::<8>::EMPTY;
+        let mut ring = ring(8);
         push(&mut ring, b"abcd");
         ring.clear(2);
         assert_eq!(read(&ring, None).0, b"cd");
@@ -122,10 +141,10 @@ mod tests {
 
     #[test]
     fn numbers_wrap() {
-        let mut ring = LogRing::<8> {
-            bytes: [0; 8],
+        let mut ring = Ring {
             start: u32::MAX - 2,
             end: u32::MAX - 2,
+            ..ring(8)
         };
         push(&mut ring, b"abcdefghijk");
         assert_eq!(read(&ring, None), (b"defghijk".to_vec(), 8));
@@ -136,7 +155,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_keeps_the_last_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..100), from in any::<u32>()) {
-            let mut ring = LogRing::<16>::EMPTY;
+            let mut ring = ring(16);
             push(&mut ring, &bytes);
             prop_assert_eq!(read(&ring, None).0, &bytes[bytes.len().saturating_sub(16)..]);
             ring.read(Some(from), &mut [0; 40]);

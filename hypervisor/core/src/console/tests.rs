@@ -10,10 +10,9 @@ struct Setup {
 
 impl Setup {
     fn new(command_line: &str) -> Self {
-        let setup = Self {
-            machine: Machine::new(SimConfig::new(4 << 20)).0,
-            console: Console::new(),
-        };
+        let (machine, _) = Machine::new(SimConfig::new(4 << 20));
+        let console = Console::new(&machine).unwrap();
+        let setup = Self { machine, console };
         let parsed = CommandLine::parse(command_line);
         assert!(parsed.warnings.is_empty());
         setup.out(0).configure(&parsed.settings, 0);
@@ -68,7 +67,8 @@ fn a_line_goes_where_the_command_line_says() {
 
 #[test]
 fn lines_wait_for_the_command_line() {
-    let (machine, console) = (Machine::new(SimConfig::new(4 << 20)).0, Console::new());
+    let (machine, _) = Machine::new(SimConfig::new(4 << 20));
+    let console = Console::new(&machine).unwrap();
     let out = console.on(&machine, 0);
     crate::info!(out, "early");
     assert!(machine.serial_output().is_empty() && machine.screen_output().is_empty());
@@ -305,7 +305,8 @@ fn a_panic_is_heard_even_while_the_console_is_held() {
 
 #[test]
 fn a_panic_before_the_command_line_is_known_is_heard_too() {
-    let (machine, console) = (Machine::new(SimConfig::new(4 << 20)).0, Console::new());
+    let (machine, _) = Machine::new(SimConfig::new(4 << 20));
+    let console = Console::new(&machine).unwrap();
     let out = console.on(&machine, 0);
     crate::info!(out, "early");
     out.panic_log(format_args!("panic"));

@@ -92,8 +92,7 @@ struct Row {
     note: &'static str,
 }
 
-/// The page attribute table that Oxen loads and every guest's page tables go by: WB, WT, UC-, UC, WC, WP, UC, UC.
-pub const PAT: u64 = 0x0000_0501_0007_0406;
+pub use oxen_arch::registers::PAT;
 
 const fn one(
     msr: u32,
@@ -252,6 +251,7 @@ impl MsrPolicy {
             Write::UserGsBase => cpu.set_user_gs_base(value).map_err(|_| Refused),
             Write::TscAux => {
                 state.set_tsc_aux(u32::try_from(value).map_err(|_| Refused)?);
+                cpu.load_tsc_aux(state.tsc_aux());
                 Ok(())
             }
         }

@@ -68,6 +68,8 @@ pub fn start(
         let _: Result<(), NotCanonical> = cpu.set_gs_base(state.bases.gs_kernel);
         let _: Result<(), NotCanonical> = cpu.set_user_gs_base(state.bases.gs_user);
         let _: Result<(), BadXcr0> = cpu.set_xcr0(state.privileged.xcr0());
+        cpu.load_guest_cr4(state.privileged.cr4_for_hardware());
+        cpu.load_tsc_aux(state.privileged.tsc_aux());
         cpu.restore_fpu(&state.fpu);
         cpu.set_task_switched(state.privileged.task_switched());
         cpu.load_debug_registers(state.privileged.debug_registers());

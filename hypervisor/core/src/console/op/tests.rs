@@ -18,6 +18,7 @@ struct Setup {
 impl Setup {
     fn new() -> Self {
         let (machine, _) = Machine::new(SimConfig::new(4 << 20));
+        let console = Console::new(&machine).unwrap();
         let free = machine.take_free_ranges();
         let mut mfns = free.iter().flat_map(|range| range.iter());
         let tables: Vec<Mfn> = mfns.by_ref().take(4).collect();
@@ -36,7 +37,7 @@ impl Setup {
         cpu.load_root(tables[0]);
         let setup = Self {
             machine,
-            console: Console::new(),
+            console,
             cpu,
             page,
         };

@@ -222,7 +222,10 @@ impl Emulation<'_> {
             }
             ControlRegister::Cr2 => self.state.set_cr2(value),
             ControlRegister::Cr3 => return Err(self.raised),
-            ControlRegister::Cr4 => self.state.set_cr4(value),
+            ControlRegister::Cr4 => {
+                self.state.set_cr4(value);
+                self.cpu.load_guest_cr4(self.state.cr4_for_hardware());
+            }
         }
         Ok(())
     }

@@ -1,0 +1,156 @@
+//! What the ACPI tables say about the machine: CPUs, interrupt controllers, the reset register.
+//!
+//! The tables are firmware's and trusted. They are read once, on the first page tables, which map the first 4 GiB onto
+//! themselves; tables above that are left alone. AML is the control domain's business.
+
+use core::ptr::NonNull;
+
+use acpi::fadt::Fadt;
+use acpi::madt::{Madt, MadtEntry};
+use acpi::rsdp::Rsdp;
+use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use arrayvec::ArrayVec;
+use dom0_abi::addr::Maddr;
+
+use super::descriptors;
+
+/// An IO-APIC: where its registers are and the first interrupt that it serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IoApic {
+    pub(super) registers: Maddr,
+    pub(super) first_gsi: u32,
+}
+
+/// An ISA interrupt that does not arrive where its number says, or not with the polarity and trigger of ISA.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Override {
+    pub(super) irq: u8,
+    pub(super) gsi: u32,
+    /// As the MADT has it: polarity in bits 0-1, trigger mode in bits 2-3.
+    pub(super) flags: u16,
+}
+
+/// How the machine is reset through ACPI.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResetRegister {
+    pub(super) port: u16,
+    pub(super) value: u8,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    /// APIC ids of all CPUs that can be used, the one that runs first.
+    pub(super) cpus: ArrayVec<u32, { descriptors::MAX_CPUS }>,
+    pub(super) io_apics: ArrayVec<IoApic, 16>,
+    pub(super) overrides: ArrayVec<Override, 16>,
+    pub(super) reset: Option<ResetRegister>,
+}
+
+/// Tables below 4 GiB, where they are.
+#[derive(Clone)]
+struct Identity;
+
+impl AcpiHandler for Identity {
+    unsafe fn map_physical_region<T>(
+        &self,
+        address: usize,
+        size: usize,
+    ) -> PhysicalMapping<Self, T> {
+        // Tables that cannot be reached read as the first bytes of memory, whose signature and checksum are wrong.
+        let reachable = if address.saturating_add(size) <= 1 << 32 {
+            address
+        } else {
+            0x1000
+        };
+        let start = NonNull::new(reachable as *mut T).unwrap_or(NonNull::dangling());
+        // SAFETY: mapped onto itself, for as long as the mapping is used.
+        unsafe { PhysicalMapping::new(address, start, size, size, Self) }
+    }
+
+    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
+}
+
+/// Reads the tables. Without any, the machine has the CPU that runs and nothing else.
+pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
+    let boot_cpu = raw_cpuid::CpuId::new()
+        .get_feature_info()
+        .map_or(0, |info| u32::from(info.initial_local_apic_id()));
+    let mut topology = Topology::default();
+    topology.cpus.push(boot_cpu);
+    let Some(tables) = tables(rsdp) else {
+        return topology;
+    };
+    if let Ok(madt) = tables.find_table::<Madt>() {
+        read_madt(&madt, &mut topology);
+    }
+    topology.reset = tables
+        .find_table::<Fadt>()
+        .ok()
+        .and_then(|fadt| reset_register(&fadt));
+    topology
+}
+
+fn tables(rsdp: Option<Maddr>) -> Option<AcpiTables<Identity>> {
+    let Some(at) = rsdp else {
+        // SAFETY: the BIOS area is mapped onto itself.
+        return unsafe { AcpiTables::search_for_rsdp_bios(Identity) }.ok();
+    };
+    let at = at.get() as usize;
+    // SAFETY: a copy of the structure that the loader made; tables are where it says.
+    unsafe {
+        let rsdp = Identity.map_physical_region::<Rsdp>(at, size_of::<Rsdp>());
+        // A copy of the short form has no second part: only `revision` says so.
+        let (revision, root) = match rsdp.revision() {
+            0 => (0, rsdp.rsdt_address() as usize),
+            revision => (revision, rsdp.xsdt_address() as usize),
+        };
+        AcpiTables::from_rsdt(Identity, revision, root).ok()
+    }
+}
+
+fn read_madt(madt: &PhysicalMapping<Identity, Madt>, topology: &mut Topology) {
+    // SPEC: ACPI 6.5, 5.2.12.2.
+    const ENABLED: u32 = 1;
+    let boot_cpu = topology.cpus.first().copied();
+    let mut add_cpu = |id: u32, flags: u32| {
+        if flags & ENABLED != 0 && Some(id) != boot_cpu {
+            // More CPUs than there is room for are not used.
+            let _ = topology.cpus.try_push(id);
+        }
+    };
+    for entry in madt.get().entries() {
+        match entry {
+            MadtEntry::LocalApic(cpu) => add_cpu(u32::from(cpu.apic_id), cpu.flags),
+            MadtEntry::LocalX2Apic(cpu) => add_cpu(cpu.x2apic_id, cpu.flags),
+            MadtEntry::IoApic(io_apic) => {
+                let registers = Maddr::new(u64::from(io_apic.io_apic_address));
+                let first_gsi = io_apic.global_system_interrupt_base;
+                let _ = topology.io_apics.try_push(IoApic {
+                    registers,
+                    first_gsi,
+                });
+            }
+            MadtEntry::InterruptSourceOverride(entry) => {
+                let (irq, gsi, flags) = (entry.irq, entry.global_system_interrupt, entry.flags);
+                let _ = topology.overrides.try_push(Override { irq, gsi, flags });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn reset_register(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<ResetRegister> {
+    let flags = fadt.flags;
+    if !flags.supports_system_reset_via_fadt() {
+        return None;
+    }
+    let register = fadt.reset_register().ok()?;
+    if register.address_space != acpi::address::AddressSpace::SystemIo {
+        return None;
+    }
+    Some(ResetRegister {
+        port: u16::try_from(register.address).ok()?,
+        value: fadt.reset_value,
+    })
+}

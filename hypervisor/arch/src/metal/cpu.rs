@@ -1,0 +1,566 @@
+//! One CPU: its registers, and guest memory as its loaded root shows it.
+
+use core::arch::asm;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::arch::CpuUserRegs;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
+use x86_64::structures::paging::PhysFrame;
+use x86_64::{PhysAddr, VirtAddr};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::fault::fixup;
+use super::per_cpu::{self, CpuLocal};
+use super::{entry, layout};
+use crate::boot::CpuId;
+use crate::fpu::FpuArea;
+use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
+use crate::registers::{
+    BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
+};
+
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
+
+const TSC_AUX: u32 = 0xc000_0103;
+const PAT_MSR: u32 = 0x277;
+
+/// CR4 without the guest's bits. Written once, before any guest runs.
+static HOST_CR4: AtomicU64 = AtomicU64::new(0);
+/// Whether the CPU has TSC_AUX. Written once, before any guest runs.
+static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
+/// Whether guest memory must be opened around each access (SMAP is on). Written once, before any guest runs.
+static HAS_SMAP: AtomicBool = AtomicBool::new(false);
+
+/// The CPU that runs this code. It cannot leave it: neither `Send` nor `Sync`.
+pub struct Cpu {
+    local: &'static CpuLocal,
+    stays: PhantomData<*const ()>,
+}
+
+impl Cpu {
+    /// Finds the record of the running CPU from its stack pointer.
+    #[inline(always)]
+    pub(super) fn current() -> Self {
+        let local = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
+        // SAFETY: all code but the very start runs on a stack in a per-CPU area, whose record `machine` has written
+        // before the first instruction on that stack. All fields that change are cells, used by this CPU alone.
+        Self {
+            local: unsafe { &*local },
+            stays: PhantomData,
+        }
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> CpuId {
+        CpuId::new(self.local.id)
+    }
+
+    /// CR2 of the page fault that brought the guest here.
+    pub fn fault_address(&self) -> u64 {
+        self.local.fault_address.get()
+    }
+
+    /// Keeps CR2 before anything here can fault; called on each exception of a guest.
+    pub(super) fn note_fault_address(&self, vector: u32) {
+        const PAGE_FAULT: u32 = 14;
+        if vector == PAGE_FAULT {
+            let address: u64;
+            // SAFETY: reads a register.
+            unsafe {
+                asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags))
+            };
+            self.local.fault_address.set(address);
+        }
+    }
+
+    pub(super) fn note_nmi(&self) {
+        self.local.nmi_seen.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an NMI has arrived in the hypervisor since the last call.
+    pub fn take_nmi(&self) -> bool {
+        self.local.nmi_seen.load(Ordering::Relaxed)
+            && self.local.nmi_seen.swap(false, Ordering::Relaxed)
+    }
+
+    /// Reads guest memory with the rights of user mode. On failure `into` holds what was read up to there.
+    pub fn read_guest_bytes(&self, at: GuestAddr, into: &mut [u8]) -> Result<(), GuestFault> {
+        check_guest_range(at, into.len())?;
+        // SAFETY: the source is in the guest's part of the address space, where nothing of ours is; a fault there ends the
+        // copy. The destination is a slice.
+        unsafe { guest_copy(into.as_mut_ptr(), at.get() as *const u8, into.len()) }
+            .map_err(|left| fault_at(at, into.len(), left))
+    }
+
+    /// Writes guest memory with the rights of user mode. On failure the bytes up to there have been written.
+    pub fn write_guest_bytes(&self, at: GuestAddr, from: &[u8]) -> Result<(), GuestFault> {
+        check_guest_range(at, from.len())?;
+        // SAFETY: the destination is in the guest's part of the address space, whose mappings never lead to anything of ours
+        // (I8, kept by `core`); a fault there ends the copy.
+        unsafe { guest_copy(at.get() as *mut u8, from.as_ptr(), from.len()) }
+            .map_err(|left| fault_at(at, from.len(), left))
+    }
+
+    /// Reads a value of guest memory.
+    pub fn read_guest<T: FromBytes>(&self, at: GuestAddr) -> Result<T, GuestFault> {
+        check_guest_range(at, size_of::<T>())?;
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: as in `read_guest_bytes`.
+        unsafe {
+            guest_copy(
+                value.as_mut_ptr().cast(),
+                at.get() as *const u8,
+                size_of::<T>(),
+            )
+        }
+        .map_err(|left| fault_at(at, size_of::<T>(), left))?;
+        // SAFETY: every byte has been written, and `FromBytes` accepts any.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Writes a value to guest memory.
+    pub fn write_guest<T: IntoBytes + Immutable>(
+        &self,
+        at: GuestAddr,
+        value: &T,
+    ) -> Result<(), GuestFault> {
+        self.write_guest_bytes(at, value.as_bytes())
+    }
+
+    /// Loads a root. Its slots 256 to 271 must be the hypervisor's own (`Machine::root_entry`) and everything else may
+    /// lead to nothing of ours: that is what `core` keeps by page types (I7, I8).
+    pub fn load_root(&self, root: Mfn) {
+        if let Ok(frame) = PhysFrame::from_start_address(PhysAddr::new_truncate(root.start().get()))
+        {
+            // SAFETY: as the doc says.
+            unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+        }
+    }
+
+    /// Drops every translation of this CPU, global ones included.
+    pub fn flush_tlb(&self) {
+        let cr4 = Cr4::read();
+        if cr4.contains(Cr4Flags::PAGE_GLOBAL) {
+            // SAFETY: toggling PGE has no effect but the flush.
+            unsafe {
+                Cr4::write(cr4 - Cr4Flags::PAGE_GLOBAL);
+                Cr4::write(cr4);
+            }
+        } else {
+            x86_64::instructions::tlb::flush_all();
+        }
+    }
+
+    /// Drops the translation of one page.
+    pub fn flush_page(&self, at: GuestAddr) {
+        // A non-canonical address has no translation (XSA-279: and some forms of invalidation fault on it).
+        if let Ok(at) = VirtAddr::try_new(at.get()) {
+            x86_64::instructions::tlb::flush(at);
+        }
+    }
+
+    /// The hardware's own answer.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let raw_cpuid::CpuIdResult { eax, ebx, ecx, edx } = raw_cpuid::cpuid!(leaf, subleaf);
+        CpuidResult { eax, ebx, ecx, edx }
+    }
+
+    /// Reads a model-specific register; `None` if the CPU has no such register.
+    pub fn read_msr(&self, msr: u32) -> Option<u64> {
+        let (low, high, done): (u32, u32, u32);
+        // SAFETY: reading an MSR changes nothing that Rust knows of; where it faults, the fixup leaves `done` at 0.
+        unsafe {
+            asm!(
+                "2: rdmsr",
+                "mov {done:e}, 1",
+                "3:",
+                fixup!("2b", "3b"),
+                done = inout(reg) 0_u32 => done,
+                in("ecx") msr,
+                inout("eax") 0_u32 => low,
+                inout("edx") 0_u32 => high,
+                options(nostack),
+            );
+        }
+        (done == 1).then_some(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// The base of FS.
+    pub fn fs_base(&self) -> u64 {
+        read_base(FS_BASE)
+    }
+
+    /// Sets the base of FS.
+    pub fn set_fs_base(&self, base: u64) -> Result<(), NotCanonical> {
+        write_base(FS_BASE, base)
+    }
+
+    /// The base of GS.
+    pub fn gs_base(&self) -> u64 {
+        read_base(GS_BASE)
+    }
+
+    /// Sets the base of GS.
+    pub fn set_gs_base(&self, base: u64) -> Result<(), NotCanonical> {
+        write_base(GS_BASE, base)
+    }
+
+    /// The base of GS that is kept for guest user mode.
+    pub fn user_gs_base(&self) -> u64 {
+        self.local.user_gs_base.get()
+    }
+
+    /// Sets the base of GS that is kept for guest user mode.
+    pub fn set_user_gs_base(&self, base: u64) -> Result<(), NotCanonical> {
+        if !is_canonical(base) {
+            return Err(NotCanonical);
+        }
+        self.local.user_gs_base.set(base);
+        Ok(())
+    }
+
+    /// Sets or clears CR0.TS: the guest's next use of floating point faults.
+    pub fn set_task_switched(&self, on: bool) {
+        let mut cr0 = Cr0::read();
+        if cr0.contains(Cr0Flags::TASK_SWITCHED) != on {
+            cr0.set(Cr0Flags::TASK_SWITCHED, on);
+            // SAFETY: the hypervisor uses no floating point.
+            unsafe { Cr0::write(cr0) };
+        }
+    }
+
+    /// Makes the bits of CR4 that follow the guest (`GUEST_CR4`) those of `value`. The others are as boot set them.
+    pub fn load_guest_cr4(&self, value: u64) {
+        let now = Cr4::read_raw();
+        let wanted = HOST_CR4.load(Ordering::Relaxed) | value & GUEST_CR4;
+        if now != wanted {
+            // SAFETY: TSD and DE concern guests only; the rest is what `protect` loaded.
+            unsafe { Cr4::write_raw(wanted) };
+        }
+    }
+
+    /// Loads what `RDTSCP` and `RDPID` return, where the CPU has them.
+    pub fn load_tsc_aux(&self, value: u32) {
+        if HAS_TSC_AUX.load(Ordering::Relaxed) {
+            // SAFETY: any 32-bit value is allowed.
+            unsafe { Msr::new(TSC_AUX).write(u64::from(value)) };
+        }
+    }
+
+    /// Loads XCR0, after the CPU has agreed to the value.
+    pub fn set_xcr0(&self, value: u64) -> Result<(), BadXcr0> {
+        if !Cr4::read().contains(Cr4Flags::OSXSAVE) {
+            return Err(BadXcr0);
+        }
+        let done: u32;
+        // SAFETY: the hypervisor uses none of the components; a value that the CPU refuses faults and changes nothing.
+        unsafe {
+            asm!(
+                "2: xsetbv",
+                "mov {done:e}, 1",
+                "3:",
+                fixup!("2b", "3b"),
+                done = inout(reg) 0_u32 => done,
+                in("ecx") 0,
+                in("eax") value as u32,
+                in("edx") (value >> 32) as u32,
+                options(nostack),
+            );
+        }
+        if done == 0 {
+            return Err(BadXcr0);
+        }
+        self.local.xcr0.set(value);
+        Ok(())
+    }
+
+    /// Loads the breakpoints of a guest, which `core` has checked: none of them is at an address of ours.
+    pub fn load_debug_registers(&self, dr: &DebugRegisters) {
+        // SAFETY: #DB is survived everywhere in the hypervisor (`fault::in_hypervisor`).
+        unsafe {
+            asm!(
+                "mov dr7, {off}", "mov dr0, {0}", "mov dr1, {1}", "mov dr2, {2}", "mov dr3, {3}", "mov dr6, {dr6}", "mov dr7, {dr7}",
+                in(reg) dr.addr[0], in(reg) dr.addr[1], in(reg) dr.addr[2], in(reg) dr.addr[3],
+                off = in(reg) 0x400_u64, dr6 = in(reg) dr.dr6, dr7 = in(reg) dr.dr7,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// What the last #DB was for; the CPU only ever sets bits, so they are cleared here.
+    pub fn read_dr6(&self) -> u64 {
+        let value: u64;
+        // SAFETY: DR6 only reports.
+        unsafe {
+            asm!("mov {0}, dr6", "mov dr6, {1}", out(reg) value, in(reg) DebugRegisters::RESET.dr6, options(nostack, preserves_flags));
+        }
+        value
+    }
+
+    /// Reads a port. Which ports a guest may reach is for `core` to decide.
+    pub fn port_in(&self, port: u16, width: PortWidth) -> u32 {
+        let value: u32;
+        // SAFETY: the hypervisor's own devices are not among the ports that `core` lets through (I27).
+        unsafe {
+            match width {
+                PortWidth::Byte => {
+                    asm!("xor eax, eax", "in al, dx", in("dx") port, out("eax") value, options(nostack))
+                }
+                PortWidth::Word => {
+                    asm!("xor eax, eax", "in ax, dx", in("dx") port, out("eax") value, options(nostack))
+                }
+                PortWidth::Dword => {
+                    asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack))
+                }
+            }
+        }
+        value
+    }
+
+    /// Writes a port; see [`Self::port_in`].
+    pub fn port_out(&self, port: u16, width: PortWidth, value: u32) {
+        // SAFETY: as in `port_in`; what a device does with it is the trust that a domain with ports has (design, 10).
+        unsafe {
+            match width {
+                PortWidth::Byte => {
+                    asm!("out dx, al", in("dx") port, in("al") value as u8, options(nostack))
+                }
+                PortWidth::Word => {
+                    asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nostack))
+                }
+                PortWidth::Dword => {
+                    asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack))
+                }
+            }
+        }
+    }
+
+    /// The time-stamp counter.
+    pub fn tsc(&self) -> u64 {
+        read_tsc()
+    }
+
+    /// Writes all caches back and empties them.
+    pub fn write_back_caches(&self) {
+        // SAFETY: changes no value in memory.
+        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+    }
+
+    /// Saves the floating-point and vector registers of a guest.
+    pub fn save_fpu(&self, area: &mut FpuArea) {
+        let task_switched = self.open_fpu();
+        let at = area.bytes.as_mut_ptr();
+        let xcr0 = self.local.xcr0.get();
+        // SAFETY: the area is aligned and as large as all components that `set_xcr0` can have allowed.
+        unsafe {
+            if xcr0 != 0 {
+                asm!("xsave64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
+            } else {
+                asm!("fxsave64 [{}]", in(reg) at, options(nostack));
+            }
+        }
+        self.set_task_switched(task_switched);
+    }
+
+    /// Loads the floating-point and vector registers of a guest: all of them, so that nothing of the last guest's stays
+    /// (I30). An image that the CPU refuses is replaced by the reset image (XSA-52 class).
+    pub fn restore_fpu(&self, area: &FpuArea) {
+        let task_switched = self.open_fpu();
+        if !self.try_restore_fpu(area) {
+            const { assert!(size_of::<FpuArea>() <= 4096) };
+            self.try_restore_fpu(&FpuArea::new());
+        }
+        self.set_task_switched(task_switched);
+    }
+
+    /// Clears CR0.TS; returns what it was.
+    fn open_fpu(&self) -> bool {
+        let task_switched = Cr0::read().contains(Cr0Flags::TASK_SWITCHED);
+        self.set_task_switched(false);
+        task_switched
+    }
+
+    fn try_restore_fpu(&self, area: &FpuArea) -> bool {
+        let at = area.bytes.as_ptr();
+        let done: u32;
+        // SAFETY: the area is aligned and large enough; an invalid image faults and changes nothing of ours. The x87 stack
+        // is emptied first, since a pending exception of the last guest would be raised here.
+        unsafe {
+            asm!("fnclex", "fninit", options(nostack));
+            if self.local.xcr0.get() != 0 {
+                asm!(
+                    "2: xrstor64 [{at}]", "mov {done:e}, 1", "3:", fixup!("2b", "3b"),
+                    at = in(reg) at, done = inout(reg) 0_u32 => done, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack),
+                );
+            } else {
+                asm!(
+                    "2: fxrstor64 [{at}]", "mov {done:e}, 1", "3:", fixup!("2b", "3b"),
+                    at = in(reg) at, done = inout(reg) 0_u32 => done, options(nostack),
+                );
+            }
+        }
+        done == 1
+    }
+
+    /// Waits for an interrupt and takes it.
+    pub fn wait_for_interrupt(&self) {
+        // SAFETY: interrupts are taken on this stack, below everything in use, and off again behind the instruction.
+        unsafe { asm!("sti", "hlt", "cli") };
+    }
+
+    /// Leaves for a guest with these registers, never to come back here: the next entry starts on an empty stack.
+    pub fn enter_guest(&self, regs: &CpuUserRegs) -> ! {
+        let at = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
+            as *mut CpuUserRegs;
+        // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
+        // so they are copied first. The selectors are of ring 3 by the exit rules of `core` (I24).
+        unsafe {
+            at.write(regs.clone());
+            entry::enter_guest(at)
+        }
+    }
+
+    /// Turns the CPU's protections on. `smep` and `smap` as the command line says.
+    pub(super) fn protect(smep: bool, smap: bool) {
+        let features = raw_cpuid::CpuId::new().get_extended_feature_info();
+        let has_xsave = raw_cpuid::CpuId::new()
+            .get_feature_info()
+            .is_some_and(|info| info.has_xsave());
+        let mut cr4 =
+            Cr4::read() | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::PAGE_GLOBAL;
+        let smap = smap && features.as_ref().is_some_and(|info| info.has_smap());
+        cr4.set(
+            Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+            smep && features.as_ref().is_some_and(|info| info.has_smep()),
+        );
+        cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
+        cr4.set(
+            Cr4Flags::FSGSBASE,
+            features.as_ref().is_some_and(|info| info.has_fsgsbase()),
+        );
+        cr4.set(Cr4Flags::OSXSAVE, has_xsave);
+        HAS_SMAP.store(smap, Ordering::Relaxed);
+        HOST_CR4.store(cr4.bits(), Ordering::Relaxed);
+        let extended = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers();
+        HAS_TSC_AUX.store(
+            extended.is_some_and(|id| id.has_rdtscp()),
+            Ordering::Relaxed,
+        );
+        // SAFETY: no mapping of ours uses an entry that changes; caches are empty when it does.
+        unsafe {
+            asm!("wbinvd", options(nostack, preserves_flags));
+            Msr::new(PAT_MSR).write(PAT);
+        }
+        // SAFETY: only bits that the CPU has; none of them changes what the hypervisor's own code means.
+        unsafe {
+            Cr4::write(cr4);
+            Cr0::write(
+                (Cr0::read() | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR)
+                    - Cr0Flags::EMULATE_COPROCESSOR,
+            );
+        }
+        if smap {
+            close_guest_memory();
+        }
+    }
+}
+
+/// The time-stamp counter.
+pub(super) fn read_tsc() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+fn read_base(msr: u32) -> u64 {
+    // SAFETY: both bases exist on every 64-bit CPU.
+    unsafe { Msr::new(msr).read() }
+}
+
+fn write_base(msr: u32, base: u64) -> Result<(), NotCanonical> {
+    if !is_canonical(base) {
+        return Err(NotCanonical);
+    }
+    // SAFETY: canonical, so it does not fault; the hypervisor uses neither segment.
+    unsafe { Msr::new(msr).write(base) };
+    Ok(())
+}
+
+fn fault_at(at: GuestAddr, len: usize, left: usize) -> GuestFault {
+    GuestFault {
+        at: GuestAddr::new(at.get().wrapping_add((len - left) as u64)),
+    }
+}
+
+/// Ends the access to guest memory that a guest's own AC flag, or `guest_copy`, opened.
+#[inline(always)]
+pub(super) fn close_guest_memory() {
+    if HAS_SMAP.load(Ordering::Relaxed) {
+        // SAFETY: the CPU has SMAP, hence the instruction.
+        unsafe { asm!("clac", options(nomem, nostack)) };
+    }
+}
+
+#[inline(always)]
+fn open_guest_memory() {
+    if HAS_SMAP.load(Ordering::Relaxed) {
+        // SAFETY: as above.
+        unsafe { asm!("stac", options(nomem, nostack)) };
+    }
+}
+
+/// Copies between guest memory and ours. `Err`: how many bytes were left when one side faulted.
+///
+/// # Safety
+///
+/// The side that is ours must be valid for `len` bytes; the other must lie in the guest's part of the address space.
+unsafe fn guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usize> {
+    let left: usize;
+    open_guest_memory();
+    // SAFETY: as the caller promises. A fault in the words leaves rcx at the number of words not copied, from which the
+    // fixup makes bytes; a fault in the tail leaves the bytes.
+    unsafe {
+        asm!(
+            "2: rep movsq",
+            "mov ecx, {tail:e}",
+            "3: rep movsb",
+            "jmp 5f",
+            "4: lea rcx, [{tail} + rcx * 8]",
+            "5:",
+            fixup!("2b", "4b"),
+            fixup!("3b", "5b"),
+            tail = in(reg) len % 8,
+            inout("rcx") len / 8 => left,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            options(nostack),
+        );
+    }
+    close_guest_memory();
+    if left == 0 { Ok(()) } else { Err(left) }
+}
+
+/// The control registers of the running CPU, for a panic's report.
+pub struct ControlRegisters;
+
+impl core::fmt::Display for ControlRegisters {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (cr2, rsp): (u64, u64);
+        // SAFETY: reads registers.
+        unsafe {
+            asm!("mov {}, cr2", "mov {}, rsp", out(reg) cr2, out(reg) rsp, options(nomem, nostack, preserves_flags))
+        };
+        let (root, _) = Cr3::read();
+        write!(
+            f,
+            "  cr0 {:016x}  cr2 {cr2:016x}  cr3 {:016x}  cr4 {:016x}  rsp {rsp:016x}",
+            Cr0::read_raw(),
+            root.start_address().as_u64(),
+            Cr4::read_raw(),
+        )
+    }
+}

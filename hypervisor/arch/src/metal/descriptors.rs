@@ -1,0 +1,172 @@
+//! Descriptor tables: GDT, TSS, IDT.
+//!
+//! The upper two pages of every GDT are the hypervisor's (ABI: `public/arch-x86/xen.h`, `FIRST_RESERVED_GDT_PAGE`). One
+//! pair of frames serves all CPUs, since it has room for the TSS of each: switching guests never writes a descriptor.
+
+use dom0_abi::addr::PAGE_SIZE;
+use x86_64::instructions::tables;
+use x86_64::registers::segmentation::{CS, SS, Segment};
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, SegmentSelector};
+use x86_64::structures::idt::InterruptDescriptorTable;
+use x86_64::{PrivilegeLevel, VirtAddr};
+
+use super::entry::{self, Handlers};
+use super::layout;
+use super::per_cpu::CpuLocal;
+use crate::sync::Once;
+
+/// Selector of our code. SYSCALL wants the data segment right behind it.
+pub(super) const CODE: u16 = 0xe008;
+pub(super) const DATA: u16 = 0xe010;
+/// SYSRET wants 32-bit code, data and 64-bit code in this order. ABI: `public/arch-x86/xen-x86_64.h`, `FLAT_RING3_*`.
+pub(super) const GUEST_CODE32: u16 = 0xe023;
+const FIRST_TSS: u16 = 0xe040;
+
+/// Flat descriptors as selectors 0xe000, 0xe008, … find them; all with the accessed bit, so that the CPU never writes.
+const FLAT: [u64; 7] = [
+    0,
+    0x00af_9b00_0000_ffff, // 64-bit code, ring 0
+    0x00cf_9300_0000_ffff, // data, ring 0
+    0,
+    0x00cf_fb00_0000_ffff, // 32-bit code, ring 3
+    0x00cf_f300_0000_ffff, // data, ring 3
+    0x00af_fb00_0000_ffff, // 64-bit code, ring 3
+];
+
+/// Each TSS takes two slots of what is left of two pages.
+pub(super) const MAX_CPUS: usize = (2 * PAGE_SIZE - (FIRST_TSS & 0xfff) as usize) / 16;
+
+/// Writes the flat descriptors into our pages of the GDT.
+pub(super) fn write_flat_descriptors() {
+    for (index, descriptor) in FLAT.iter().enumerate() {
+        // SAFETY: `paging` maps our two pages of the empty GDT writable; nothing reads them yet.
+        unsafe { our_gdt().add(index).write_volatile(*descriptor) };
+    }
+}
+
+fn our_gdt() -> *mut u64 {
+    (layout::EMPTY_GDT + layout::OUR_GDT_OFFSET) as *mut u64
+}
+
+/// Loads GDT, code and stack segment and TSS of a CPU.
+pub(super) fn load_gdt(local: &'static CpuLocal) {
+    let Descriptor::SystemSegment(low, high) = Descriptor::tss_segment(&local.tss) else {
+        return;
+    };
+    let selector = FIRST_TSS + 16 * local.id as u16;
+    let slot = usize::from(selector & 0xfff) / 8;
+    // SAFETY: within our two pages, as `local.id` is below MAX_CPUS; the slot is this CPU's alone.
+    unsafe {
+        our_gdt().add(slot).write_volatile(low);
+        our_gdt().add(slot + 1).write_volatile(high);
+    }
+    let pointer = DescriptorTablePointer {
+        limit: 0xffff,
+        base: VirtAddr::new(layout::EMPTY_GDT),
+    };
+    // SAFETY: the window is mapped for ever; the selectors name the descriptors above.
+    unsafe {
+        tables::lgdt(&pointer);
+        CS::set_reg(SegmentSelector(CODE));
+        SS::set_reg(SegmentSelector(DATA));
+        tables::load_tss(SegmentSelector(selector));
+        core::arch::asm!("lldt {:x}", in(reg) 0_u16, options(nostack, preserves_flags));
+    }
+}
+
+static IDT: Once<InterruptDescriptorTable> = Once::new();
+
+/// Loads the table of all entries; `H` is what they call.
+pub(super) fn load_idt<H: Handlers>() {
+    let idt = IDT.call_once(idt::<H>);
+    idt.load();
+}
+
+/// Calls `$set` with every vector that has no error code and no stack of its own.
+macro_rules! plain_vectors {
+    ($idt:ident, $handlers:ident: $($vector:literal)*) => {
+        $(
+            // SAFETY: the stub expects exactly what the CPU pushes for a vector without an error code.
+            unsafe { $idt[$vector].set_handler_addr(address(entry::vector_entry::<$handlers, $vector>)) };
+        )*
+    };
+}
+
+fn address(entry: extern "C" fn()) -> VirtAddr {
+    VirtAddr::new(entry as *const () as u64)
+}
+
+fn idt<H: Handlers>() -> InterruptDescriptorTable {
+    let mut idt = InterruptDescriptorTable::new();
+    // SAFETY: each stub expects what the CPU pushes for its vector, on the stack that the IST index names.
+    unsafe {
+        idt.divide_error
+            .set_handler_addr(address(entry::vector_entry::<H, 0>));
+        idt.debug
+            .set_handler_addr(address(entry::ist_entry::<H, 1>))
+            .set_stack_index(layout::IST_DEBUG);
+        idt.non_maskable_interrupt
+            .set_handler_addr(address(entry::ist_entry::<H, 2>))
+            .set_stack_index(layout::IST_NMI);
+        // `int3` and `int 4` are what a guest may execute by itself.
+        idt.breakpoint
+            .set_handler_addr(address(entry::vector_entry::<H, 3>))
+            .set_privilege_level(PrivilegeLevel::Ring3);
+        idt.overflow
+            .set_handler_addr(address(entry::vector_entry::<H, 4>))
+            .set_privilege_level(PrivilegeLevel::Ring3);
+        idt.bound_range_exceeded
+            .set_handler_addr(address(entry::vector_entry::<H, 5>));
+        idt.invalid_opcode
+            .set_handler_addr(address(entry::vector_entry::<H, 6>));
+        idt.device_not_available
+            .set_handler_addr(address(entry::vector_entry::<H, 7>));
+        idt.double_fault
+            .set_handler_addr(address(entry::ist_entry_with_code::<H, 8>))
+            .set_stack_index(layout::IST_DOUBLE_FAULT);
+        idt.invalid_tss
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 10>));
+        idt.segment_not_present
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 11>));
+        idt.stack_segment_fault
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 12>));
+        idt.general_protection_fault
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 13>));
+        idt.page_fault
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 14>));
+        idt.x87_floating_point
+            .set_handler_addr(address(entry::vector_entry::<H, 16>));
+        idt.alignment_check
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 17>));
+        idt.machine_check
+            .set_handler_addr(address(entry::ist_entry::<H, 18>))
+            .set_stack_index(layout::IST_MACHINE_CHECK);
+        idt.simd_floating_point
+            .set_handler_addr(address(entry::vector_entry::<H, 19>));
+        idt.virtualization
+            .set_handler_addr(address(entry::vector_entry::<H, 20>));
+        idt.cp_protection_exception
+            .set_handler_addr(address(entry::vector_entry_with_code::<H, 21>));
+        idt[0x80]
+            .set_handler_addr(address(entry::vector_entry::<H, 0x80>))
+            .set_privilege_level(PrivilegeLevel::Ring3);
+    }
+    plain_vectors! { idt, H:
+        0x20 0x21 0x22 0x23 0x24 0x25 0x26 0x27 0x28 0x29 0x2a 0x2b 0x2c 0x2d 0x2e 0x2f
+        0x30 0x31 0x32 0x33 0x34 0x35 0x36 0x37 0x38 0x39 0x3a 0x3b 0x3c 0x3d 0x3e 0x3f
+        0x40 0x41 0x42 0x43 0x44 0x45 0x46 0x47 0x48 0x49 0x4a 0x4b 0x4c 0x4d 0x4e 0x4f
+        0x50 0x51 0x52 0x53 0x54 0x55 0x56 0x57 0x58 0x59 0x5a 0x5b 0x5c 0x5d 0x5e 0x5f
+        0x60 0x61 0x62 0x63 0x64 0x65 0x66 0x67 0x68 0x69 0x6a 0x6b 0x6c 0x6d 0x6e 0x6f
+        0x70 0x71 0x72 0x73 0x74 0x75 0x76 0x77 0x78 0x79 0x7a 0x7b 0x7c 0x7d 0x7e 0x7f
+        0x81 0x82 0x83 0x84 0x85 0x86 0x87 0x88 0x89 0x8a 0x8b 0x8c 0x8d 0x8e 0x8f
+        0x90 0x91 0x92 0x93 0x94 0x95 0x96 0x97 0x98 0x99 0x9a 0x9b 0x9c 0x9d 0x9e 0x9f
+        0xa0 0xa1 0xa2 0xa3 0xa4 0xa5 0xa6 0xa7 0xa8 0xa9 0xaa 0xab 0xac 0xad 0xae 0xaf
+        0xb0 0xb1 0xb2 0xb3 0xb4 0xb5 0xb6 0xb7 0xb8 0xb9 0xba 0xbb 0xbc 0xbd 0xbe 0xbf
+        0xc0 0xc1 0xc2 0xc3 0xc4 0xc5 0xc6 0xc7 0xc8 0xc9 0xca 0xcb 0xcc 0xcd 0xce 0xcf
+        0xd0 0xd1 0xd2 0xd3 0xd4 0xd5 0xd6 0xd7 0xd8 0xd9 0xda 0xdb 0xdc 0xdd 0xde 0xdf
+        0xe0 0xe1 0xe2 0xe3 0xe4 0xe5 0xe6 0xe7 0xe8 0xe9 0xea 0xeb 0xec 0xed 0xee 0xef
+        0xf0 0xf1 0xf2 0xf3 0xf4 0xf5 0xf6 0xf7 0xf8 0xf9 0xfa 0xfb 0xfc 0xfd 0xfe 0xff
+    }
+    idt
+}

@@ -1,0 +1,387 @@
+//! The ways into the hypervisor and out again.
+//!
+//! Every entry leaves the interrupted registers, in the layout of the ABI's `cpu_user_regs`, on the CPU's main stack, calls
+//! one function of the image and goes back through [`restore`]. Registers of a guest always lie at the same place, the
+//! very top of that stack: a guest that enters has the whole stack for itself, since nothing of ours is ever left there.
+//!
+//! INVARIANT: the CPU's record is found from the stack pointer (`per_cpu`), never through GS: the base of GS is the guest's
+//! from end to end. Only the SYSCALL stub, which arrives on the guest's stack, borrows it for three instructions.
+//!
+//! Registers take 168 bytes below a multiple of 16, so the stubs leave eight more before they call Rust.
+//!
+//! INVARIANT: #DB, NMI, #MC and #DF arrive on stacks of their own (XSA-260: a #DB held back by `mov ss` is taken on the
+//! first instruction of the SYSCALL stub, still on the guest's stack). Coming from a guest they move to the main stack
+//! at once; coming from the hypervisor they stay and return there.
+
+use core::arch::naked_asm;
+
+use dom0_abi::arch::CpuUserRegs;
+
+use super::cpu::{self, Cpu};
+use super::{fault, layout, per_cpu};
+use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32};
+
+/// Selector of flat 64-bit guest code. ABI: `public/arch-x86/xen-x86_64.h`, `FLAT_RING3_CS64`.
+const GUEST_CS64: u16 = 0xe033;
+const GUEST_CS32: u16 = 0xe023;
+const GUEST_SS: u16 = 0xe02b;
+
+/// What the image does on each kind of entry.
+pub trait Handlers: 'static {
+    /// SYSCALL from 64-bit code of a guest.
+    fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs);
+    /// An exception, a software interrupt or SYSCALL from 32-bit code ([`ENTRY_SYSCALL32`]) of a guest; which one is in
+    /// `regs.entry_vector`.
+    fn exception(cpu: &Cpu, regs: &mut CpuUserRegs);
+    /// A device or another CPU. `regs` are those of the guest it interrupted, none if the CPU was idle.
+    fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8);
+}
+
+/// Bytes from the start of the registers to the slot of RIP, which is where `iretq` starts to read.
+const RIP: usize = core::mem::offset_of!(CpuUserRegs, rip);
+const RCX: usize = core::mem::offset_of!(CpuUserRegs, rcx);
+const R11: usize = core::mem::offset_of!(CpuUserRegs, r11);
+const CS: usize = core::mem::offset_of!(CpuUserRegs, cs);
+const RFLAGS: usize = core::mem::offset_of!(CpuUserRegs, rflags);
+const RSP: usize = core::mem::offset_of!(CpuUserRegs, rsp);
+const SS: usize = core::mem::offset_of!(CpuUserRegs, ss);
+const ENTRY_VECTOR: usize = core::mem::offset_of!(CpuUserRegs, entry_vector);
+/// What the CPU and the stubs push: everything up to the data selectors.
+const PUSHED: usize = core::mem::offset_of!(CpuUserRegs, es);
+
+macro_rules! push_registers {
+    () => {
+        "
+        push rdi
+        push rsi
+        push rdx
+        push rcx
+        push rax
+        push r8
+        push r9
+        push r10
+        push r11
+        push rbx
+        push rbp
+        push r12
+        push r13
+        push r14
+        push r15
+        "
+    };
+}
+
+macro_rules! pop_registers {
+    () => {
+        "
+        pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop rbp
+        pop rbx
+        pop r11
+        pop r10
+        pop r9
+        pop r8
+        pop rax
+        pop rcx
+        pop rdx
+        pop rsi
+        pop rdi
+        "
+    };
+}
+
+/// SYSCALL from 64-bit code.
+///
+/// In: the guest's registers, RIP in rcx, RFLAGS in r11, the guest's stack; flags masked by FMASK. The CPU reports neither
+/// CS nor SS: they are the flat ones by definition of the ABI.
+// SAFETY: only ever reached through LSTAR, which `syscall::init` loads; touches nothing of the guest's but its registers.
+#[unsafe(naked)]
+pub(super) extern "C" fn syscall_entry<H: Handlers>() {
+    naked_asm!(
+        "swapgs",
+        "mov gs:[{scratch}], rsp",
+        "mov rsp, gs:[{regs_end}]",
+        "push {ss}",
+        "push qword ptr gs:[{scratch}]",
+        "swapgs",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push 0",
+        "mov dword ptr [rsp + 4], {vector}",
+        push_registers!(),
+        "mov rdi, rsp",
+        "xor ebp, ebp",
+        "sub rsp, 8",
+        "call {handler}",
+        "add rsp, 8",
+        "jmp {restore}",
+        scratch = const per_cpu::SCRATCH,
+        regs_end = const per_cpu::GUEST_REGS_END,
+        ss = const GUEST_SS,
+        cs = const GUEST_CS64,
+        vector = const ENTRY_SYSCALL,
+        handler = sym on_hypercall::<H>,
+        restore = sym restore,
+    )
+}
+
+/// SYSCALL from 32-bit code; otherwise as [`syscall_entry`].
+// SAFETY: only ever reached through CSTAR; as above.
+#[unsafe(naked)]
+pub(super) extern "C" fn syscall32_entry<H: Handlers>() {
+    naked_asm!(
+        "swapgs",
+        "mov gs:[{scratch}], rsp",
+        "mov rsp, gs:[{regs_end}]",
+        "push {ss}",
+        "push qword ptr gs:[{scratch}]",
+        "swapgs",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push 0",
+        "mov dword ptr [rsp + 4], {vector}",
+        push_registers!(),
+        "mov rdi, rsp",
+        "xor ebp, ebp",
+        "sub rsp, 8",
+        "call {handler}",
+        "mov rsp, rax",
+        "jmp {restore}",
+        scratch = const per_cpu::SCRATCH,
+        regs_end = const per_cpu::GUEST_REGS_END,
+        ss = const GUEST_SS,
+        cs = const GUEST_CS32,
+        vector = const ENTRY_SYSCALL32,
+        handler = sym on_exception::<H>,
+        restore = sym restore,
+    )
+}
+
+/// An exception without an error code, or an interrupt: pushes a zero in its place.
+// SAFETY: only ever reached through the IDT.
+#[unsafe(naked)]
+pub(super) extern "C" fn vector_entry<H: Handlers, const VECTOR: u8>() {
+    naked_asm!(
+        "push 0",
+        "mov dword ptr [rsp + 4], {vector}",
+        "jmp {common}",
+        vector = const VECTOR as u32,
+        common = sym exception_common::<H>,
+    )
+}
+
+/// An exception for which the CPU pushes an error code.
+// SAFETY: only ever reached through the IDT.
+#[unsafe(naked)]
+pub(super) extern "C" fn vector_entry_with_code<H: Handlers, const VECTOR: u8>() {
+    naked_asm!(
+        "mov dword ptr [rsp + 4], {vector}",
+        "jmp {common}",
+        vector = const VECTOR as u32,
+        common = sym exception_common::<H>,
+    )
+}
+
+/// An exception that arrives on a stack of its own.
+// SAFETY: only ever reached through the IDT.
+#[unsafe(naked)]
+pub(super) extern "C" fn ist_entry<H: Handlers, const VECTOR: u8>() {
+    naked_asm!(
+        "push 0",
+        "mov dword ptr [rsp + 4], {vector}",
+        "jmp {common}",
+        vector = const VECTOR as u32,
+        common = sym ist_common::<H>,
+    )
+}
+
+/// The double fault: as [`ist_entry`], with the CPU's error code.
+// SAFETY: only ever reached through the IDT.
+#[unsafe(naked)]
+pub(super) extern "C" fn ist_entry_with_code<H: Handlers, const VECTOR: u8>() {
+    naked_asm!(
+        "mov dword ptr [rsp + 4], {vector}",
+        "jmp {common}",
+        vector = const VECTOR as u32,
+        common = sym ist_common::<H>,
+    )
+}
+
+// SAFETY: only ever jumped to by the stubs above, with vector and error code pushed.
+#[unsafe(naked)]
+extern "C" fn exception_common<H: Handlers>() {
+    naked_asm!(
+        push_registers!(),
+        "cld",
+        // A guest's rbp ends the chain of frames; our own goes on.
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 2f",
+        "xor ebp, ebp",
+        "2:",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {handler}",
+        "mov rsp, rax",
+        "jmp {restore}",
+        cs = const CS,
+        handler = sym on_exception::<H>,
+        restore = sym restore,
+    )
+}
+
+// SAFETY: only ever jumped to by the stubs above, on one of the IST stacks, with vector and error code pushed.
+#[unsafe(naked)]
+extern "C" fn ist_common<H: Handlers>() {
+    naked_asm!(
+        push_registers!(),
+        "cld",
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 2f",
+        // From a guest: on to the main stack, where a guest's registers belong.
+        "mov rsi, rsp",
+        "mov rdi, rsp",
+        "and rdi, {area}",
+        "add rdi, {regs}",
+        "mov rsp, rdi",
+        "mov ecx, {words}",
+        "rep movsq",
+        "2:",
+        "mov rdi, rsp",
+        "xor ebp, ebp",
+        "sub rsp, 8",
+        "call {handler}",
+        "mov rsp, rax",
+        "jmp {restore}",
+        cs = const CS,
+        area = const -(layout::PER_CPU_STRIDE as i64),
+        regs = const layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP,
+        words = const PUSHED / 8,
+        handler = sym on_exception::<H>,
+        restore = sym restore,
+    )
+}
+
+/// The only way out: loads the registers at rsp and returns to where they were interrupted.
+///
+/// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL, rcx and r11 as SYSRET wants
+/// them, flat selectors and a canonical RIP (XSA-7: it would fault in ring 0, on the guest's stack).
+///
+/// `iretq` may fault, on selectors that the guest chose; the fault finds [`iretq_from_restore`] and is delivered to the
+/// guest.
+// SAFETY: jumped to with rsp at complete registers, guest's or our own.
+#[unsafe(naked)]
+pub(super) extern "C" fn restore() {
+    naked_asm!(
+        "cmp dword ptr [rsp + {vector}], {syscall}",
+        "jne 3f",
+        "mov rcx, [rsp + {rcx}]",
+        "cmp rcx, [rsp + {rip}]",
+        "jne 3f",
+        "mov r11, [rsp + {r11}]",
+        "cmp r11, [rsp + {rflags}]",
+        "jne 3f",
+        "cmp word ptr [rsp + {cs}], {guest_cs}",
+        "jne 3f",
+        "cmp word ptr [rsp + {ss}], {guest_ss}",
+        "jne 3f",
+        "mov rax, rcx",
+        "shl rax, 16",
+        "sar rax, 16",
+        "cmp rax, rcx",
+        "jne 3f",
+        pop_registers!(),
+        // rsp is at error code and vector; the stack pointer is the last register to load.
+        "mov rsp, [rsp + {rsp_from_code}]",
+        "sysretq",
+        "3:",
+        pop_registers!(),
+        "add rsp, 8",
+        "jmp {iretq}",
+        vector = const ENTRY_VECTOR,
+        syscall = const ENTRY_SYSCALL,
+        rcx = const RCX,
+        r11 = const R11,
+        rip = const RIP,
+        rflags = const RFLAGS,
+        cs = const CS,
+        ss = const SS,
+        guest_cs = const GUEST_CS64,
+        guest_ss = const GUEST_SS,
+        rsp_from_code = const RSP - (RIP - 8),
+        iretq = sym iretq_from_restore,
+    )
+}
+
+/// The one `iretq`, alone, so that a fault there is known by its address.
+// SAFETY: as `restore`.
+#[unsafe(naked)]
+pub(super) extern "C" fn iretq_from_restore() {
+    naked_asm!("iretq")
+}
+
+/// Starts a guest: loads `regs` and never comes back.
+// SAFETY (of callers): `regs` are at the top of this CPU's main stack and complete, with selectors of ring 3.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn enter_guest(regs: *mut CpuUserRegs) -> ! {
+    naked_asm!("mov rsp, rdi", "jmp {restore}", restore = sym restore)
+}
+
+/// Goes on with `next(argument)` on another stack.
+// SAFETY (of callers): `top` is the end of a mapped, unused stack.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn switch_stack(
+    top: u64,
+    next: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> ! {
+    naked_asm!(
+        "mov rsp, rdi",
+        "xor ebp, ebp",
+        "mov rdi, rdx",
+        "call rsi",
+        "ud2"
+    )
+}
+
+extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) {
+    let cpu = Cpu::current();
+    // SAFETY: the stub has just written these registers, at the top of this CPU's main stack, and nobody else refers to
+    // them while the CPU is in the hypervisor.
+    H::hypercall(&cpu, unsafe { &mut *regs });
+}
+
+/// Sorts what came through the IDT; returns the registers to go on with.
+extern "C" fn on_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserRegs {
+    // A guest may have set AC.
+    cpu::close_guest_memory();
+    let cpu = Cpu::current();
+    // SAFETY: as in `on_hypercall`; registers of the hypervisor lie below everything in use on the stack.
+    let interrupted = unsafe { &mut *regs };
+    let vector = interrupted.entry_vector;
+    let from_guest = interrupted.cs & 3 == 3;
+    match vector {
+        // 0x80 is the one gate above the exceptions that a guest may call.
+        32..=0x7f | 0x81..=0xff => {
+            H::interrupt(&cpu, from_guest.then_some(interrupted), vector as u8);
+            regs
+        }
+        _ if from_guest => {
+            cpu.note_fault_address(vector);
+            H::exception(&cpu, interrupted);
+            regs
+        }
+        _ => match fault::in_hypervisor(&cpu, interrupted) {
+            fault::Resolution::Resume => regs,
+            fault::Resolution::GuestReturn(guest) => {
+                // SAFETY: `fault` has put together the guest's registers in their place at the top of the main stack.
+                H::exception(&cpu, unsafe { &mut *guest });
+                guest
+            }
+        },
+    }
+}

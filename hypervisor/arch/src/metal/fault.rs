@@ -1,0 +1,149 @@
+//! Faults inside the hypervisor: those that are foreseen, and the end.
+//!
+//! Foreseen are the instructions that [`fixup`] registers, each with the address to go on at, and the one `iretq`. There is
+//! no other recovery: anything else is a bug of ours and panics.
+
+use dom0_abi::arch::CpuUserRegs;
+
+use super::cpu::Cpu;
+use super::{entry, layout, per_cpu};
+
+/// Registers the label `$at` of an `asm!` block as an instruction that may fault, and `$then` as where to go on.
+macro_rules! fixup {
+    ($at:literal, $then:literal) => {
+        concat!(
+            ".pushsection .fixups, \"a\"\n.balign 8\n.quad ",
+            $at,
+            ", ",
+            $then,
+            "\n.popsection"
+        )
+    };
+}
+pub(super) use fixup;
+
+/// What becomes of a fault inside the hypervisor.
+pub(super) enum Resolution {
+    /// Goes on where the interrupted registers now say.
+    Resume,
+    /// It was the return to a guest that faulted: these are the guest's registers, with the fault as their exception.
+    GuestReturn(*mut CpuUserRegs),
+}
+
+#[repr(C)]
+struct Fixup {
+    at: u64,
+    then: u64,
+}
+
+unsafe extern "C" {
+    static image_fixups_start: Fixup;
+    static image_fixups_end: Fixup;
+}
+
+fn fixups() -> &'static [Fixup] {
+    let (start, end) = (&raw const image_fixups_start, &raw const image_fixups_end);
+    let count = (end as usize - start as usize) / size_of::<Fixup>();
+    // SAFETY: the linker script puts the two symbols around the section, which holds nothing but what `fixup!` emits.
+    unsafe { core::slice::from_raw_parts(start, count) }
+}
+
+const DEBUG: u32 = 1;
+const NMI: u32 = 2;
+const MACHINE_CHECK: u32 = 18;
+/// #NP, #SS, #GP, #PF, #AC: all that `iretq` can raise.
+const IRETQ_FAULTS: [u32; 5] = [11, 12, 13, 14, 17];
+
+/// Resolves a fault whose registers are those of the hypervisor; panics where it cannot.
+pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
+    match regs.entry_vector {
+        // Held back by `mov ss`, or a guest's watchpoint on memory that we touch for it: nothing of ours.
+        DEBUG => return Resolution::Resume,
+        NMI => {
+            cpu.note_nmi();
+            return Resolution::Resume;
+        }
+        MACHINE_CHECK => panic!("machine check in the hypervisor\n{}", Registers(regs)),
+        _ => {}
+    }
+    if regs.rip == entry::iretq_from_restore as *const () as u64
+        && IRETQ_FAULTS.contains(&regs.entry_vector)
+    {
+        return Resolution::GuestReturn(failed_return(regs));
+    }
+    if let Some(fixup) = fixups().iter().find(|fixup| fixup.at == regs.rip) {
+        regs.rip = fixup.then;
+        return Resolution::Resume;
+    }
+    let address: u64;
+    // SAFETY: reads a register.
+    unsafe {
+        core::arch::asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags))
+    };
+    panic!(
+        "vector {} (error code {:#x}, cr2 {:#x}) in the hypervisor\n{}",
+        regs.entry_vector,
+        regs.error_code,
+        address,
+        Registers(regs)
+    )
+}
+
+/// Puts a guest's registers together again whose `iretq` faulted.
+///
+/// `restore` had loaded the general registers, which are therefore in the fault's own frame; what `iretq` was to load is
+/// still at the top of the stack.
+fn failed_return(fault: &CpuUserRegs) -> *mut CpuUserRegs {
+    let guest = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
+        as *mut CpuUserRegs;
+    // The two frames overlap: copy first.
+    let general = fault.clone();
+    // SAFETY: `iretq` runs with its operands in this CPU's only place for them; nobody refers to them now.
+    let regs = unsafe { &mut *guest };
+    *regs = CpuUserRegs {
+        rip: regs.rip,
+        cs: regs.cs,
+        saved_upcall_mask: regs.saved_upcall_mask,
+        rflags: regs.rflags,
+        rsp: regs.rsp,
+        ss: regs.ss,
+        es: regs.es,
+        ds: regs.ds,
+        fs: regs.fs,
+        gs: regs.gs,
+        ..general
+    };
+    guest
+}
+
+/// Prints registers as a panic shows them.
+pub(super) struct Registers<'a>(pub(super) &'a CpuUserRegs);
+
+impl core::fmt::Display for Registers<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let r = self.0;
+        writeln!(f, "  rip {}", super::backtrace::Symbol(r.rip))?;
+        writeln!(f, "  cs {:04x}  rflags {:016x}", r.cs, r.rflags)?;
+        writeln!(f, "  rsp {:016x}  ss {:04x}", r.rsp, r.ss)?;
+        writeln!(
+            f,
+            "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+            r.rax, r.rbx, r.rcx, r.rdx
+        )?;
+        writeln!(
+            f,
+            "  rsi {:016x}  rdi {:016x}  rbp {:016x}  r8  {:016x}",
+            r.rsi, r.rdi, r.rbp, r.r8
+        )?;
+        writeln!(
+            f,
+            "  r9  {:016x}  r10 {:016x}  r11 {:016x}  r12 {:016x}",
+            r.r9, r.r10, r.r11, r.r12
+        )?;
+        write!(
+            f,
+            "  r13 {:016x}  r14 {:016x}  r15 {:016x}",
+            r.r13, r.r14, r.r15
+        )
+    }
+}

@@ -1,0 +1,554 @@
+//! The machine as a whole, and how it comes to be: from the loader's information to our own page tables, our own stack
+//! and an allocator's worth of free memory.
+//!
+//! Boot writes 32 bytes and one bit for each frame of RAM (frame table, machine-to-physical table, frame bits) and leaves
+//! all other memory untouched.
+
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+
+use arrayvec::ArrayVec;
+use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE};
+use x86_64::registers::control::{Efer, EferFlags};
+use x86_64::registers::model_specific::Msr;
+use zerocopy::FromZeros;
+
+use super::acpi::{self, Topology};
+use super::cpu::{self, Cpu};
+use super::entry::{self, Handlers};
+use super::handover::Handover;
+use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
+use super::paging::{Access, OwnHalf};
+use super::per_cpu::{self, CpuLocal};
+use super::{apic, descriptors, layout, power, screen, serial, time};
+use crate::boot::{BootInfo, MfnRange};
+use crate::boot_memory::BootMemory;
+use crate::frame_bits::FrameBits;
+use crate::memory_map::MemoryMap;
+use crate::sync::{Once, Rank, SpinLock};
+
+/// The least memory that Oxen starts with.
+const LEAST_RAM: u64 = 64 << 20;
+
+static MEM: Once<PhysMem> = Once::new();
+
+/// The machine's memory, for those who have no reference to it at hand.
+pub(super) fn mem_at_boot() -> &'static PhysMem {
+    // Set before anything exists that could ask.
+    match MEM.get() {
+        Some(mem) => mem,
+        None => panic!("memory is used before it is known"),
+    }
+}
+
+/// What the command line decides about the start of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// RAM at and above this address is not used.
+    pub memory_limit: Option<u64>,
+    /// Supervisor-mode execution prevention, where the CPU has it.
+    pub smep: bool,
+    /// Supervisor-mode access prevention, where the CPU has it.
+    pub smap: bool,
+}
+
+/// Why the machine cannot start.
+#[derive(Debug)]
+pub enum StartError {
+    /// There is less RAM than Oxen needs.
+    TooLittleMemory {
+        /// Bytes of RAM that were found.
+        found: u64,
+    },
+    /// There is no room for a table of this many bytes.
+    NoRoom {
+        /// What the table is for.
+        table: &'static str,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+impl core::fmt::Display for StartError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooLittleMemory { found } => {
+                write!(
+                    f,
+                    "Oxen needs {} MiB of memory; this machine has {} MiB",
+                    LEAST_RAM >> 20,
+                    found >> 20
+                )
+            }
+            Self::NoRoom { table, bytes } => {
+                write!(f, "no room for the {table} of {} KiB", bytes.div_ceil(1024))
+            }
+        }
+    }
+}
+
+/// The machine. There is one, and it stays where it is: this is a handle.
+pub struct Machine(&'static Parts);
+
+static PARTS: Once<Parts> = Once::new();
+
+/// What the machine consists of.
+struct Parts {
+    mem: &'static PhysMem,
+    m2p: M2p,
+    memory_map: MemoryMap,
+    max_mfn: Mfn,
+    boot_memory: SpinLock<Option<BootMemory>>,
+    root_entries: [u64; 16],
+    topology: Topology,
+    tsc_khz: u32,
+}
+
+impl Machine {
+    /// The machine's memory.
+    pub fn mem(&self) -> &PhysMem {
+        self.0.mem
+    }
+
+    /// The machine-to-physical table.
+    pub fn m2p(&self) -> &M2p {
+        &self.0.m2p
+    }
+
+    /// What is where in the machine's address space.
+    pub fn memory_map(&self) -> &MemoryMap {
+        &self.0.memory_map
+    }
+
+    /// One past the last frame of RAM.
+    pub fn max_mfn(&self) -> Mfn {
+        self.0.max_mfn
+    }
+
+    /// All RAM that boot has left over; empty the second time.
+    pub fn take_free_ranges(&self) -> ArrayVec<MfnRange, 256> {
+        let ranges = self
+            .0
+            .boot_memory
+            .lock()
+            .take()
+            .map(BootMemory::into_free)
+            .unwrap_or_default();
+        for range in &ranges {
+            // SAFETY: RAM in the direct map that boot has given to nobody, and will not any more.
+            unsafe { self.0.mem.open(*range) };
+        }
+        ranges
+    }
+
+    /// Makes a table that lives for ever. `None` if there is no room, or after [`Self::take_free_ranges`].
+    pub fn boot_slice<T>(
+        &self,
+        count: usize,
+        mut make: impl FnMut(usize) -> T,
+    ) -> Option<BootSlice<T>> {
+        let start = raw_table::<T>(self.0.boot_memory.lock().as_mut()?, count)?;
+        for index in 0..count {
+            // SAFETY: room for `count` values, nobody else's.
+            unsafe { start.add(index).write(make(index)) };
+        }
+        // SAFETY: every value has just been written.
+        Some(unsafe { BootSlice::new(start, count) })
+    }
+
+    /// The same, of zeros.
+    pub fn zeroed_boot_slice<T: FromZeros>(&self, count: usize) -> Option<BootSlice<T>> {
+        zeroed_table(self.0.boot_memory.lock().as_mut()?, count)
+    }
+
+    /// What a slot of ours must hold in every root.
+    pub fn root_entry(&self, slot: usize) -> Option<u64> {
+        self.0
+            .root_entries
+            .get(slot.checked_sub(*layout::OUR_SLOTS.start())?)
+            .copied()
+    }
+
+    /// How many CPUs were found.
+    pub fn nr_cpus(&self) -> usize {
+        self.0.topology.cpus.len()
+    }
+
+    /// Writes to the serial port, if one is open.
+    pub fn serial_write(&self, bytes: &[u8]) {
+        serial::write(bytes);
+    }
+
+    /// Takes a byte that has arrived at the serial port.
+    pub fn serial_read(&self) -> Option<u8> {
+        serial::read()
+    }
+
+    /// Lets the serial port interrupt this CPU, as `apic::SERIAL_VECTOR`. False if no IO-APIC serves that interrupt.
+    pub fn enable_serial_input(&self, irq: u8) -> bool {
+        let is_routed = apic::route_isa(&self.0.topology, irq, apic::SERIAL_VECTOR);
+        if is_routed {
+            serial::enable_input();
+        }
+        is_routed
+    }
+
+    /// Ends the interrupt that is being served.
+    pub fn end_of_interrupt(&self, vector: u8) {
+        apic::end_of_interrupt(vector);
+    }
+
+    /// Writes to the screen, if there is one and it is still ours.
+    pub fn screen_write(&self, bytes: &[u8]) {
+        screen::write(bytes);
+    }
+
+    /// Leaves the screen to the control domain.
+    pub fn release_screen(&self) {
+        screen::release();
+    }
+
+    /// Resets the machine.
+    pub fn reboot(&self) -> ! {
+        power::reboot()
+    }
+
+    /// Stops this CPU for ever.
+    pub fn halt(&self) -> ! {
+        power::halt()
+    }
+
+    /// Ends the machine's run. How power is switched off is known to AML, hence to the control domain alone: without its
+    /// word the CPU stops.
+    pub fn power_off(&self) -> ! {
+        power::halt()
+    }
+
+    /// How fast the time-stamp counter runs.
+    pub fn tsc_khz(&self) -> u32 {
+        self.0.tsc_khz
+    }
+}
+
+/// Room for `count` values of T in frames of their own, aligned to 2 MiB if it is as large as that.
+fn raw_table<T>(memory: &mut BootMemory, count: usize) -> Option<NonNull<T>> {
+    const LARGE: u64 = (2 << 20) / PAGE_SIZE as u64;
+    let bytes = count.checked_mul(size_of::<T>())?;
+    let frames = (bytes.div_ceil(PAGE_SIZE) as u64).max(1);
+    let align = if frames >= LARGE { LARGE } else { 1 };
+    let range = memory.alloc(frames, align, None)?;
+    NonNull::new(memory::direct(range.start.start()).cast())
+}
+
+fn zeroed_table<T: FromZeros>(memory: &mut BootMemory, count: usize) -> Option<BootSlice<T>> {
+    let start = raw_table::<T>(memory, count)?;
+    // SAFETY: room for `count` values, rounded up to whole frames; zeros are valid values.
+    unsafe {
+        memory::zero(
+            start.as_ptr().cast(),
+            (count * size_of::<T>()).next_multiple_of(8),
+        );
+        Some(BootSlice::new(start, count))
+    }
+}
+
+unsafe extern "C" {
+    static image_text_end: u8;
+    static image_rodata_end: u8;
+    static image_stack_guard: u8;
+    static image_end: u8;
+}
+
+/// Where parts of the image begin, or end, counted from its start.
+struct ImageParts {
+    text_end: u64,
+    rodata_end: u64,
+    /// The page below the boot stack.
+    guard: u64,
+    end: u64,
+}
+
+impl ImageParts {
+    fn of_this_image() -> Self {
+        let offset = |symbol: *const u8| symbol as u64 - layout::IMAGE;
+        Self {
+            text_end: offset(&raw const image_text_end),
+            rodata_end: offset(&raw const image_rodata_end),
+            guard: offset(&raw const image_stack_guard),
+            end: offset(&raw const image_end),
+        }
+    }
+
+    /// Start, end and use of each part that is mapped.
+    fn mapped(&self) -> [(u64, u64, Access); 4] {
+        [
+            (0, self.text_end, Access::Text),
+            (self.text_end, self.rodata_end, Access::ReadOnly),
+            (self.rodata_end, self.guard, Access::Data),
+            (self.guard + PAGE_SIZE as u64, self.end, Access::Data),
+        ]
+    }
+}
+
+/// Everything `start` hands over to the new stack.
+struct Started {
+    machine: Option<Machine>,
+    info: Option<BootInfo>,
+    next: fn(Machine, &'static mut BootInfo, Cpu) -> !,
+}
+
+/// Builds the machine and goes on with `next` on the CPU's own stack. Comes back only on failure, on the stack it was
+/// called on.
+///
+/// `H` is what the entry stubs call from now on. What the loader said stays where it is, on the boot stack: it is large.
+pub fn start<H: Handlers>(
+    handover: &Handover,
+    mut info: BootInfo,
+    options: StartOptions,
+    next: fn(Machine, &'static mut BootInfo, Cpu) -> !,
+) -> StartError {
+    if let Some(limit) = options.memory_limit {
+        info.memory_map.limit(limit);
+    }
+    info.memory_map.limit(layout::DIRECT_MAP_SIZE);
+    let found = info.memory_map.ram_bytes();
+    let topology = acpi::read(info.rsdp);
+    power::init(topology.reset);
+    let built = if found < LEAST_RAM {
+        Err(StartError::TooLittleMemory { found })
+    } else {
+        build(handover, &info, topology)
+            .map_err(|(table, bytes)| StartError::NoRoom { table, bytes })
+    };
+    match built {
+        Err(error) => {
+            if let Some(screen) = info.screen.filter(|screen| screen.maddr().get() < 1 << 32) {
+                // SAFETY: the first page tables are still loaded, which map the screen onto itself.
+                unsafe { screen::open(&screen, screen.maddr().get()) };
+            }
+            error
+        }
+        Ok(machine) => {
+            Cpu::protect(options.smep, options.smap);
+            let mut started = Started {
+                machine: Some(machine),
+                info: Some(info),
+                next,
+            };
+            let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
+            // SAFETY: `build` has written the record; it stays for ever.
+            descriptors::load_gdt(unsafe { &*local });
+            descriptors::load_idt::<H>();
+            load_syscall::<H>(local as u64);
+            apic::init();
+            let top = per_cpu::area(0) + layout::MAIN_STACK.top() - layout::BOOT_STACK_ROOM;
+            // SAFETY: the stack is mapped and nothing is on it; `started` lies on the boot stack, which stays.
+            unsafe { entry::switch_stack(top, on_own_stack, (&raw mut started) as usize) }
+        }
+    }
+}
+
+extern "C" fn on_own_stack(started: usize) -> ! {
+    // SAFETY: `start` passes its own variable, and does not return.
+    let started = unsafe { &mut *(started as *mut Started) };
+    match (started.machine.take(), started.info.as_mut()) {
+        (Some(machine), Some(info)) => (started.next)(machine, info, Cpu::current()),
+        _ => power::halt(),
+    }
+}
+
+type NoRoom = (&'static str, u64);
+
+/// Builds page tables and tables, and loads the former.
+fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Machine, NoRoom> {
+    const TABLES: NoRoom = ("page tables of the hypervisor", 0);
+    let map = &info.memory_map;
+    let max_mfn = map.max_mfn();
+    let parts = ImageParts::of_this_image();
+    let image = frames_of(handover.image(), parts.end);
+    let mut boot_memory = BootMemory::new(map);
+    boot_memory.reserve(image);
+    for module in &info.modules {
+        boot_memory.reserve(module.frames());
+    }
+
+    let has_1gib_pages = raw_cpuid::CpuId::new()
+        .get_extended_processor_and_feature_identifiers()
+        .is_some_and(|id| id.has_1gib_pages());
+    let mut half = OwnHalf::new(&mut boot_memory, 0, has_1gib_pages).ok_or(TABLES)?;
+
+    for (start, end, access) in parts.mapped() {
+        let at = Maddr::new(handover.image().get() + start);
+        half.map(
+            &mut boot_memory,
+            layout::IMAGE + start,
+            at,
+            end - start,
+            access,
+        )
+        .ok_or(TABLES)?;
+    }
+    for ram in map.ram() {
+        half.map_direct(&mut boot_memory, ram, image)
+            .ok_or(TABLES)?;
+    }
+    map_cpu_area(&mut half, &mut boot_memory, 0).ok_or(TABLES)?;
+    map_empty_gdt(&mut half, &mut boot_memory).ok_or(TABLES)?;
+    for (at, to) in apic::mappings(&topology) {
+        half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device)
+            .ok_or(TABLES)?;
+    }
+    let screen = info
+        .screen
+        .map(|screen| map_screen(&mut half, &mut boot_memory, screen));
+
+    // The machine-to-physical table, as guests see it. Its frames are found here, written below.
+    let m2p_bytes = max_mfn.get() * 8;
+    let m2p_start = raw_table_at(&mut boot_memory, m2p_bytes)
+        .ok_or(("machine-to-physical table", m2p_bytes))?;
+    let m2p_len = m2p_bytes.next_multiple_of(PAGE_SIZE as u64);
+    half.map(
+        &mut boot_memory,
+        layout::M2P,
+        m2p_start,
+        m2p_len,
+        Access::GuestReadOnly,
+    )
+    .ok_or(TABLES)?;
+    half.fill_slots(&mut boot_memory).ok_or(TABLES)?;
+    let root_entries = half.root_entries();
+
+    // SAFETY: image, stack of this code (in the image), data and direct map are in the new tables. Nothing on the way uses
+    // an address below 4 GiB again.
+    unsafe { half.load() };
+
+    descriptors::write_flat_descriptors();
+    let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *mut CpuLocal;
+    // SAFETY: mapped by `map_cpu_area`, nobody else's.
+    unsafe { local.write(CpuLocal::new(0)) };
+    if let Some(Some(screen)) = screen {
+        // SAFETY: mapped by `map_screen`.
+        unsafe { screen::open(&screen, screen::AT) };
+    }
+
+    let m2p = memory::direct(m2p_start).cast::<u64>();
+    let entries = max_mfn.get() as usize;
+    // SAFETY: room for one entry a frame, nobody else's.
+    let m2p = unsafe {
+        memory::fill(m2p, u64::MAX, m2p_len as usize / 8);
+        BootSlice::new(NonNull::new_unchecked(m2p.cast::<AtomicU64>()), entries)
+    };
+    let words = FrameBits::<BootSlice<AtomicU64>>::words_for(max_mfn).unwrap_or(usize::MAX);
+    let bits = zeroed_table::<AtomicU64>(&mut boot_memory, words)
+        .ok_or(("frame bits", words as u64 * 8))?;
+    let mem = MEM.call_once(|| PhysMem::new(FrameBits::new(bits)));
+
+    let parts = Parts {
+        mem,
+        m2p: M2p::new(m2p),
+        memory_map: map.clone(),
+        max_mfn,
+        boot_memory: SpinLock::new(Rank::Machine, Some(boot_memory)),
+        root_entries,
+        topology,
+        tsc_khz: time::calibrate_tsc(),
+    };
+    Ok(Machine(PARTS.call_once(|| parts)))
+}
+
+/// Frames for `bytes` bytes, aligned to 2 MiB if they are as many as that.
+fn raw_table_at(memory: &mut BootMemory, bytes: u64) -> Option<Maddr> {
+    let start = raw_table::<u8>(memory, usize::try_from(bytes).ok()?)?;
+    Some(Maddr::new(start.as_ptr() as u64 - layout::DIRECT_MAP))
+}
+
+/// Maps the stacks and the record of a CPU; the pages between the stacks stay unmapped.
+fn map_cpu_area(half: &mut OwnHalf, memory: &mut BootMemory, index: u32) -> Option<()> {
+    let page = PAGE_SIZE as u64;
+    let record = layout::Stack {
+        first_page: layout::CPU_LOCAL_OFFSET / page,
+        pages: 1,
+    };
+    for part in layout::IST.iter().chain([&layout::MAIN_STACK, &record]) {
+        let frames = memory.alloc(part.pages, 1, None)?;
+        let at = per_cpu::area(index) + part.first_page * page;
+        half.map(
+            memory,
+            at,
+            frames.start.start(),
+            part.pages * page,
+            Access::Data,
+        )?;
+    }
+    Some(())
+}
+
+/// Maps the descriptor table of a guest that has none: fourteen times the same page of zeros, then our two pages.
+fn map_empty_gdt(half: &mut OwnHalf, memory: &mut BootMemory) -> Option<()> {
+    let page = PAGE_SIZE as u64;
+    let zeros = half.zeroed_frame(memory)?;
+    for index in 0..layout::OUR_GDT_OFFSET / page {
+        half.map(
+            memory,
+            layout::EMPTY_GDT + index * page,
+            zeros,
+            page,
+            Access::ReadOnly,
+        )?;
+    }
+    for index in 0..2 {
+        let frame = half.zeroed_frame(memory)?;
+        half.map(
+            memory,
+            layout::EMPTY_GDT + layout::OUR_GDT_OFFSET + index * page,
+            frame,
+            page,
+            Access::Data,
+        )?;
+    }
+    Some(())
+}
+
+/// Maps the memory of the screen; `None` if it makes no sense.
+fn map_screen(
+    half: &mut OwnHalf,
+    memory: &mut BootMemory,
+    screen: crate::boot::Screen,
+) -> Option<crate::boot::Screen> {
+    let maddr = screen.maddr();
+    let len = screen::bytes(&screen).next_multiple_of(PAGE_SIZE as u64);
+    let is_sane = maddr.offset() == 0 && len > 0 && len <= screen::MOST_BYTES;
+    (is_sane
+        && half
+            .map(memory, screen::AT, maddr, len, Access::Device)
+            .is_some())
+    .then_some(screen)
+}
+
+/// Points SYSCALL at the entry stubs.
+fn load_syscall<H: Handlers>(local: u64) {
+    const STAR: u32 = 0xc000_0081;
+    const LSTAR: u32 = 0xc000_0082;
+    const CSTAR: u32 = 0xc000_0083;
+    const FMASK: u32 = 0xc000_0084;
+    const SYSENTER_CS: u32 = 0x174;
+    const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    /// All flags that could change what the entry stubs do: TF, IF, DF, IOPL, NT, RF, VM, AC.
+    const MASKED: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 18;
+    let selectors = u64::from(descriptors::GUEST_CODE32) << 48 | u64::from(descriptors::CODE) << 32;
+    // SAFETY: the stubs are what these registers are for; SYSENTER without a code selector is #GP.
+    unsafe {
+        Msr::new(STAR).write(selectors);
+        Msr::new(LSTAR).write(entry::syscall_entry::<H> as *const () as u64);
+        Msr::new(CSTAR).write(entry::syscall32_entry::<H> as *const () as u64);
+        Msr::new(FMASK).write(MASKED);
+        Msr::new(SYSENTER_CS).write(0);
+        Msr::new(KERNEL_GS_BASE).write(local);
+        Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
+    }
+}
+
+/// The time-stamp counter: for figures.
+pub fn tsc_now() -> u64 {
+    cpu::read_tsc()
+}

@@ -1,0 +1,453 @@
+//! The machine's memory by frame, through the direct map.
+//!
+//! INVARIANT: a frame whose bit in `PhysMem::bits` is set holds nothing but bytes: no object of the hypervisor, no page
+//! table of our half, no part of the image. Every access tests the bit, and a `FrameBox` or `FrameBuf` clears the bits of
+//! its frames for as long as it lives. So nothing that `core` does with frame numbers can break memory safety.
+
+use core::arch::asm;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::layout;
+use crate::boot::MfnRange;
+pub use crate::frame_bits::BadFrame;
+use crate::frame_bits::FrameBits;
+
+/// The machine's memory, by frame.
+pub struct PhysMem {
+    bits: FrameBits<BootSlice<AtomicU64>>,
+}
+
+/// Where the direct map shows a byte.
+pub(super) fn direct(at: Maddr) -> *mut u8 {
+    layout::DIRECT_MAP.wrapping_add(at.get()) as *mut u8
+}
+
+macro_rules! atomics {
+    ($($load:ident $store:ident $atomic:ident $int:ident;)*) => {
+        $(
+            /// Loads a naturally aligned number.
+            pub fn $load(&self, at: Maddr) -> Result<$int, BadFrame> {
+                Ok(self.atomic::<$atomic>(at)?.load(Ordering::SeqCst))
+            }
+
+            /// Stores a naturally aligned number.
+            pub fn $store(&self, at: Maddr, value: $int) -> Result<(), BadFrame> {
+                self.atomic::<$atomic>(at)?.store(value, Ordering::SeqCst);
+                Ok(())
+            }
+        )*
+    };
+}
+
+impl PhysMem {
+    pub(super) fn new(bits: FrameBits<BootSlice<AtomicU64>>) -> Self {
+        Self { bits }
+    }
+
+    /// Opens frames to access: they are, or have become, ordinary memory.
+    ///
+    /// # Safety
+    ///
+    /// The frames must be RAM that the direct map covers, and hold no object that anything still refers to.
+    pub(super) unsafe fn open(&self, frames: MfnRange) {
+        self.bits.set(frames);
+    }
+
+    /// Where `len` bytes at `at` are, if they may be accessed.
+    fn check(&self, at: Maddr, len: usize) -> Result<NonNull<u8>, BadFrame> {
+        self.bits.check(at, len)?;
+        NonNull::new(direct(at)).ok_or(BadFrame)
+    }
+
+    /// A word of memory as an atomic. The reference must not outlive the operation: hence private.
+    fn atomic<A>(&self, at: Maddr) -> Result<&A, BadFrame> {
+        self.bits.check_aligned(at, size_of::<A>())?;
+        let word = NonNull::new(direct(at)).ok_or(BadFrame)?.cast::<A>();
+        // SAFETY: in bounds of a frame that is mapped and holds only bytes (`check`), aligned; any bytes are a valid
+        // atomic integer, the only types this is called with.
+        Ok(unsafe { word.as_ref() })
+    }
+
+    /// Reads a value. A guest may write at the same time: the value is then any mix of old and new bytes.
+    pub fn read<T: FromBytes>(&self, at: Maddr) -> Result<T, BadFrame> {
+        let from = self.check(at, size_of::<T>())?;
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: `check` covers the source; the destination is the value's own room.
+        unsafe { copy(value.as_mut_ptr().cast(), from.as_ptr(), size_of::<T>()) };
+        // SAFETY: every byte has been written, and `FromBytes` accepts any.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Writes a value.
+    pub fn write<T: IntoBytes + Immutable>(&self, at: Maddr, value: &T) -> Result<(), BadFrame> {
+        self.write_bytes(at, value.as_bytes())
+    }
+
+    /// Reads bytes.
+    pub fn read_bytes(&self, at: Maddr, into: &mut [u8]) -> Result<(), BadFrame> {
+        let from = self.check(at, into.len())?;
+        // SAFETY: `check` covers the source.
+        unsafe { copy(into.as_mut_ptr(), from.as_ptr(), into.len()) };
+        Ok(())
+    }
+
+    /// Writes bytes.
+    pub fn write_bytes(&self, at: Maddr, from: &[u8]) -> Result<(), BadFrame> {
+        let into = self.check(at, from.len())?;
+        // SAFETY: `check` covers the destination.
+        unsafe { copy(into.as_ptr(), from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    /// Fills a frame with zeros.
+    pub fn zero_frame(&self, mfn: Mfn) -> Result<(), BadFrame> {
+        let frame = self.check(mfn.start(), PAGE_SIZE)?;
+        // SAFETY: `check` covers the frame.
+        unsafe { zero(frame.as_ptr(), PAGE_SIZE) };
+        Ok(())
+    }
+
+    /// Copies a frame.
+    pub fn copy_frame(&self, from: Mfn, to: Mfn) -> Result<(), BadFrame> {
+        let from = self.check(from.start(), PAGE_SIZE)?;
+        let to = self.check(to.start(), PAGE_SIZE)?;
+        // SAFETY: `check` covers both frames; a frame copied onto itself stays as it is.
+        unsafe { copy(to.as_ptr(), from.as_ptr(), PAGE_SIZE) };
+        Ok(())
+    }
+
+    atomics! {
+        load_u8 store_u8 AtomicU8 u8;
+        load_u16 store_u16 AtomicU16 u16;
+        load_u32 store_u32 AtomicU32 u32;
+        load_u64 store_u64 AtomicU64 u64;
+    }
+
+    /// Replaces `current` by `new`; the inner error is what was there instead.
+    pub fn compare_exchange_u64(
+        &self,
+        at: Maddr,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, BadFrame> {
+        Ok(self.atomic::<AtomicU64>(at)?.compare_exchange(
+            current,
+            new,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        ))
+    }
+
+    /// Sets bits; returns what was there.
+    pub fn fetch_or_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self
+            .atomic::<AtomicU64>(at)?
+            .fetch_or(value, Ordering::SeqCst))
+    }
+
+    /// Clears the bits that `value` lacks; returns what was there.
+    pub fn fetch_and_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self
+            .atomic::<AtomicU64>(at)?
+            .fetch_and(value, Ordering::SeqCst))
+    }
+
+    /// Replaces a word; returns what was there.
+    pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.atomic::<AtomicU64>(at)?.swap(value, Ordering::SeqCst))
+    }
+
+    /// Takes frames out of ordinary memory for an object; false, and nothing done, unless all of them were in it.
+    ///
+    /// The bit stops later accesses, not one that is under way on another CPU: like any allocator's caller, `core` passes
+    /// frames that it has just been given and that nobody else knows.
+    fn close(&self, frames: MfnRange) -> bool {
+        self.bits.take(frames)
+    }
+}
+
+/// Copies bytes that a guest may be writing to: hence not a Rust copy.
+///
+/// # Safety
+///
+/// Both ranges must be mapped; the destination must belong to the caller, or hold only bytes.
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: as the caller promises; the direction flag is clear by the calling convention.
+    unsafe {
+        asm!(
+            "rep movsq",
+            "mov ecx, {tail:e}",
+            "rep movsb",
+            tail = in(reg) len % 8,
+            inout("rcx") len / 8 => _,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Fills whole words with zeros.
+///
+/// # Safety
+///
+/// The range must be mapped, a multiple of eight bytes, and hold only bytes.
+pub(super) unsafe fn zero(at: *mut u8, len: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { fill(at.cast(), 0, len / 8) };
+}
+
+/// Fills words with a value.
+///
+/// # Safety
+///
+/// As for [`zero`]: `count` words at `at` must be mapped and nobody else's.
+pub(super) unsafe fn fill(at: *mut u64, value: u64, count: usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!("rep stosq", in("rax") value, inout("rcx") count => _, inout("rdi") at => _, options(nostack, preserves_flags));
+    }
+}
+
+/// A table that is made at boot and lives for ever.
+pub struct BootSlice<T> {
+    start: NonNull<T>,
+    count: usize,
+}
+
+// SAFETY: it is a `&'static [T]` by another name.
+unsafe impl<T: Sync> Send for BootSlice<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for BootSlice<T> {}
+
+impl<T> BootSlice<T> {
+    /// # Safety
+    ///
+    /// `start` must point at `count` valid values that nothing else ever changes or moves.
+    pub(super) unsafe fn new(start: NonNull<T>, count: usize) -> Self {
+        Self { start, count }
+    }
+}
+
+impl<T> Deref for BootSlice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: by the contract of `new`.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+/// A hypervisor object that lives in whole frames. While it exists, [`PhysMem`] refuses those frames.
+pub struct FrameBox<T> {
+    object: NonNull<T>,
+    frames: MfnRange,
+    owns: PhantomData<T>,
+}
+
+// SAFETY: it owns its object.
+unsafe impl<T: Send> Send for FrameBox<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for FrameBox<T> {}
+
+impl<T> FrameBox<T> {
+    /// Moves `value` into `frames`. Gives it back if it does not fit, or if they are not all ordinary memory.
+    pub fn new(mem: &PhysMem, frames: MfnRange, value: T) -> Result<Self, T> {
+        let Some(object) = take(mem, frames, size_of::<T>(), align_of::<T>()) else {
+            return Err(value);
+        };
+        let object = object.cast::<T>();
+        // SAFETY: `take` has found room for a T, aligned, that nothing else accesses from now on.
+        unsafe { object.write(value) };
+        Ok(Self {
+            object,
+            frames,
+            owns: PhantomData,
+        })
+    }
+
+    /// Drops the object and gives its frames back as ordinary memory, zeroed.
+    pub fn into_frames(self) -> MfnRange {
+        let this = core::mem::ManuallyDrop::new(self);
+        // SAFETY: the object was written by `new` and is not used again, since `self` is gone.
+        unsafe { this.object.drop_in_place() };
+        give_back(this.frames)
+    }
+}
+
+impl<T> Deref for FrameBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the object lives as long as `self`.
+        unsafe { self.object.as_ref() }
+    }
+}
+
+impl<T> DerefMut for FrameBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and `self` is borrowed alone.
+        unsafe { self.object.as_mut() }
+    }
+}
+
+impl<T: core::fmt::Debug> core::fmt::Debug for FrameBox<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// Plain bytes in whole frames. While it exists, [`PhysMem`] refuses those frames.
+pub struct FrameBuf {
+    bytes: NonNull<[u8]>,
+    frames: MfnRange,
+}
+
+// SAFETY: it owns its bytes.
+unsafe impl Send for FrameBuf {}
+// SAFETY: as above.
+unsafe impl Sync for FrameBuf {}
+
+impl FrameBuf {
+    /// Takes `frames` as a buffer of all their bytes, with whatever is in them. `None` unless all are ordinary memory.
+    pub fn new(mem: &PhysMem, frames: MfnRange) -> Option<Self> {
+        let len = usize::try_from(frames.len()).ok()?.checked_mul(PAGE_SIZE)?;
+        let start = take(mem, frames, len, 1)?;
+        Some(Self {
+            bytes: NonNull::slice_from_raw_parts(start, len),
+            frames,
+        })
+    }
+
+    /// Gives the frames back as ordinary memory, zeroed.
+    pub fn into_frames(self) -> MfnRange {
+        give_back(self.frames)
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the frames are mapped, hold bytes and are closed to everybody else.
+        unsafe { self.bytes.as_ref() }
+    }
+}
+
+impl DerefMut for FrameBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed alone.
+        unsafe { self.bytes.as_mut() }
+    }
+}
+
+/// Closes `frames` and says where they are, if `len` bytes fit.
+fn take(mem: &PhysMem, frames: MfnRange, len: usize, align: usize) -> Option<NonNull<u8>> {
+    let room = usize::try_from(frames.len()).ok()?.checked_mul(PAGE_SIZE)?;
+    if len > room || align > PAGE_SIZE || !mem.close(frames) {
+        return None;
+    }
+    NonNull::new(direct(frames.start.start()))
+}
+
+fn give_back(frames: MfnRange) -> MfnRange {
+    for mfn in frames.iter() {
+        // SAFETY: the frame was closed by `take` and its object is gone.
+        unsafe { zero(direct(mfn.start()), PAGE_SIZE) };
+    }
+    // SAFETY: as above.
+    unsafe { super::machine::mem_at_boot().open(frames) };
+    frames
+}
+
+/// The table from machine frames to the frame numbers of their owners, which every guest may read.
+pub struct M2p {
+    entries: BootSlice<AtomicU64>,
+}
+
+/// What the table holds for a frame that no guest has. ABI: `public/arch-x86/xen.h`, `INVALID_MFN`-like all ones.
+const NO_PFN: u64 = u64::MAX;
+
+impl M2p {
+    pub(super) fn new(entries: BootSlice<AtomicU64>) -> Self {
+        Self { entries }
+    }
+
+    /// Says which of its owner's frames `mfn` is. Nothing happens for a frame that the table does not cover.
+    pub fn set(&self, mfn: Mfn, pfn: Option<Pfn>) {
+        if let Some(entry) = usize::try_from(mfn.get())
+            .ok()
+            .and_then(|index| self.entries.get(index))
+        {
+            entry.store(pfn.map_or(NO_PFN, Pfn::get), Ordering::Relaxed);
+        }
+    }
+
+    /// Which of its owner's frames `mfn` is.
+    pub fn get(&self, mfn: Mfn) -> Option<Pfn> {
+        let entry = self
+            .entries
+            .get(usize::try_from(mfn.get()).ok()?)?
+            .load(Ordering::Relaxed);
+        (entry != NO_PFN).then_some(Pfn::new(entry))
+    }
+}
+
+/// What a loader put into memory, and the frames around it. Closed to `PhysMem` until the frames are taken.
+pub struct ModuleMemory {
+    start: Maddr,
+    len: usize,
+}
+
+impl ModuleMemory {
+    /// # Safety
+    ///
+    /// The bytes must be in RAM that the direct map covers, in frames that are closed to `PhysMem` and that hold nothing
+    /// else, and no other `ModuleMemory` may share a frame with them.
+    pub(super) unsafe fn new(start: Maddr, len: usize) -> Self {
+        Self { start, len }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: by the contract of `new`; the frames stay closed as long as `self` is there.
+        unsafe { core::slice::from_raw_parts(direct(self.start), self.len) }
+    }
+
+    /// The frames that the bytes lie in.
+    pub(crate) fn frames(&self) -> MfnRange {
+        frames_of(self.start, self.len as u64)
+    }
+
+    pub(crate) fn into_frames(self) -> MfnRange {
+        let frames = ModuleMemory::frames(&self);
+        let (head, end) = (self.start.offset(), self.start.offset() + self.len);
+        let tail = frames.len() as usize * PAGE_SIZE - end;
+        let first = direct(frames.start.start());
+        // SAFETY: the module's own frames, closed to everybody else; what is written lies outside the module.
+        unsafe {
+            first.write_bytes(0, head);
+            first.add(end).write_bytes(0, tail);
+        }
+        // SAFETY: `bytes` can no longer be called, and there is no other object in these frames.
+        unsafe { super::machine::mem_at_boot().open(frames) };
+        frames
+    }
+}
+
+/// The frames that hold `len` bytes at `start`.
+pub(super) fn frames_of(start: Maddr, len: u64) -> MfnRange {
+    let end = Maddr::new(
+        start
+            .get()
+            .saturating_add(len)
+            .saturating_add(PAGE_SIZE as u64 - 1),
+    );
+    MfnRange::new(start.mfn(), end.mfn())
+}

@@ -1,0 +1,76 @@
+//! The record that each CPU keeps beside its stacks.
+
+use core::cell::Cell;
+use core::sync::atomic::AtomicBool;
+
+use x86_64::structures::tss::TaskStateSegment;
+
+use super::layout;
+
+/// What a CPU knows about itself. The first two fields are the SYSCALL stub's.
+#[repr(C)]
+pub(super) struct CpuLocal {
+    /// Where the registers of a guest end, as far as the stubs push them: the data selectors lie behind.
+    guest_regs_end: u64,
+    /// The guest's stack pointer, for two instructions.
+    scratch: Cell<u64>,
+    pub(super) id: u32,
+    /// CR2 of the last page fault of a guest.
+    pub(super) fault_address: Cell<u64>,
+    /// The base of GS that guest user mode will have.
+    pub(super) user_gs_base: Cell<u64>,
+    /// The components that guest floating-point state now has (XCR0); 0 where the CPU has no XSAVE.
+    pub(super) xcr0: Cell<u64>,
+    /// An NMI arrived while the CPU was in the hypervisor.
+    pub(super) nmi_seen: AtomicBool,
+    pub(super) tss: TaskStateSegment,
+}
+
+/// Offset of the field that the SYSCALL stub takes its stack from.
+pub(super) const GUEST_REGS_END: usize = core::mem::offset_of!(CpuLocal, guest_regs_end);
+/// Offset of the field that the SYSCALL stub keeps the guest's stack pointer in.
+pub(super) const SCRATCH: usize = core::mem::offset_of!(CpuLocal, scratch);
+
+const _: () = assert!(size_of::<CpuLocal>() <= 4096);
+
+/// Bytes of the ABI's registers behind those that the stubs push: es, ds, fs, gs.
+const DATA_SELECTORS: u64 = 32;
+
+/// Where the area of CPU `index` begins.
+pub(super) fn area(index: u32) -> u64 {
+    layout::PER_CPU + u64::from(index) * layout::PER_CPU_STRIDE
+}
+
+impl CpuLocal {
+    /// The record of CPU `index`, with its stacks in the task state segment.
+    pub(super) fn new(index: u32) -> Self {
+        let area = area(index);
+        let guest_regs_end = area + layout::MAIN_STACK.top() - DATA_SELECTORS;
+        let mut tss = TaskStateSegment::new();
+        tss.privilege_stack_table[0] = x86_64::VirtAddr::new(guest_regs_end);
+        for (index, stack) in layout::IST.iter().enumerate() {
+            tss.interrupt_stack_table[index] = x86_64::VirtAddr::new(area + stack.top());
+        }
+        Self {
+            guest_regs_end,
+            scratch: Cell::new(0),
+            id: index,
+            fault_address: Cell::new(0),
+            user_gs_base: Cell::new(0),
+            xcr0: Cell::new(0),
+            nmi_seen: AtomicBool::new(false),
+            tss,
+        }
+    }
+}
+
+/// The start of the per-CPU area that holds the stack of the running code.
+#[inline(always)]
+pub(super) fn current_area() -> u64 {
+    let stack: u64;
+    // SAFETY: reads a register.
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags))
+    };
+    stack & !(layout::PER_CPU_STRIDE - 1)
+}

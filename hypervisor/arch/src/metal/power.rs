@@ -1,0 +1,53 @@
+//! The ways to end the machine's run.
+
+use x86_64::instructions::port::Port;
+use x86_64::instructions::{hlt, interrupts};
+
+use super::acpi::ResetRegister;
+use crate::sync::Once;
+
+static RESET: Once<ResetRegister> = Once::new();
+
+/// Keeps the reset register that the ACPI tables name.
+pub(super) fn init(reset: Option<ResetRegister>) {
+    if let Some(reset) = reset {
+        RESET.call_once(|| reset);
+    }
+}
+
+/// Resets the machine: by ACPI, by the chip set, by the keyboard controller, by a triple fault.
+pub fn reboot() -> ! {
+    interrupts::disable();
+    // SAFETY: the machine ends here, whatever the devices do.
+    unsafe {
+        if let Some(reset) = RESET.get() {
+            Port::<u8>::new(reset.port).write(reset.value);
+            pause();
+        }
+        Port::<u8>::new(0xcf9).write(0x02_u8);
+        Port::<u8>::new(0xcf9).write(0x06_u8);
+        pause();
+        Port::<u8>::new(0x64).write(0xfe_u8);
+        pause();
+        x86_64::instructions::tables::lidt(&x86_64::structures::DescriptorTablePointer {
+            limit: 0,
+            base: x86_64::VirtAddr::zero(),
+        });
+        core::arch::asm!("ud2", options(noreturn));
+    }
+}
+
+/// Gives a device time to act.
+fn pause() {
+    for _ in 0..10_000_000 {
+        core::hint::spin_loop();
+    }
+}
+
+/// Stops this CPU for ever.
+pub fn halt() -> ! {
+    interrupts::disable();
+    loop {
+        hlt();
+    }
+}

@@ -1,0 +1,108 @@
+//! dom0: from the loader's modules to the registers of its first instruction.
+
+use core::fmt;
+
+use dom0_abi::arch::CpuUserRegs;
+use dom0_abi::ids::{DomId, VcpuId};
+use oxen_arch::Cpu;
+use oxen_arch::boot::{BootInfo, Modules};
+use oxen_core::cmdline::Dom0MemoryError;
+use oxen_core::domain::builder::error::BuildError;
+use oxen_core::domain::builder::start_info::Firmware;
+use oxen_core::domain::builder::{self, Request};
+use oxen_core::domain::dom0;
+use oxen_core::host::{AddDomainError, Host};
+use oxen_core::trap::entry;
+use oxen_core::{info, warn};
+use zerocopy::FromZeros;
+
+/// Frames that stay free for the objects that the hypervisor makes later.
+const RESERVE: u64 = 512;
+
+/// Why dom0 cannot be started.
+pub enum Dom0Error {
+    /// The loader brought no module.
+    NoKernel,
+    /// `dom0_mem=` cannot be met.
+    Memory(Dom0MemoryError),
+    /// The modules are not what they should be, or do not fit.
+    Build(BuildError),
+    /// The domain itself cannot be made.
+    Domain(AddDomainError),
+}
+
+impl fmt::Display for Dom0Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKernel => {
+                f.write_str("the boot loader brought no module: dom0's kernel is missing")
+            }
+            Self::Memory(error) => write!(f, "dom0_mem: {error}"),
+            Self::Build(error) => write!(f, "{error}"),
+            Self::Domain(error) => write!(f, "dom0: {error:?}"),
+        }
+    }
+}
+
+/// Builds dom0 and makes its first vCPU the one that this CPU runs; returns what it starts with.
+pub fn start(
+    host: &Host,
+    cpu: &Cpu,
+    boot: &BootInfo,
+    modules: Modules,
+    _arguments: &str,
+) -> Result<CpuUserRegs, Dom0Error> {
+    let out = host.out(cpu);
+    let mut modules = modules.into_iter();
+    let mut kernel = modules.next();
+    if kernel.is_none() {
+        return Err(Dom0Error::NoKernel);
+    }
+    let mut initrd = modules.next();
+    for unused in modules {
+        warn!(
+            out,
+            "a third module of {} bytes is not used",
+            unused.bytes().len()
+        );
+    }
+    let free = host.frames.statistics().free;
+    let pages = host
+        .settings
+        .dom0_mem
+        .pages(free, RESERVE)
+        .map_err(Dom0Error::Memory)?;
+    let request = Request {
+        kernel: &mut kernel,
+        initrd: &mut initrd,
+        nr_pages: pages.nr_pages,
+        owner: DomId::DOM0,
+        screen: boot.screen,
+        firmware: Firmware::Bios,
+    };
+    let built = builder::build(&host.machine, &host.frames, request).map_err(Dom0Error::Build)?;
+    info!(
+        out,
+        "dom0: {}, {} MiB, entry {:#x}",
+        built.kernel_name,
+        built.nr_pages >> 8,
+        built.start.rip
+    );
+    if built.is_command_line_cut {
+        warn!(out, "dom0's command line is too long: its end is missing");
+    }
+    let domain = dom0::add(host, &built, &[]).map_err(Dom0Error::Domain)?;
+
+    info!(
+        out,
+        "dom0 starts, {} million cycles after the boot loader; {} MiB stay free",
+        cpu.tsc().wrapping_sub(boot.entry_tsc) / 1_000_000,
+        host.frames.statistics().free >> 8,
+    );
+    out.release_screen();
+    let mut regs = CpuUserRegs::new_zeroed();
+    let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut regs);
+    drop(domain);
+    entry::settle(host, cpu, &mut regs, next);
+    Ok(regs)
+}
