@@ -1,0 +1,356 @@
+//! Which functions of a linked executable can reach which.
+//!
+//! Direct calls and jumps are edges. A function that takes the address of another, or of data that holds one (a vtable,
+//! a table of handlers), has an edge to it: whoever holds the address might call it. That errs on the safe side; only an
+//! address that is computed some other way would be missed, and the compiler makes none.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+
+use crate::elf64::{Function, Image};
+
+/// Functions and data objects as nodes: the functions come first, then the objects.
+pub struct CallGraph {
+    /// The functions, sorted by address.
+    pub functions: Vec<Function>,
+    /// For each node, the nodes with an edge to it.
+    callers: Vec<Vec<usize>>,
+}
+
+impl CallGraph {
+    /// Disassembles all functions of `image`.
+    pub fn build(image: &Image) -> CallGraph {
+        CallGraph::build_with(image, image.functions())
+    }
+
+    fn build_with(image: &Image, functions: Vec<Function>) -> CallGraph {
+        let code: Vec<References> = functions
+            .iter()
+            .map(|function| references(image, function))
+            .collect();
+        let objects = objects(image, &code);
+        let mut graph = CallGraph {
+            callers: vec![Vec::new(); functions.len() + objects.len()],
+            functions,
+        };
+
+        for (from, references) in code.iter().enumerate() {
+            for &target in references.branches.iter().chain(&references.addresses) {
+                graph.add_edge(from, graph.function_at(target));
+            }
+            for &address in &references.addresses {
+                graph.add_edge(
+                    from,
+                    object_at(&objects, address).map(|index| graph.functions.len() + index),
+                );
+            }
+        }
+        for (index, object) in objects.iter().enumerate() {
+            let from = graph.functions.len() + index;
+            for word in words(image, object.clone()) {
+                // Numbers that happen to lie inside a function are no function pointers.
+                graph.add_edge(
+                    from,
+                    graph.function_at(word).filter(|&node| {
+                        graph
+                            .functions
+                            .get(node)
+                            .is_some_and(|function| function.address == word)
+                    }),
+                );
+                graph.add_edge(
+                    from,
+                    object_at(&objects, word).map(|index| graph.functions.len() + index),
+                );
+            }
+        }
+        for callers in &mut graph.callers {
+            callers.sort_unstable();
+            callers.dedup();
+        }
+        graph
+    }
+
+    /// The functions from which one of `roots` can be reached, each with the next step on a shortest way there. The
+    /// callers of a function for which `is_barrier` holds are not followed.
+    pub fn reaching(
+        &self,
+        is_root: impl Fn(&Function) -> bool,
+        is_barrier: impl Fn(&Function) -> bool,
+    ) -> Vec<(usize, usize)> {
+        let roots: Vec<usize> = (0..self.functions.len())
+            .filter(|&node| self.functions.get(node).is_some_and(&is_root))
+            .collect();
+        let mut next: Vec<Option<usize>> = vec![None; self.callers.len()];
+        let mut queue: VecDeque<usize> = roots.iter().copied().collect();
+        while let Some(node) = queue.pop_front() {
+            let is_origin = roots.contains(&node);
+            if !is_origin && self.functions.get(node).is_some_and(&is_barrier) {
+                continue;
+            }
+            for &caller in self.callers.get(node).into_iter().flatten() {
+                if let Some(step) = next.get_mut(caller).filter(|step| step.is_none())
+                    && !roots.contains(&caller)
+                {
+                    *step = Some(node);
+                    queue.push_back(caller);
+                }
+            }
+        }
+        let through_objects = |mut node: usize| {
+            while node >= self.functions.len() {
+                match next.get(node).copied().flatten() {
+                    Some(step) => node = step,
+                    None => break,
+                }
+            }
+            node
+        };
+        let found = next.iter().take(self.functions.len()).enumerate();
+        found
+            .filter_map(|(node, step)| Some((node, through_objects((*step)?))))
+            .collect()
+    }
+
+    fn add_edge(&mut self, from: usize, to: Option<usize>) {
+        if let Some(callers) = to
+            .filter(|&to| to != from)
+            .and_then(|to| self.callers.get_mut(to))
+        {
+            callers.push(from);
+        }
+    }
+
+    /// The function that holds the address.
+    fn function_at(&self, address: u64) -> Option<usize> {
+        let index = self
+            .functions
+            .partition_point(|function| function.address <= address)
+            .checked_sub(1)?;
+        let function = self.functions.get(index)?;
+        (address < function.address + function.size).then_some(index)
+    }
+}
+
+/// What a function's code refers to.
+struct References {
+    /// Targets of direct calls and jumps.
+    branches: Vec<u64>,
+    /// Addresses of anything else.
+    addresses: Vec<u64>,
+}
+
+fn references(image: &Image, function: &Function) -> References {
+    let mut references = References {
+        branches: Vec::new(),
+        addresses: Vec::new(),
+    };
+    let bytes = image.section_at(function.address).and_then(|section| {
+        let start = usize::try_from(function.address - section.virt).ok()?;
+        section
+            .bytes
+            .get(start..start + usize::try_from(function.size).ok()?)
+    });
+    let mut decoder = Decoder::with_ip(
+        64,
+        bytes.unwrap_or_default(),
+        function.address,
+        DecoderOptions::NONE,
+    );
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if instruction.is_ip_rel_memory_operand() {
+            references
+                .addresses
+                .push(instruction.ip_rel_memory_address());
+        }
+        for operand in 0..instruction.op_count() {
+            match instruction.op_kind(operand) {
+                OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                    references.branches.push(instruction.near_branch_target())
+                }
+                OpKind::Immediate64 | OpKind::Immediate32to64 | OpKind::Immediate32 => {
+                    references.addresses.push(instruction.immediate(operand))
+                }
+                _ => {}
+            }
+        }
+    }
+    references
+}
+
+/// The data of the image, cut where anything refers to: compilers leave few names on it.
+fn objects(image: &Image, code: &[References]) -> Vec<Range<u64>> {
+    let data = || image.sections.iter().filter(|section| !section.is_code);
+    let mut starts: BTreeSet<u64> = image
+        .objects()
+        .into_iter()
+        .map(|(address, _)| address)
+        .collect();
+    starts.extend(
+        code.iter()
+            .flat_map(|references| references.addresses.iter().copied()),
+    );
+    starts
+        .extend(data().flat_map(|section| words(image, section.virt..section.virt + section.size)));
+    let mut objects = Vec::new();
+    for section in data() {
+        let end = section.virt + section.size;
+        let mut at = section.virt;
+        for &start in starts.range(section.virt + 1..end) {
+            objects.push(at..start);
+            at = start;
+        }
+        objects.push(at..end);
+    }
+    objects
+}
+
+fn object_at(objects: &[Range<u64>], address: u64) -> Option<usize> {
+    let index = objects
+        .partition_point(|object| object.start <= address)
+        .checked_sub(1)?;
+    objects
+        .get(index)
+        .filter(|object| object.contains(&address))
+        .map(|_| index)
+}
+
+/// The aligned words of a range of data that could be addresses of the image.
+fn words<'a>(image: &'a Image, range: Range<u64>) -> impl Iterator<Item = u64> + 'a {
+    let lowest = image
+        .sections
+        .first()
+        .map_or(0, |section| section.virt)
+        .max(4096);
+    let bytes = image.section_at(range.start).and_then(|section| {
+        let start = range.start.next_multiple_of(8).checked_sub(section.virt)?;
+        section
+            .bytes
+            .get(usize::try_from(start).ok()?..usize::try_from(range.end - section.virt).ok()?)
+    });
+    let words = bytes
+        .unwrap_or_default()
+        .chunks_exact(8)
+        .filter_map(|word| word.try_into().ok())
+        .map(u64::from_le_bytes);
+    words.filter(move |&word| word >= lowest && image.section_at(word).is_some())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::elf64::Section;
+
+    const CODE: u64 = 0x10_0000;
+    const DATA: u64 = 0x20_0000;
+
+    /// The graph of functions of 16 bytes each and of words of data; what is left of a function is filled with `int3`.
+    pub fn graph_of(functions: &[(&str, Vec<u8>)], data: &[u64]) -> CallGraph {
+        let code = functions
+            .iter()
+            .flat_map(|(_, code)| code.iter().copied().chain([0xcc; 16]).take(16));
+        let code: Vec<u8> = code.collect();
+        let data: Vec<u8> = data.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let elf = crate::container::tests::elf64(CODE, &[]);
+        let mut image = Image::parse(&elf).unwrap();
+        let section = |virt, bytes, is_code| Section {
+            name: "",
+            virt,
+            size: <[u8]>::len(bytes) as u64,
+            file: 0..0,
+            bytes,
+            is_code,
+            is_writable: false,
+        };
+        image.sections = vec![
+            section(CODE, code.as_slice(), true),
+            section(DATA, data.as_slice(), false),
+        ];
+        let named = functions.iter().zip((CODE..).step_by(16));
+        let named = named.map(|((name, _), address)| Function {
+            address,
+            size: 16,
+            name: name.to_string(),
+        });
+        CallGraph::build_with(&image, named.collect())
+    }
+
+    /// What reaches the function `panic`, with the next step on the way.
+    fn graph(functions: &[(&str, Vec<u8>)], data: &[u64]) -> Vec<(String, String)> {
+        let graph = graph_of(functions, data);
+        let name = |node: usize| graph.functions[node].name.clone();
+        let is_panic = |function: &Function| function.name == "panic";
+        let is_barrier = |function: &Function| function.name.starts_with("barrier");
+        graph
+            .reaching(is_panic, is_barrier)
+            .into_iter()
+            .map(|(node, step)| (name(node), name(step)))
+            .collect()
+    }
+
+    /// `call` or `jmp` from the function with number `from` to that with number `to`.
+    pub fn branch(opcode: u8, from: i32, to: i32) -> Vec<u8> {
+        [vec![opcode], (16 * (to - from) - 5).to_le_bytes().to_vec()].concat()
+    }
+
+    /// `lea rax, [address]` in the function with number `from`.
+    fn lea(from: u64, address: u64) -> Vec<u8> {
+        let distance = address.wrapping_sub(CODE + 16 * from + 7) as u32;
+        [vec![0x48, 0x8d, 0x05], distance.to_le_bytes().to_vec()].concat()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected
+            .iter()
+            .map(|(name, step)| (name.to_string(), step.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn calls_and_tail_calls_are_followed() {
+        let found = graph(
+            &[
+                ("panic", vec![]),
+                ("a", branch(0xe8, 1, 0)),
+                ("b", branch(0xe9, 2, 1)),
+                ("c", vec![0xc3]),
+                ("d", branch(0xe8, 4, 3)),
+            ],
+            &[],
+        );
+        assert_eq!(found, pairs(&[("a", "panic"), ("b", "a")]));
+    }
+
+    #[test]
+    fn a_barrier_is_found_but_not_its_callers() {
+        let found = graph(
+            &[
+                ("panic", vec![]),
+                ("barrier", branch(0xe8, 1, 0)),
+                ("b", branch(0xe8, 2, 1)),
+            ],
+            &[],
+        );
+        assert_eq!(found, pairs(&[("barrier", "panic")]));
+    }
+
+    #[test]
+    fn addresses_in_code_and_data_count_as_calls() {
+        // f takes the address of a; g that of a table whose second word leads to another table that holds a.
+        let functions = [
+            ("panic", vec![]),
+            ("a", branch(0xe8, 1, 0)),
+            ("f", lea(2, CODE + 16)),
+            ("g", lea(3, DATA)),
+            ("h", lea(4, DATA + 24)),
+            ("i", lea(5, DATA + 8)),
+        ];
+        let found = graph(&functions, &[7, DATA + 16, CODE + 16, CODE + 24]);
+        // The cut at DATA + 8, which i refers to, leaves nothing in the object of g.
+        assert_eq!(found, pairs(&[("a", "panic"), ("f", "a"), ("i", "a")]));
+    }
+}

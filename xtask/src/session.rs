@@ -1,0 +1,329 @@
+//! A machine under test: its serial console is read and compared with what is expected, within a hard limit of time.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use regex_lite::Regex;
+
+/// What a machine must show, in this order.
+#[derive(Clone, Debug)]
+pub enum Expect {
+    /// A line that holds this text, after what was seen so far.
+    Line(String),
+    /// A line that this pattern matches, anywhere in the log, also before what was seen so far.
+    Pattern(String),
+    /// The micro-guest's verdict `GUEST name: PASS`, and no `: FAIL` before it.
+    Pass(String),
+    /// This text on the VGA text screen.
+    Screen(String),
+    /// The machine resets or powers off.
+    End,
+    /// The machine shows nothing of this kind until it ends or stays silent for a while.
+    Never(String),
+}
+
+/// How long a machine must be silent for `Expect::Never` to hold.
+const SILENCE: Duration = Duration::from_secs(3);
+/// The VGA text buffer.
+const SCREEN: (u32, usize) = (0xb8000, 80 * 25 * 2);
+
+/// A running machine. It ends with this value.
+pub struct Session {
+    child: Child,
+    output: Receiver<Vec<u8>>,
+    log: File,
+    errors: PathBuf,
+    monitor: PathBuf,
+    text: String,
+    seen: usize,
+    ended: bool,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl Session {
+    /// Starts the machine; all that it shows goes to the file `log` too.
+    pub fn start(mut command: Command, log: &Path, limit: Duration) -> Result<Session> {
+        // The path of a socket must be short; that of the project need not be.
+        let monitor = std::env::temp_dir().join(format!(
+            "oxen-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
+        command.args(["-display", "none", "-serial", "stdio", "-monitor"]);
+        command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        let errors = log.with_extension("qemu.log");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&errors)?)
+            .spawn()
+            .context("cannot start QEMU")?;
+        let mut console = child.stdout.take().context("QEMU has no output")?;
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = console.read(&mut buffer) {
+                let Some(bytes) = buffer.get(..length) else {
+                    break;
+                };
+                if sender.send(bytes.to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let log = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        let deadline = Instant::now() + limit;
+        Ok(Session {
+            child,
+            output,
+            log,
+            errors,
+            monitor,
+            text: String::new(),
+            seen: 0,
+            ended: false,
+            deadline,
+            limit,
+        })
+    }
+
+    /// Waits until the machine has shown all of it.
+    pub fn expect(&mut self, expectations: &[Expect]) -> Result<()> {
+        for expectation in expectations {
+            match expectation {
+                Expect::Line(text) => self
+                    .wait_for(&format!("a line with {text:?}"), |session| {
+                        session.find(text)
+                    })?,
+                Expect::Pattern(pattern) => {
+                    let regex =
+                        Regex::new(pattern).with_context(|| format!("bad pattern {pattern}"))?;
+                    self.wait_for(&format!("a line that matches {pattern:?}"), |session| {
+                        Ok(session.text.lines().any(|line| regex.is_match(line)))
+                    })?;
+                }
+                Expect::Pass(guest) => self
+                    .wait_for(&format!("the verdict of the guest {guest}"), |session| {
+                        session.find_verdict(guest)
+                    })?,
+                Expect::Screen(text) => self
+                    .wait_for(&format!("{text:?} on the screen"), |session| {
+                        Ok(session.screen().is_ok_and(|screen| screen.contains(text)))
+                    })?,
+                Expect::End => {
+                    self.wait_for("the end of the machine", |session| Ok(session.ended))?
+                }
+                Expect::Never(text) => self.stays_without(text)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `condition` holds, which is asked whenever something has changed.
+    fn wait_for(
+        &mut self,
+        what: &str,
+        mut condition: impl FnMut(&mut Session) -> Result<bool>,
+    ) -> Result<()> {
+        loop {
+            if condition(self)? {
+                return Ok(());
+            }
+            if self.ended {
+                let errors = fs::read_to_string(&self.errors).unwrap_or_default();
+                bail!(
+                    "the machine ended before {what}{}{}",
+                    if errors.is_empty() {
+                        ""
+                    } else {
+                        "; QEMU says: "
+                    },
+                    errors.trim()
+                );
+            }
+            if Instant::now() >= self.deadline {
+                bail!("no sign of {what} within {} s", self.limit.as_secs());
+            }
+            self.read(Duration::from_millis(500))?;
+        }
+    }
+
+    fn stays_without(&mut self, text: &str) -> Result<()> {
+        loop {
+            if let Some(line) = self.text.lines().find(|line| line.contains(text)) {
+                bail!("the machine shows {:?}", line.trim());
+            }
+            if self.ended || Instant::now() >= self.deadline || !self.read(SILENCE)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what the machine shows within `time`; false when that is nothing.
+    fn read(&mut self, time: Duration) -> Result<bool> {
+        match self.output.recv_timeout(time) {
+            Ok(bytes) => {
+                self.log.write_all(&bytes)?;
+                self.text.push_str(&String::from_utf8_lossy(&bytes));
+                Ok(true)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.ended = true;
+                Ok(false)
+            }
+        }
+    }
+
+    fn find(&mut self, text: &str) -> Result<bool> {
+        let found = self.text.get(self.seen..).and_then(|rest| rest.find(text));
+        if let Some(at) = found {
+            self.seen += at + text.len();
+        }
+        Ok(found.is_some())
+    }
+
+    fn find_verdict(&mut self, guest: &str) -> Result<bool> {
+        let verdict = verdict(&self.text, guest)?;
+        if verdict {
+            self.seen = self.text.len();
+        }
+        Ok(verdict)
+    }
+
+    /// What the VGA text buffer shows.
+    fn screen(&mut self) -> Result<String> {
+        let (at, size) = SCREEN;
+        let dump = self.monitor.with_extension("screen");
+        let mut monitor = UnixStream::connect(&self.monitor)?;
+        writeln!(monitor, "pmemsave {at:#x} {size} {}", dump.display())?;
+        // The monitor has done it when it prompts again.
+        monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 1024];
+        while String::from_utf8_lossy(&answer).matches("(qemu)").count() < 2 {
+            match monitor.read(&mut buffer)? {
+                0 => break,
+                length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            }
+        }
+        let bytes = fs::read(&dump)?;
+        fs::remove_file(&dump)?;
+        let characters: String = bytes
+            .chunks_exact(2)
+            .filter_map(|cell| cell.first())
+            .map(|&byte| char::from(byte))
+            .collect();
+        Ok(characters)
+    }
+}
+
+/// Tells the monitors of a process' machines apart.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the guest has passed; an error when any check of it has failed.
+fn verdict(text: &str, guest: &str) -> Result<bool> {
+    let pass = format!("GUEST {guest}: PASS");
+    // The last line may still grow.
+    for line in text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+    {
+        if line.contains(": FAIL") {
+            bail!("the guest says: {}", line.trim());
+        }
+        if line.contains(&pass) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Nothing is left to do when these fail: the machine has ended, or there never was a monitor.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.monitor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell script in the place of a machine.
+    fn machine(script: &str, limit_ms: u64, expectations: &[Expect]) -> Result<(), String> {
+        let log = std::env::temp_dir().join(format!(
+            "oxen-session-{}-{}.log",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "machine"]);
+        let mut session = Session::start(command, &log, Duration::from_millis(limit_ms)).unwrap();
+        let result = session
+            .expect(expectations)
+            .map_err(|error| error.to_string());
+        for file in [log.with_extension("qemu.log"), log] {
+            fs::remove_file(file).unwrap();
+        }
+        result
+    }
+
+    fn line(text: &str) -> Expect {
+        Expect::Line(text.into())
+    }
+
+    #[test]
+    fn lines_are_expected_in_order() {
+        let script = "echo one; echo two";
+        assert_eq!(
+            machine(script, 5000, &[line("one"), line("two"), Expect::End]),
+            Ok(())
+        );
+        assert_eq!(
+            machine(script, 5000, &[line("two"), line("one")]),
+            Err("the machine ended before a line with \"one\"".into())
+        );
+        assert_eq!(
+            machine(
+                script,
+                5000,
+                &[line("two"), Expect::Pattern("^o.e$".into())]
+            ),
+            Ok(())
+        );
+        assert_eq!(
+            machine(script, 5000, &[Expect::Never("three".into())]),
+            Ok(())
+        );
+        assert!(machine(script, 5000, &[Expect::Never("two".into())]).is_err());
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_ended_at_its_limit() {
+        let start = Instant::now();
+        assert_eq!(
+            machine("exec sleep 60", 700, &[line("one")]),
+            Err("no sign of a line with \"one\" within 0 s".into())
+        );
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_failed_check_spoils_a_later_pass() {
+        assert!(verdict("GUEST a: PASS\n", "a").unwrap());
+        assert!(verdict("(d0) GUEST a: PASS\r\n", "a").unwrap());
+        assert!(!verdict("GUEST ab: PASS\nGUEST a: PASS", "a").unwrap());
+        assert!(verdict("check x: FAIL\nGUEST a: PASS\n", "a").is_err());
+    }
+}

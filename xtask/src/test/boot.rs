@@ -1,0 +1,191 @@
+//! The boot tests as data: ways in, sizes of memory, command lines, modules that are no kernels.
+
+use std::time::Duration;
+
+use super::machine::{Kernel, MachineTest, Way};
+use crate::iso::Entry;
+use crate::session::Expect;
+
+/// From power on; a machine takes 5 to 30 seconds, but tests share two CPUs with others.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Firmware that is translated takes its time.
+const UEFI_LIMIT: Duration = Duration::from_secs(240);
+
+const WAYS: [(&str, Way); 5] = [
+    ("bios-multiboot2", Way::Bios(Entry::Multiboot2)),
+    ("uefi-multiboot2", Way::Uefi),
+    ("menu-lst", Way::Bios(Entry::MenuLst)),
+    ("direct", Way::Direct),
+    ("bios-multiboot1", Way::Bios(Entry::Multiboot1)),
+];
+
+const SIZES: [(&str, u64); 3] = [("128m", 128), ("2g", 2048), ("20g", 20 * 1024)];
+
+/// The pairs of a way and a size that every change is tested with: each way and each size at least once.
+const CHOSEN: [(&str, &str); 7] = [
+    ("bios-multiboot2", "2g"),
+    ("uefi-multiboot2", "2g"),
+    ("uefi-multiboot2", "128m"),
+    ("menu-lst", "2g"),
+    ("direct", "128m"),
+    ("direct", "20g"),
+    ("bios-multiboot2", "20g"),
+];
+
+/// Values of `dom0_mem` on a machine of 1 GiB, and whether they are right.
+const DOM0_MEM: [(&str, &str, bool); 6] = [
+    ("mebibytes", "512m", true),
+    ("kibibytes-without-unit", "262144", true),
+    ("min-max", "min:128m,max:768m", true),
+    ("size-and-max", "256m,max:512m", true),
+    ("wrong-word", "lots", false),
+    ("wrong-unit", "512q", false),
+];
+
+/// What each module that is no kernel makes Oxen say.
+fn bad_modules() -> [(&'static str, Kernel, &'static str); 6] {
+    let hello = || "hello".to_string();
+    [
+        (
+            "kernel-is-a-text",
+            Kernel::Text,
+            "module 0 is neither an ELF file nor a bzImage",
+        ),
+        (
+            "kernel-is-no-pv-kernel",
+            Kernel::Hypervisor,
+            "module 0 is not a PV kernel: no Xen ELF note",
+        ),
+        (
+            "kernel-truncated-in-half",
+            Kernel::Truncated(hello(), 500),
+            "module 0 is truncated",
+        ),
+        (
+            "kernel-truncated-in-header",
+            Kernel::Truncated(hello(), 1),
+            "module 0 is ",
+        ),
+        (
+            "kernel-empty",
+            Kernel::Truncated(hello(), 0),
+            "module 0 is not a kernel: it is empty",
+        ),
+        (
+            "initrd-too-large",
+            Kernel::WithInitrd(hello(), 96),
+            "initrd",
+        ),
+    ]
+}
+
+/// All boot tests, in the order in which they run.
+pub fn tests() -> Vec<MachineTest> {
+    let mut tests = Vec::new();
+    for (way_name, way) in WAYS {
+        for (size_name, memory_mib) in SIZES {
+            let area = if memory_mib == 2048 { "boot" } else { "memory" };
+            let mut test = hello(&format!("{area}/{way_name}-{size_name}"), way, memory_mib);
+            test.only_full = !CHOSEN.contains(&(way_name, size_name));
+            // GRUB 2 puts file names before command lines for a menu.lst only. Xen does not expect that of it and
+            // hands them on, which the guest rightly complains about.
+            test.on_xen = way != Way::Bios(Entry::MenuLst);
+            tests.push(test);
+        }
+    }
+    for (name, value, is_right) in DOM0_MEM {
+        let mut test = hello(&format!("dom0/dom0_mem-{name}"), Way::Direct, 1024);
+        test.command_line = Some(format!("dom0_mem={value} com1=115200,8n1 console=com1"));
+        let warning = format!("wrong value in \"dom0_mem={value}\", default used");
+        if is_right {
+            test.expect.push(Expect::Never(warning));
+        } else {
+            test.expect.insert(0, Expect::Line(warning));
+        }
+        // Xen reads these differently, or silently.
+        test.on_xen = is_right;
+        tests.push(test);
+    }
+    tests.push(as_people_write_it());
+    tests.push(too_little_memory());
+    tests.push(screen());
+    tests.push(reboots());
+    for (name, kernel, message) in bad_modules() {
+        let mut test = hello(&format!("boot/{name}"), Way::Direct, 256);
+        test.command_line = Some("dom0_mem=64m noreboot com1=115200,8n1 console=com1".into());
+        test.kernel = kernel;
+        test.expect = vec![Expect::Line(message.into()), Expect::Never("GUEST".into())];
+        test.on_xen = false;
+        tests.push(test);
+    }
+    tests
+}
+
+/// The micro-guest `hello` passes.
+fn hello(name: &str, way: Way, memory_mib: u64) -> MachineTest {
+    let expect = vec![Expect::Pass("hello".into())];
+    MachineTest {
+        name: name.into(),
+        way,
+        memory_mib,
+        cpus: 1,
+        command_line: None,
+        // With an initrd: two modules.
+        kernel: Kernel::Guest("hello-initrd".into()),
+        expect_on_xen: expect.clone(),
+        expect,
+        on_xen: true,
+        only_full: false,
+        needs_good_qemu: false,
+        limit: if way == Way::Uefi { UEFI_LIMIT } else { LIMIT },
+    }
+}
+
+/// The very line of a `menu.lst` that people have.
+fn as_people_write_it() -> MachineTest {
+    let mut test = hello(
+        "boot/menu-lst-dom0_mem-512m",
+        Way::Bios(Entry::MenuLst),
+        1024,
+    );
+    test.command_line = Some("dom0_mem=512m console=com1".into());
+    test.on_xen = false;
+    test
+}
+
+/// Below its minimum the hypervisor says so instead of failing somewhere.
+fn too_little_memory() -> MachineTest {
+    let mut test = hello("memory/below-minimum", Way::Direct, 24);
+    test.command_line = Some("noreboot com1=115200,8n1 console=com1".into());
+    test.expect = vec![
+        Expect::Pattern("[0-9]+ MiB.*at least [0-9]+ MiB".into()),
+        Expect::Never("GUEST".into()),
+    ];
+    test.on_xen = false;
+    test
+}
+
+/// A command line that names no console writes on the screen.
+fn screen() -> MachineTest {
+    let mut test = hello("boot/screen-by-default", Way::Bios(Entry::Multiboot2), 256);
+    test.command_line = Some("dom0_mem=64m noreboot".into());
+    test.kernel = Kernel::Text;
+    test.expect = vec![Expect::Screen(
+        "module 0 is neither an ELF file nor a bzImage".into(),
+    )];
+    test.on_xen = false;
+    test
+}
+
+/// What cannot go on restarts the machine unless the command line says `noreboot`, as the other tests here do.
+fn reboots() -> MachineTest {
+    let mut test = hello("boot/reboots-without-noreboot", Way::Direct, 256);
+    test.command_line = Some("dom0_mem=64m com1=115200,8n1 console=com1".into());
+    test.kernel = Kernel::Text;
+    test.expect = vec![
+        Expect::Line("module 0 is neither an ELF file nor a bzImage".into()),
+        Expect::End,
+    ];
+    test.expect_on_xen = vec![Expect::Line("Panic".into()), Expect::End];
+    test
+}

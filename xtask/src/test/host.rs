@@ -1,0 +1,83 @@
+//! What is tested without a machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{HostWork, Test, Work};
+use crate::process::{cargo, run_logged};
+use crate::tools::{Need, require};
+use crate::workspace::{BARE_TARGET, host_packages, root};
+
+const ABI_PACKAGE: &str = "abi-layout";
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Packages that only exist for the bare target.
+const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
+
+/// All host tests.
+pub fn tests() -> Vec<Test> {
+    let entries: [(&str, HostWork); 6] = [
+        ("host/fmt", fmt),
+        ("host/clippy", clippy),
+        ("host/clippy-image", clippy_image),
+        ("host/unit", unit),
+        ("host/abi", abi),
+        ("host/check", check),
+    ];
+    entries
+        .into_iter()
+        .map(|(name, work)| Test {
+            name: name.into(),
+            work: Work::Host(work),
+        })
+        .collect()
+}
+
+fn fmt(log: &Path) -> Result<()> {
+    run_logged(cargo().args(["fmt", "--all", "--check"]), log, LIMIT)
+}
+
+fn clippy(log: &Path) -> Result<()> {
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--quiet", "--all-targets"]);
+    run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
+}
+
+fn clippy_image(log: &Path) -> Result<()> {
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--quiet", "--target", BARE_TARGET]);
+    for package in BARE_PACKAGES {
+        clippy.args(["--package", package]);
+    }
+    run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
+}
+
+/// The tests of everything that runs on the host, but for the ABI.
+fn unit(log: &Path) -> Result<()> {
+    let mut test = cargo();
+    test.args(["test", "--quiet"]);
+    for name in host_packages()?.iter().filter(|name| *name != ABI_PACKAGE) {
+        test.args(["--package", name]);
+    }
+    run_logged(&mut test, log, LIMIT)
+}
+
+/// The ABI as the C compiler sees it in Debian's headers.
+fn abi(log: &Path) -> Result<()> {
+    require(&[
+        Need::Program("cc", "gcc"),
+        Need::Path("/usr/include/xen/xen.h", "libxen-dev"),
+    ])?;
+    run_logged(
+        cargo().args(["test", "--quiet", "--package", ABI_PACKAGE]),
+        log,
+        LIMIT,
+    )
+}
+
+fn check(log: &Path) -> Result<()> {
+    // As a program of its own, so that its output goes to the log like that of the others.
+    let mut check = std::process::Command::new(std::env::current_exe()?);
+    run_logged(check.arg("check").current_dir(root()), log, LIMIT)
+}
