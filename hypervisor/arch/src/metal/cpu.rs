@@ -513,12 +513,36 @@ fn open_guest_memory() {
     }
 }
 
+/// Copies between guest memory and ours. `Err`: how many bytes were left when one side faulted, twice at the same place:
+/// the first fault may be due to a translation that the guest has since given more rights, and drops it (Intel SDM volume
+/// 3, 4.10.4.3).
+///
+/// # Safety
+///
+/// As for [`try_guest_copy`].
+unsafe fn guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usize> {
+    let mut left = len;
+    let mut faulted_at = None;
+    loop {
+        let done = len - left;
+        // SAFETY: the rest of what the caller promises.
+        match unsafe { try_guest_copy(to.wrapping_add(done), from.wrapping_add(done), left) } {
+            Ok(()) => return Ok(()),
+            Err(still) if faulted_at == Some(still) => return Err(still),
+            Err(still) => {
+                faulted_at = Some(still);
+                left = still;
+            }
+        }
+    }
+}
+
 /// Copies between guest memory and ours. `Err`: how many bytes were left when one side faulted.
 ///
 /// # Safety
 ///
 /// The side that is ours must be valid for `len` bytes; the other must lie in the guest's part of the address space.
-unsafe fn guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usize> {
+unsafe fn try_guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usize> {
     let left: usize;
     open_guest_memory();
     // SAFETY: as the caller promises. A fault in the words leaves rcx at the number of words not copied, from which the

@@ -37,6 +37,11 @@ pub trait Handlers: 'static {
     fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8);
 }
 
+/// Flags that SYSRET does not load like `iretq`: it drops RF, and with TF it traps before the guest's first instruction, for
+/// ever if that trap returns this way too.
+const TRAP_FLAG: u32 = 1 << 8;
+const RESUME_FLAG: u32 = 1 << 16;
+
 /// Bytes from the start of the registers to the slot of RIP, which is where `iretq` starts to read.
 const RIP: usize = core::mem::offset_of!(CpuUserRegs, rip);
 const RCX: usize = core::mem::offset_of!(CpuUserRegs, rcx);
@@ -269,7 +274,7 @@ extern "C" fn ist_common<H: Handlers>() {
 /// The only way out: loads the registers at rsp and returns to where they were interrupted.
 ///
 /// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL, rcx and r11 as SYSRET wants
-/// them, flat selectors and a canonical RIP (XSA-7: it would fault in ring 0, on the guest's stack).
+/// them, neither TF nor RF, flat selectors and a canonical RIP (XSA-7: it would fault in ring 0, on the guest's stack).
 ///
 /// `iretq` may fault, on selectors that the guest chose; the fault finds [`iretq_from_restore`] and is delivered to the
 /// guest.
@@ -285,6 +290,8 @@ pub(super) extern "C" fn restore() {
         "mov r11, [rsp + {r11}]",
         "cmp r11, [rsp + {rflags}]",
         "jne 3f",
+        "test r11d, {not_by_sysret}",
+        "jnz 3f",
         "cmp word ptr [rsp + {cs}], {guest_cs}",
         "jne 3f",
         "cmp word ptr [rsp + {ss}], {guest_ss}",
@@ -310,6 +317,7 @@ pub(super) extern "C" fn restore() {
         rflags = const RFLAGS,
         cs = const CS,
         ss = const SS,
+        not_by_sysret = const TRAP_FLAG | RESUME_FLAG,
         guest_cs = const GUEST_CS64,
         guest_ss = const GUEST_SS,
         rsp_from_code = const RSP - (RIP - 8),

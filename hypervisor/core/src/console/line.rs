@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use oxen_arch::Machine;
 
 use super::Ring;
-use super::{Timestamps};
+use super::Timestamps;
 
 const PREFIX: &str = "(OXEN) ";
 /// Bytes that are written at once.
