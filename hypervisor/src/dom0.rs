@@ -10,11 +10,8 @@ use oxen_core::cmdline::Dom0MemoryError;
 use oxen_core::domain::builder::error::BuildError;
 use oxen_core::domain::builder::start_info::Firmware;
 use oxen_core::domain::builder::{self, Request};
-use oxen_core::domain::privileged_state::PrivilegedState;
-use oxen_core::domain::vcpu::{Vcpu, VcpuState};
-use oxen_core::domain::{Capabilities, Domain};
+use oxen_core::domain::dom0;
 use oxen_core::host::{AddDomainError, Host};
-use oxen_core::policy::ports::{PortRange, PortRights};
 use oxen_core::trap::entry;
 use oxen_core::{info, warn};
 use zerocopy::FromZeros;
@@ -94,19 +91,7 @@ pub fn start(
     if built.is_command_line_cut {
         warn!(out, "dom0's command line is too long: its end is missing");
     }
-    let state = VcpuState::new(
-        built.start,
-        built.root,
-        PrivilegedState::new(host.cpuid.owned_bits()),
-    );
-    let vcpu = Vcpu::new(VcpuId::new(0), built.shared_info.at(0), state);
-    let domain = Domain::new(
-        DomId::DOM0,
-        Capabilities::all(),
-        port_rights(host),
-        built.shared_info,
-    );
-    let domain = host.add_domain(domain, [vcpu]).map_err(Dom0Error::Domain)?;
+    let domain = dom0::add(host, &built, &[]).map_err(Dom0Error::Domain)?;
 
     info!(
         out,
@@ -114,22 +99,10 @@ pub fn start(
         cpu.tsc().wrapping_sub(boot.entry_tsc) / 1_000_000,
         host.frames.statistics().free >> 8,
     );
-    host.console.dom0_starts();
     out.release_screen();
     let mut regs = CpuUserRegs::new_zeroed();
     let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut regs);
     drop(domain);
     entry::settle(host, cpu, &mut regs, next);
     Ok(regs)
-}
-
-/// dom0's ports: those of our serial line do not exist for it.
-fn port_rights(host: &Host) -> PortRights {
-    /// Registers of a 16550.
-    const REGISTERS: u16 = 8;
-    let line = host.settings.serial_line();
-    let hidden =
-        line.map(|line| PortRange::new(line.io_base, line.io_base.saturating_add(REGISTERS - 1)));
-    // One range is never too many; and if it were, no port is a safe answer.
-    PortRights::dom0(hidden.as_slice()).unwrap_or(PortRights::none())
 }

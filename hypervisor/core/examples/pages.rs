@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use oxen_core::cmdline::options::OPTIONS;
+use oxen_core::hypercall::table::coverage_markdown;
 use oxen_core::policy::{cpuid, msr, ports};
 
 /// Makes the text of a page.
@@ -48,6 +49,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         make(&mut page)?;
         std::fs::write(dir.join(file), page)?;
     }
+    // This one writes its heading itself.
+    let mut page = String::new();
+    coverage_markdown(&mut page)?;
+    std::fs::write(dir.join("hypercalls.md"), page)?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use oxen_arch::Cpu;
+use oxen_arch::guest_range::check_guest_range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The claim that a `T` is at some address of the running guest.
@@ -30,6 +31,12 @@ impl<T> GuestPtr<T> {
     /// Whether the address is 0, which many calls give a meaning of its own.
     pub const fn is_null(self) -> bool {
         self.0.is_null()
+    }
+
+    /// Whether a guest can have anything at the address at all: canonical, and not the hypervisor's. What is there is another
+    /// question, which each access asks.
+    pub const fn can_be_guests(self) -> bool {
+        check_guest_range(self.addr(), 1).is_ok()
     }
 
     /// A claim about what lies `bytes` behind. An address beyond the last one wraps; every access to it is checked.

@@ -3,6 +3,7 @@
 //! A domain's own fields change by atomics alone; what belongs to one of its vCPUs is behind that vCPU's lock.
 
 pub mod builder;
+pub mod dom0;
 pub mod privileged_state;
 pub mod shutdown;
 pub mod table;

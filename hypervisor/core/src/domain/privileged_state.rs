@@ -239,7 +239,7 @@ impl PrivilegedState {
     ///
     /// Reserved bits of DR6 and DR7 are forced. `EPERM`: an address that is not canonical or belongs to the hypervisor,
     /// general detect, or an enabled breakpoint on I/O ports (it would strike in the hypervisor, which carries out port
-    /// accesses) or of an undefined length. `ENODEV`: as for [`Self::debug_register`]. On failure nothing has changed.
+    /// accesses) or of an undefined length. `EINVAL`: a bit of the upper half of DR6 or DR7. `ENODEV`: as for [`Self::debug_register`]. On failure nothing has changed.
     #[doc(alias = "set_debugreg")]
     pub fn set_debug_register(&mut self, number: u32, value: u64) -> Result<(), Errno> {
         let alias = self.alias(number)?;
@@ -251,6 +251,7 @@ impl PrivilegedState {
                 check_breakpoint_address(value)?;
                 *address = value;
             }
+            _ if value > u64::from(u32::MAX) => return Err(Errno::EINVAL),
             (None, 6) => self.debug.dr6 = (value & dr::DR6_DEFINED) | dr::DR6_ONES,
             (None, _) => {
                 check_breakpoint_control(value)?;

@@ -32,7 +32,7 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     let cpus = [0, 1].map(|id| machine.cpu(CpuId::new(id)));
     let settings = CommandLine::parse(&boot.command_line).settings;
     let mut kernel = boot.modules.pop();
-    let console = Console::new();
+    let console = Console::new(&machine).unwrap();
     let host = Host::new(machine, &cpus[0], &boot, settings, console).unwrap();
     let request = Request {
         kernel: &mut kernel,

@@ -100,10 +100,9 @@ pub type HypercallResult = Result<Reply, Errno>;
 
 /// Makes the call that the registers ask for, and puts the result into them.
 ///
-/// The number is eax, the result all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
+/// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
-    let number = u64::from(ctx.regs.rax as u32);
-    let result = match Hypercall::try_from(number) {
+    let result = match Hypercall::try_from(ctx.regs.rax) {
         Ok(call) => {
             let request = Request::decode(call, Arguments::of(ctx.regs));
             table::dispatch(ctx, call, request)

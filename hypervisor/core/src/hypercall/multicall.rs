@@ -15,7 +15,7 @@ const RESULT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
 
 /// Makes the calls one by one and writes each result into its entry.
 ///
-/// `EFAULT`: an entry could not be read, or its result not written; the calls before it, and in the second case its own,
+/// `EFAULT`: the list lies where no guest has memory, even if it is empty; an entry could not be read, or its result not written; the calls before it, and in the second case its own,
 /// have been made. A call that leaves the caller's context ends the batch: what comes behind it would run for somebody
 /// else (XSA-213). ABI: `public/xen.h`, `multicall_entry`.
 pub fn multicall(
@@ -26,8 +26,12 @@ pub fn multicall(
     if ctx.in_multicall {
         return Err(Errno::EINVAL);
     }
+    let calls = GuestPtr::from(calls);
+    if !calls.can_be_guests() {
+        return Err(Errno::EFAULT);
+    }
     ctx.in_multicall = true;
-    let result = batch(ctx, GuestPtr::from(calls), count);
+    let result = batch(ctx, calls, count);
     ctx.in_multicall = false;
     result
 }

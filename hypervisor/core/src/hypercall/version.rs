@@ -21,12 +21,13 @@ const DENIED: &str = "<denied>";
 /// Answers one question.
 ///
 /// `ENOSYS`: no such question. `EFAULT`: the answer could not be written, or a question's argument not read. `EINVAL`: no
-/// such group of features. `EPERM`: the build id is asked for by a domain that controls nothing; `ENODATA`: there is none.
+/// such group of features, or an argument with a question that takes none. `EPERM`: the build id is asked for by a domain that controls nothing; `ENODATA`: there is none.
 /// ABI: `public/version.h`, `XENVER_*`.
 pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
     let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
     match VersionCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
         VersionCommand::Version => return Ok(Reply::Value(u64::from(version::packed()))),
+        VersionCommand::PageSize if arg.get() != 0 => return Err(Errno::EINVAL),
         VersionCommand::PageSize => return Ok(Reply::Value(PAGE_SIZE as u64)),
         VersionCommand::Extraversion => {
             let answer = Extraversion {

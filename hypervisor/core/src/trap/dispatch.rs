@@ -116,9 +116,9 @@ fn general_protection(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// `int 0x80`, which does not fault: the guest's table says all the same whether it may.
+/// `int 0x80`, which does not fault: every mode may use it, whatever level the table says, once there is an entry for it.
 fn system_call_gate(ctx: &mut CallCtx<'_>) {
-    ctx.state.injection = Some(if may_interrupt(ctx, SYSTEM_CALL) {
+    ctx.state.injection = Some(if ctx.state.traps.get(SYSTEM_CALL).address != 0 {
         Injection::SoftInterrupt(SYSTEM_CALL)
     } else {
         ctx.regs.rip = ctx.regs.rip.wrapping_sub(INT_LENGTH);

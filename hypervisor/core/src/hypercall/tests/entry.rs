@@ -28,10 +28,13 @@ fn numbers_that_the_abi_does_not_assign_are_enosys_and_change_nothing() {
 }
 
 #[test]
-fn the_number_is_eax_and_the_result_all_of_rax() {
+fn number_and_result_are_all_of_rax() {
     let mut guest = Guest::dom0();
-    let number = 0xdead_beef_0000_0000 | Hypercall::XenVersion.number();
-    assert_eq!(guest.call_number(number, [0; 5]), 0x0004_0011);
+    for upper in [1 << 32, 1 << 63, 0xffff_ffff_0000_0000] {
+        let number = upper | Hypercall::XenVersion.number();
+        assert_eq!(guest.call_number(number, [0; 5]), failure(Errno::ENOSYS));
+    }
+    assert_eq!(guest.call(Hypercall::XenVersion, [0]), 0x0004_0011);
     assert_eq!(guest.call_number(11, [0; 5]), -38);
     assert_eq!(guest.regs.rax, 0xffff_ffff_ffff_ffda);
 }

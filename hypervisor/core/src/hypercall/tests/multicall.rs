@@ -64,6 +64,9 @@ fn each_call_gets_its_result_and_the_whole_succeeds() {
         [0, 0x1234, 0, 0, 0, 0]
     );
     assert_eq!(guest.call(Multicall, [0, 0]), 0);
+    for nowhere in [1 << 47, 0xffff_8000_0000_0000] {
+        assert_eq!(guest.call(Multicall, [nowhere, 0]), failure(Errno::EFAULT));
+    }
     assert_eq!(
         guest.call(Multicall, [DATA, 1 << 32]),
         0,

@@ -30,6 +30,7 @@ fn numbers() {
     for mut guest in [Guest::dom0(), Guest::ordinary()] {
         assert_eq!(guest.call(XenVersion, [0, 0]), 0x0004_0011);
         assert_eq!(guest.call(XenVersion, [7, 0]), 4096);
+        assert_eq!(guest.call(XenVersion, [7, DATA]), failure(Errno::EINVAL));
         for unknown in [11, 12, 0x7fff_ffff, 0xffff_ffff] {
             assert_eq!(
                 guest.call(XenVersion, [unknown, DATA]),

@@ -80,18 +80,24 @@ fn int_n_reaches_what_the_table_opens_to_the_mode() {
 }
 
 #[test]
-fn int_0x80_comes_by_its_own_gate_with_the_same_meaning() {
-    for (dpl, allowed) in [(0, false), (1, true), (3, true)] {
+fn int_0x80_comes_by_its_own_gate_and_needs_an_entry_but_no_level() {
+    for dpl in [0, 1, 3] {
         let mut guest = with_handlers(dpl);
         guest.regs.rip = CODE + 2;
         assert_eq!(guest.exception(0x80, 0), Next::Guest);
         let frame: [u64; 8] = guest.get(guest.regs.rsp);
-        if allowed {
-            assert_eq!((entered(&guest), frame[2]), (0x80, CODE + 2));
-        } else {
-            assert_eq!((entered(&guest), frame[2], frame[3]), (13, 0x402, CODE));
-        }
+        assert_eq!((entered(&guest), frame[2]), (0x80, CODE + 2));
     }
+    let mut guest = with_handlers(3);
+    guest.state(|state| {
+        state
+            .traps
+            .set(0x80, crate::domain::trap_table::TrapEntry::NONE)
+    });
+    guest.regs.rip = CODE + 2;
+    assert_eq!(guest.exception(0x80, 0), Next::Guest);
+    let frame: [u64; 8] = guest.get(guest.regs.rsp);
+    assert_eq!((entered(&guest), frame[2], frame[3]), (13, 0x402, CODE));
 }
 
 #[test]
