@@ -28,7 +28,7 @@ multiboot2_header:
     .balign 8
     .word 5, 1
     .long 20
-    .long 0, 0, 0
+    .long 0, 0, 32
     # Anywhere below 4 GiB, in units that the early page tables can map; as low as possible.
     .balign 8
     .word 10, 1

@@ -114,10 +114,12 @@ impl Session {
                     .wait_for(&format!("the verdict of the guest {guest}"), |session| {
                         session.find_verdict(guest)
                     })?,
-                Expect::Screen(text) => self
-                    .wait_for(&format!("{text:?} on the screen"), |session| {
-                        Ok(session.screen().is_ok_and(|screen| screen.contains(text)))
-                    })?,
+                Expect::Screen(text) => {
+                    self.wait_for(&format!("{text:?} on the screen"), |session| {
+                        // The monitor takes a moment to appear.
+                        Ok(session.monitor.exists() && session.screen()?.contains(text))
+                    })?
+                }
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
@@ -204,7 +206,7 @@ impl Session {
         let (at, size) = SCREEN;
         let dump = self.monitor.with_extension("screen");
         let mut monitor = UnixStream::connect(&self.monitor)?;
-        writeln!(monitor, "pmemsave {at:#x} {size} {}", dump.display())?;
+        writeln!(monitor, "pmemsave {at:#x} {size} \"{}\"", dump.display())?;
         // The monitor has done it when it prompts again.
         monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answer = Vec::new();
@@ -215,7 +217,12 @@ impl Session {
                 length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
             }
         }
-        let bytes = fs::read(&dump)?;
+        let bytes = fs::read(&dump).with_context(|| {
+            format!(
+                "no screen from the monitor: {}",
+                String::from_utf8_lossy(&answer)
+            )
+        })?;
         fs::remove_file(&dump)?;
         let characters: String = bytes
             .chunks_exact(2)
