@@ -9,6 +9,7 @@ mod guests;
 mod image_build;
 mod iso;
 mod packages;
+mod picture;
 mod process;
 mod qemu;
 mod run;

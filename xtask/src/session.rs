@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use regex_lite::Regex;
 
+use crate::picture::Picture;
+
 /// What a machine must show, in this order.
 #[derive(Clone, Debug)]
 pub enum Expect {
@@ -21,8 +23,12 @@ pub enum Expect {
     Pattern(String),
     /// The micro-guest's verdict `GUEST name: PASS`, and no `: FAIL` before it.
     Pass(String),
+    /// Nothing: this is typed on the serial console.
+    Type(String),
     /// This text on the VGA text screen.
     Screen(String),
+    /// This text on a screen of pixels, in the font that Oxen draws.
+    Picture(String),
     /// The machine resets or powers off.
     End,
     /// The machine shows nothing of this kind until it ends or stays silent for a while.
@@ -61,7 +67,7 @@ impl Session {
         command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
         let errors = log.with_extension("qemu.log");
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)
             .spawn()
@@ -119,6 +125,15 @@ impl Session {
                         // The monitor takes a moment to appear.
                         Ok(session.monitor.exists() && session.screen()?.contains(text))
                     })?
+                }
+                Expect::Picture(text) => self
+                    .wait_for(&format!("{text:?} drawn on the screen"), |session| {
+                        Ok(session.monitor.exists() && session.picture()?.contains(text))
+                    })?,
+                Expect::Type(text) => {
+                    let console = self.child.stdin.as_mut().context("QEMU takes no input")?;
+                    console.write_all(text.as_bytes())?;
+                    console.flush()?;
                 }
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
@@ -204,9 +219,25 @@ impl Session {
     /// What the VGA text buffer shows.
     fn screen(&mut self) -> Result<String> {
         let (at, size) = SCREEN;
+        let bytes = self.dump(|file| format!("pmemsave {at:#x} {size} {file}"))?;
+        let characters: String = bytes
+            .chunks_exact(2)
+            .filter_map(|cell| cell.first())
+            .map(|&byte| char::from(byte))
+            .collect();
+        Ok(characters)
+    }
+
+    fn picture(&mut self) -> Result<String> {
+        let bytes = self.dump(|file| format!("screendump {file}"))?;
+        Picture::read(&bytes).map(|picture| picture.text())
+    }
+
+    /// Has the monitor write a file, and returns what is in it.
+    fn dump(&mut self, command: impl FnOnce(&str) -> String) -> Result<Vec<u8>> {
         let dump = self.monitor.with_extension("screen");
         let mut monitor = UnixStream::connect(&self.monitor)?;
-        writeln!(monitor, "pmemsave {at:#x} {size} \"{}\"", dump.display())?;
+        writeln!(monitor, "{}", command(&format!("\"{}\"", dump.display())))?;
         // The monitor has done it when it prompts again.
         monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answer = Vec::new();
@@ -224,12 +255,7 @@ impl Session {
             )
         })?;
         fs::remove_file(&dump)?;
-        let characters: String = bytes
-            .chunks_exact(2)
-            .filter_map(|cell| cell.first())
-            .map(|&byte| char::from(byte))
-            .collect();
-        Ok(characters)
+        Ok(bytes)
     }
 }
 
