@@ -3,6 +3,7 @@
 
 mod check;
 mod container;
+mod debian;
 mod docs;
 mod elf64;
 mod guests;

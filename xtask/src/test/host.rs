@@ -17,11 +17,12 @@ const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
 /// All host tests.
 pub fn tests() -> Vec<Test> {
-    let entries: [(&str, HostWork); 6] = [
+    let entries: [(&str, HostWork); 7] = [
         ("host/fmt", fmt),
         ("host/clippy", clippy),
         ("host/clippy-image", clippy_image),
         ("host/unit", unit),
+        ("dom0/debian-kernel-unpacks", debian_kernel),
         ("host/abi", abi),
         ("host/check", check),
     ];
@@ -61,6 +62,15 @@ fn unit(log: &Path) -> Result<()> {
         test.args(["--package", name]);
     }
     run_logged(&mut test, log, LIMIT)
+}
+
+/// Debian's own kernel: unpacked like `xz` does it, and built into a dom0.
+fn debian_kernel(log: &Path) -> Result<()> {
+    require(&[Need::Program("xz", "xz-utils")])?;
+    let mut test = cargo();
+    test.env("OXEN_TEST_VMLINUZ", crate::debian::kernel()?);
+    test.args(["test", "--quiet", "--package", "oxen-core", "--lib"]);
+    run_logged(test.args(["domain::builder"]), log, LIMIT)
 }
 
 /// The ABI as the C compiler sees it in Debian's headers.
