@@ -49,8 +49,9 @@ impl Cpu {
         let local = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
         // SAFETY: all code but the very start runs on a stack in a per-CPU area, whose record `machine` has written
         // before the first instruction on that stack. All fields that change are cells, used by this CPU alone.
+        let local = unsafe { &*local };
         Self {
-            local: unsafe { &*local },
+            local,
             stays: PhantomData,
         }
     }
@@ -394,7 +395,7 @@ impl Cpu {
         // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
         // so they are copied first. The selectors are of ring 3 by the exit rules of `core` (I24).
         unsafe {
-            at.write(regs.clone());
+            at.write(*regs);
             entry::enter_guest(at)
         }
     }

@@ -111,7 +111,7 @@ fn failed_return(fault: &CpuUserRegs) -> *mut CpuUserRegs {
     // The area is aligned to its size, in which the place lies.
     let guest = (per_cpu::current_area() | GUEST_REGS) as *mut CpuUserRegs;
     // The two frames overlap: copy first.
-    let general = fault.clone();
+    let general = *fault;
     // SAFETY: `iretq` runs with its operands in this CPU's only place for them; nobody refers to them now.
     let regs = unsafe { &mut *guest };
     *regs = CpuUserRegs {
