@@ -9,6 +9,7 @@ mod elf64;
 mod guests;
 mod image_build;
 mod iso;
+mod mapping;
 mod packages;
 mod picture;
 mod process;

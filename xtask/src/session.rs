@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use regex_lite::Regex;
 
+use crate::mapping;
 use crate::picture::Picture;
 
 /// What a machine must show, in this order.
@@ -29,6 +30,9 @@ pub enum Expect {
     Screen(String),
     /// This text on a screen of pixels, in the font that Oxen draws.
     Picture(String),
+    /// No page of the hypervisor can be both written and executed, and none but the machine-to-physical table be reached
+    /// by a guest.
+    WriteXorExecute,
     /// The machine resets or powers off.
     End,
     /// The machine shows nothing of this kind until it ends or stays silent for a while.
@@ -135,6 +139,10 @@ impl Session {
                     console.write_all(text.as_bytes())?;
                     console.flush()?;
                 }
+                Expect::WriteXorExecute => {
+                    let pages = self.ask("info tlb")?;
+                    mapping::check(&pages)?;
+                }
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
@@ -236,26 +244,35 @@ impl Session {
     /// Has the monitor write a file, and returns what is in it.
     fn dump(&mut self, command: impl FnOnce(&str) -> String) -> Result<Vec<u8>> {
         let dump = self.monitor.with_extension("screen");
+        let answer = self.ask(&command(&format!("\"{}\"", dump.display())))?;
+        let bytes =
+            fs::read(&dump).with_context(|| format!("no screen from the monitor: {answer}"))?;
+        fs::remove_file(&dump)?;
+        Ok(bytes)
+    }
+
+    /// What the monitor answers to a command.
+    fn ask(&mut self, command: &str) -> Result<String> {
+        const PROMPT: &[u8] = b"(qemu)";
         let mut monitor = UnixStream::connect(&self.monitor)?;
-        writeln!(monitor, "{}", command(&format!("\"{}\"", dump.display())))?;
+        writeln!(monitor, "{command}")?;
         // The monitor has done it when it prompts again.
         monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answer = Vec::new();
-        let mut buffer = [0; 1024];
-        while String::from_utf8_lossy(&answer).matches("(qemu)").count() < 2 {
+        let mut buffer = vec![0; 1 << 16];
+        let prompts = |answer: &[u8]| {
+            answer
+                .windows(PROMPT.len())
+                .filter(|at| *at == PROMPT)
+                .count()
+        };
+        while prompts(&answer) < 2 {
             match monitor.read(&mut buffer)? {
                 0 => break,
                 length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
             }
         }
-        let bytes = fs::read(&dump).with_context(|| {
-            format!(
-                "no screen from the monitor: {}",
-                String::from_utf8_lossy(&answer)
-            )
-        })?;
-        fs::remove_file(&dump)?;
-        Ok(bytes)
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }
 

@@ -1,13 +1,14 @@
 //! Which functions of a linked executable can reach which.
 //!
 //! Direct calls and jumps are edges. A function that takes the address of another, or of data that holds one (a vtable,
-//! a table of handlers), has an edge to it: whoever holds the address might call it. That errs on the safe side; only an
-//! address that is computed some other way would be missed, and the compiler makes none.
+//! a table of handlers), has an edge to it: whoever holds the address might call it. That errs on the safe side, but for
+//! an address that one function takes and leaves in memory for another to call: hence functions that call pointers are
+//! known as such.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::elf64::{Function, Image};
 
@@ -17,6 +18,8 @@ pub struct CallGraph {
     pub functions: Vec<Function>,
     /// For each node, the nodes with an edge to it.
     callers: Vec<Vec<usize>>,
+    /// For each function, whether it calls something whose address it has from elsewhere.
+    calls_pointers: Vec<bool>,
 }
 
 impl CallGraph {
@@ -33,6 +36,7 @@ impl CallGraph {
         let objects = objects(image, &code);
         let mut graph = CallGraph {
             callers: vec![Vec::new(); functions.len() + objects.len()],
+            calls_pointers: code.iter().map(|code| code.calls_pointers).collect(),
             functions,
         };
 
@@ -114,6 +118,57 @@ impl CallGraph {
             .collect()
     }
 
+    /// The functions that can be reached from those for which `is_root` holds, each with the step before on a shortest way
+    /// (none for the roots). What a function for which `is_barrier` holds calls is not followed.
+    pub fn reached(
+        &self,
+        is_root: impl Fn(&Function) -> bool,
+        is_barrier: impl Fn(&Function) -> bool,
+    ) -> Vec<(usize, Option<usize>)> {
+        let mut callees = vec![Vec::new(); self.callers.len()];
+        for (callee, callers) in self.callers.iter().enumerate() {
+            for &caller in callers {
+                if let Some(callees) = callees.get_mut(caller) {
+                    callees.push(callee);
+                }
+            }
+        }
+        let roots = self.functions.iter().enumerate();
+        let roots = roots.filter(|(_, function)| is_root(function));
+        let mut before: BTreeMap<usize, Option<usize>> =
+            roots.map(|(node, _)| (node, None)).collect();
+        let mut queue: VecDeque<usize> = before.keys().copied().collect();
+        while let Some(node) = queue.pop_front() {
+            if self.functions.get(node).is_some_and(&is_barrier) {
+                continue;
+            }
+            for &callee in callees.get(node).into_iter().flatten() {
+                before.entry(callee).or_insert_with(|| {
+                    queue.push_back(callee);
+                    Some(node)
+                });
+            }
+        }
+        let is_function = |node: usize| node < self.functions.len();
+        let through_objects = |mut node: usize| {
+            while !is_function(node) {
+                node = before.get(&node).copied().flatten()?;
+            }
+            Some(node)
+        };
+        let found = before.iter().filter(|(node, _)| is_function(**node));
+        found
+            .map(|(&node, &step)| (node, step.and_then(through_objects)))
+            .collect()
+    }
+
+    /// Whether the function calls something whose address it has from elsewhere.
+    pub fn calls_pointers(&self, function: usize) -> bool {
+        self.calls_pointers
+            .get(function)
+            .is_some_and(|calls| *calls)
+    }
+
     fn add_edge(&mut self, from: usize, to: Option<usize>) {
         if let Some(callers) = to
             .filter(|&to| to != from)
@@ -140,12 +195,15 @@ struct References {
     branches: Vec<u64>,
     /// Addresses of anything else.
     addresses: Vec<u64>,
+    /// Whether there is a call or jump to an address that is not in the code.
+    calls_pointers: bool,
 }
 
 fn references(image: &Image, function: &Function) -> References {
     let mut references = References {
         branches: Vec::new(),
         addresses: Vec::new(),
+        calls_pointers: false,
     };
     let bytes = image.section_at(function.address).and_then(|section| {
         let start = usize::try_from(function.address - section.virt).ok()?;
@@ -160,8 +218,16 @@ fn references(image: &Image, function: &Function) -> References {
         DecoderOptions::NONE,
     );
     let mut instruction = Instruction::default();
+    let mut written_by = BTreeMap::new();
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
+        references.calls_pointers |= is_pointer_call(&instruction, &written_by);
+        if !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test) {
+            written_by.insert(
+                instruction.op0_register().full_register(),
+                instruction.mnemonic(),
+            );
+        }
         if instruction.is_ip_rel_memory_operand() {
             references
                 .addresses
@@ -180,6 +246,21 @@ fn references(image: &Image, function: &Function) -> References {
         }
     }
     references
+}
+
+/// Whether an instruction goes where a register or a word of memory says. The jumps that compilers make from `match`, within
+/// a function, do not count: their last step is to add an offset from a table to its address. `written_by` says which
+/// instruction has last written a register.
+fn is_pointer_call(instruction: &Instruction, written_by: &BTreeMap<Register, Mnemonic>) -> bool {
+    let is_fixed = instruction.is_ip_rel_memory_operand();
+    match instruction.flow_control() {
+        FlowControl::IndirectCall => !is_fixed,
+        FlowControl::IndirectBranch => {
+            let last_step = written_by.get(&instruction.op0_register());
+            !is_fixed && last_step != Some(&Mnemonic::Add)
+        }
+        _ => false,
+    }
 }
 
 /// The data of the image, cut where anything refers to: compilers leave few names on it.
@@ -336,6 +417,27 @@ pub mod tests {
             &[],
         );
         assert_eq!(found, pairs(&[("barrier", "panic")]));
+    }
+
+    #[test]
+    fn calls_of_pointers_are_told_from_matches() {
+        let jump = [0xff, 0xe0]; // jmp rax
+        let add = [0x48, 0x01, 0xd0]; // add rax, rdx
+        let load = [0x48, 0x8b, 0x07]; // mov rax, [rdi]
+        for (code, calls_pointers) in [
+            ([add.as_slice(), &jump].concat(), false),
+            ([add.as_slice(), &[0x48, 0xff, 0xc3], &jump].concat(), false), // inc rbx between
+            ([load.as_slice(), &jump].concat(), true),
+            ([add.as_slice(), &load, &jump].concat(), true),
+            (jump.to_vec(), true),
+            (vec![0xff, 0xd0], true),              // call rax
+            (vec![0xff, 0x50, 0x18], true),        // call [rax + 24]
+            (vec![0xff, 0x15, 0, 0, 0, 0], false), // call [rip]
+            (branch(0xe8, 0, 1), false),
+        ] {
+            let graph = graph_of(&[("f", code.clone()), ("g", vec![])], &[0]);
+            assert_eq!(graph.calls_pointers(0), calls_pointers, "{code:x?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! The functions of the image from which a panic can be reached, against the list of those that may.
+//!
+//! A guest reaches none of them: no pattern of the list can allow that, only a function named as an end of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,23 +15,38 @@ use crate::workspace::root;
 
 const LIST: &str = "hypervisor/panics.toml";
 
-/// An entry of the list.
+/// Functions of the image, and why they are as they are.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Allowed {
-    /// A demangled name, in which `*` stands for any text.
-    name: String,
-    /// Why that may panic, or why it never does.
+struct Group {
+    /// Demangled names, in which `*` stands for any text.
+    names: Vec<String>,
+    /// Why.
     reason: String,
-    /// Its panics cannot happen, so its callers do not reach them.
-    #[serde(default)]
-    never_happens: bool,
 }
 
-#[derive(Deserialize)]
+impl Group {
+    fn names(&self, function: &Function) -> bool {
+        self.names.iter().any(|name| matches(name, &function.name))
+    }
+}
+
+/// The list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct List {
+    /// The ways in from a guest. None of them may reach a panic.
+    guest: Group,
+    /// Where the host ends: who calls these does not count as reaching their panics.
     #[serde(default)]
-    function: Vec<Allowed>,
+    end: Vec<Group>,
+    /// What may reach a panic, because no guest reaches it.
+    #[serde(default)]
+    boot: Vec<Group>,
+    /// What a guest reaches and what calls addresses that it is given. Whoever takes the address of a function counts as
+    /// calling it, so only addresses must come here that code takes which itself is reached.
+    #[serde(default)]
+    pointers: Vec<Group>,
 }
 
 /// The differences between the executable and the list.
@@ -44,49 +61,86 @@ pub fn check(linked: &Path) -> Result<Vec<String>> {
     let text =
         fs::read_to_string(root().join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
     let list: List = toml::from_str(&text).with_context(|| format!("in {LIST}"))?;
-    Ok(compare(&graph, &list.function))
+    Ok(compare(&graph, &list))
 }
 
-fn compare(graph: &CallGraph, list: &[Allowed]) -> Vec<String> {
-    let never_happens = |function: &Function| {
-        list.iter()
-            .any(|allowed| allowed.never_happens && matches(&allowed.name, &function.name))
-    };
-    let next: BTreeMap<usize, usize> = graph
-        .reaching(is_panic, never_happens)
-        .into_iter()
-        .collect();
+fn compare(graph: &CallGraph, list: &List) -> Vec<String> {
+    let is_guest = |function: &Function| list.guest.names(function);
+    let named_in =
+        |groups: &[Group], function: &Function| groups.iter().any(|group| group.names(function));
+    let is_end = |function: &Function| named_in(&list.end, function);
     let name = |node: usize| {
         graph
             .functions
             .get(node)
             .map_or("?", |function| function.name.as_str())
     };
+    let can_panic: BTreeMap<usize, usize> = graph.reaching(is_panic, is_end).into_iter().collect();
+    let reached: BTreeMap<usize, Option<usize>> =
+        graph.reached(is_guest, is_end).into_iter().collect();
 
     let mut problems = BTreeSet::new();
-    for &node in next.keys().filter(|&&node| {
-        !list
-            .iter()
-            .any(|allowed| matches(&allowed.name, name(node)))
-    }) {
-        let way = std::iter::successors(next.get(&node), |step| next.get(step));
+    for (&node, step) in &can_panic {
+        let Some(function) = graph.functions.get(node) else {
+            continue;
+        };
+        let way = std::iter::successors(Some(step), |step| can_panic.get(step));
         let way = way.map(|&step| name(step)).collect::<Vec<_>>().join(" > ");
-        problems.insert(format!(
-            "{LIST} does not name {}, which can panic by way of {way}",
-            name(node)
-        ));
-    }
-    for allowed in list {
-        if allowed.reason.trim().is_empty() {
-            problems.insert(format!("{LIST} gives no reason for {:?}", allowed.name));
-        }
-        if !next.keys().any(|&node| matches(&allowed.name, name(node))) {
+        if is_guest(function) {
             problems.insert(format!(
-                "{LIST} names {:?}, which cannot panic",
-                allowed.name
+                "a guest reaches a panic: {} > {way}",
+                function.name
+            ));
+        } else if !reached.contains_key(&node)
+            && !is_end(function)
+            && !named_in(&list.boot, function)
+        {
+            problems.insert(format!(
+                "{LIST} does not name {}, which can panic by way of {way}",
+                function.name
             ));
         }
     }
+    for &node in reached.keys().filter(|&&node| graph.calls_pointers(node)) {
+        let Some(function) = graph.functions.get(node) else {
+            continue;
+        };
+        if !is_end(function) && !named_in(&list.pointers, function) {
+            let way = std::iter::successors(Some(node), |step| *reached.get(step)?);
+            let way = way.map(name).collect::<Vec<_>>().join(" < ");
+            problems.insert(format!(
+                "{LIST} does not name {way}, which calls what an address says"
+            ));
+        }
+    }
+
+    let mut tell_unused = |groups: &[Group], is_used: &dyn Fn(usize) -> bool, what: &str| {
+        for group in groups {
+            if group.reason.trim().is_empty() {
+                problems.insert(format!("{LIST} gives no reason for {:?}", group.names));
+            }
+            for pattern in &group.names {
+                let mut nodes = graph.functions.iter().enumerate();
+                if !nodes.any(|(node, function)| is_used(node) && matches(pattern, &function.name))
+                {
+                    problems.insert(format!("{LIST} names {pattern:?}, which {what}"));
+                }
+            }
+        }
+    };
+    tell_unused(
+        std::slice::from_ref(&list.guest),
+        &|_| true,
+        "does not exist",
+    );
+    let panics = |node: usize| can_panic.contains_key(&node);
+    tell_unused(&list.end, &panics, "cannot panic");
+    tell_unused(&list.boot, &panics, "cannot panic");
+    tell_unused(
+        &list.pointers,
+        &|node| graph.calls_pointers(node) && reached.contains_key(&node),
+        "calls no addresses, or is not reached by a guest",
+    );
     problems.into_iter().collect()
 }
 
@@ -126,38 +180,97 @@ mod tests {
     use super::super::call_graph::tests::{branch, graph_of};
     use super::*;
 
+    fn list(groups: &[(&str, &str)]) -> List {
+        let mut text = String::new();
+        for (kind, name) in groups {
+            text += &format!("[{kind}]\nnames = [\"{name}\"]\nreason = \"r\"\n");
+        }
+        toml::from_str(&text).unwrap()
+    }
+
     #[test]
     fn the_list_must_be_neither_too_short_nor_too_long() {
-        // main calls f, f calls a panic; g calls nothing.
+        // boot calls f, f calls a panic; enter calls g, which calls nothing.
         let functions = [
             ("core::panicking::panic", vec![]),
             ("f", branch(0xe8, 1, 0)),
-            ("main", branch(0xe8, 2, 1)),
+            ("boot", branch(0xe8, 2, 1)),
             ("g", vec![0xc3]),
+            ("enter", branch(0xe8, 4, 3)),
         ];
         let graph = graph_of(&functions, &[]);
-        let problems =
-            |list: &str| compare(&graph, &toml::from_str::<List>(list).unwrap().function);
-        let entry = |name: &str, rest: &str| {
-            format!("[[function]]\nname = \"{name}\"\nreason = \"r\"\n{rest}\n")
+        let problems = |groups: &[(&str, &str)]| {
+            compare(&graph, &list(&[&[("guest", "enter")], groups].concat()))
         };
 
-        let missing = problems(&entry("main", ""));
         assert_eq!(
-            missing,
+            problems(&[("[boot]", "boot")]),
             [format!(
                 "{LIST} does not name f, which can panic by way of core::panicking::panic"
             )]
         );
-        assert_eq!(problems(&(entry("main", "") + &entry("f", ""))), [""; 0]);
-        assert_eq!(problems(&entry("f", "never_happens = true")), [""; 0]);
+        assert_eq!(problems(&[("[boot]", "boot"), ("[boot]", "f")]), [""; 0]);
+        assert_eq!(problems(&[("[end]", "f")]), [""; 0]);
         assert_eq!(
-            problems(&(entry("*", "") + &entry("g", ""))),
+            problems(&[("[boot]", "*"), ("[boot]", "g")]),
             [format!("{LIST} names \"g\", which cannot panic")]
         );
+        let mut blank = list(&[("guest", "gone"), ("[boot]", "*")]);
+        blank.boot[0].reason = " ".into();
         assert_eq!(
-            problems("[[function]]\nname = \"*\"\nreason = \" \"\n"),
-            [format!("{LIST} gives no reason for \"*\"")]
+            compare(&graph, &blank),
+            [
+                format!("{LIST} gives no reason for [\"*\"]"),
+                format!("{LIST} names \"gone\", which does not exist"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_guest_reaches_cannot_be_allowed() {
+        // enter calls f, f calls a panic.
+        let functions = [
+            ("core::panicking::panic", vec![]),
+            ("f", branch(0xe8, 1, 0)),
+            ("enter", branch(0xe8, 2, 1)),
+        ];
+        let graph = graph_of(&functions, &[]);
+        let problems = |kind| compare(&graph, &list(&[("guest", "enter"), (kind, "*")]));
+        assert_eq!(
+            problems("[boot]"),
+            ["a guest reaches a panic: enter > f > core::panicking::panic"]
+        );
+        assert_eq!(
+            compare(&graph, &list(&[("guest", "enter"), ("[end]", "f")])),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_a_guest_reaches_calls_no_unknown_addresses() {
+        let call = vec![0xff, 0xd0];
+        let functions = [
+            ("core::panicking::panic", vec![]),
+            ("f", call.clone()),
+            ("enter", branch(0xe8, 2, 1)),
+            ("other", call),
+        ];
+        let graph = graph_of(&functions, &[]);
+        let problems = |groups: &[(&str, &str)]| {
+            compare(&graph, &list(&[&[("guest", "enter")], groups].concat()))
+        };
+        assert_eq!(
+            problems(&[]),
+            [format!(
+                "{LIST} does not name f < enter, which calls what an address says"
+            )]
+        );
+        assert_eq!(problems(&[("[pointers]", "f")]), [""; 0]);
+        assert_eq!(
+            problems(&[("[pointers]", "*"), ("[pointers]", "other")]),
+            [format!(
+                "{LIST} names \"other\", which calls no addresses, or is not reached by a guest"
+            )]
         );
     }
 

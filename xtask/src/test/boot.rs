@@ -112,6 +112,8 @@ pub fn tests() -> Vec<MachineTest> {
     tests.push(drawn_screen("uefi", Way::Uefi));
     tests.push(drawn_screen("bios", Way::Bios(Entry::Multiboot2)));
     tests.push(panic());
+    tests.push(write_xor_execute());
+    tests.push(cpus_found());
     tests.push(debug_keys());
     tests.push(reboots());
     for (name, kernel, message) in bad_modules() {
@@ -196,6 +198,25 @@ fn drawn_screen(firmware: &str, way: Way) -> MachineTest {
     )];
     test.command_line = Some("dom0_mem=64m noreboot".into());
     test.kernel = Kernel::Text;
+    test.on_xen = false;
+    test
+}
+
+/// Every page of the hypervisor, while a guest runs.
+fn write_xor_execute() -> MachineTest {
+    let mut test = hello("memory/write-xor-execute", Way::Direct, 256);
+    test.kernel = Kernel::Guest("console".into());
+    test.expect = vec![Expect::Line("ready".into()), Expect::WriteXorExecute];
+    test.on_xen = false;
+    test
+}
+
+/// All CPUs of the machine are found, though one is used for now.
+fn cpus_found() -> MachineTest {
+    let mut test = hello("smp/all-cpus-are-found", Way::Direct, 256);
+    test.cpus = 4;
+    test.expect
+        .insert(0, Expect::Pattern("[^0-9]4 CPUs found".into()));
     test.on_xen = false;
     test
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{HostWork, Test, Work};
 use crate::process::{cargo, run_logged};
@@ -15,8 +15,8 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Packages that only exist for the bare target.
 const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
-/// All host tests.
-pub fn tests() -> Vec<Test> {
+/// All host tests; with `full` those too that want more than a stable toolchain.
+pub fn tests(full: bool) -> Vec<Test> {
     let entries: [(&str, HostWork); 7] = [
         ("host/fmt", fmt),
         ("host/clippy", clippy),
@@ -26,8 +26,10 @@ pub fn tests() -> Vec<Test> {
         ("host/abi", abi),
         ("host/check", check),
     ];
+    let miri: Option<(&str, HostWork)> = full.then_some(("host/miri", miri));
     entries
         .into_iter()
+        .chain(miri)
         .map(|(name, work)| Test {
             name: name.into(),
             work: Work::Host(work),
@@ -84,6 +86,19 @@ fn abi(log: &Path) -> Result<()> {
         log,
         LIMIT,
     )
+}
+
+/// The hardware-free parts of `arch`, unsafe code and all, under an interpreter that sees undefined behaviour.
+fn miri(log: &Path) -> Result<()> {
+    // Not by this toolchain's cargo, which knows no other.
+    let mut miri = std::process::Command::new("cargo");
+    miri.current_dir(root()).env_remove("RUSTUP_TOOLCHAIN");
+    miri.args(["+nightly", "miri", "test", "--quiet"]);
+    miri.args(["--package", "oxen-arch", "--lib"]);
+    miri.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    miri.env("CARGO_TARGET_DIR", root().join("target/miri"));
+    run_logged(&mut miri, log, LIMIT)
+        .context("this needs `rustup toolchain install nightly --component miri,rust-src`")
 }
 
 fn check(log: &Path) -> Result<()> {

@@ -41,7 +41,7 @@ fn table() -> &'static [u8; CAPACITY] {
 
 fn word(at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(
-        table().get(at..at + 4)?.try_into().ok()?,
+        table().get(at..at.checked_add(4)?)?.try_into().ok()?,
     ))
 }
 
@@ -49,22 +49,23 @@ fn word(at: usize) -> Option<u32> {
 fn symbol(address: u64) -> Option<(&'static str, u64)> {
     let offset = u32::try_from(address.checked_sub(layout::IMAGE)?).ok()?;
     let count = word(COUNT)? as usize;
-    let start_of = |index: usize| word(PAIRS + index * 8);
+    let pair = |index: usize| index.checked_mul(8)?.checked_add(PAIRS);
+    let start_of = |index: usize| word(pair(index)?);
     let (mut low, mut high) = (0, count);
     while low < high {
-        let middle = low + (high - low) / 2;
+        let middle = low.midpoint(high);
         if start_of(middle)? <= offset {
-            low = middle + 1;
+            low = middle.checked_add(1)?;
         } else {
             high = middle;
         }
     }
     let index = low.checked_sub(1)?;
-    let names = PAIRS + count * 8;
-    let name = table().get(names + word(PAIRS + index * 8 + 4)? as usize..)?;
+    let name = word(pair(index)?.checked_add(4)?)?;
+    let name = table().get(pair(count)?.checked_add(name as usize)?..)?;
     let len = name.iter().position(|byte| *byte == 0)?;
     let name = core::str::from_utf8(name.get(..len)?).ok()?;
-    Some((name, u64::from(offset - start_of(index)?)))
+    Some((name, u64::from(offset.checked_sub(start_of(index)?)?)))
 }
 
 /// An address of the image, with the name of its function.
@@ -99,7 +100,7 @@ pub fn callers() -> impl Iterator<Item = u64> {
         per_cpu::current_area() + layout::CPU_LOCAL_OFFSET
     };
     core::iter::from_fn(move || {
-        if frame <= stack || frame > top - 16 || !frame.is_multiple_of(8) {
+        if frame <= stack || frame > top.saturating_sub(16) || !frame.is_multiple_of(8) {
             return None;
         }
         // SAFETY: above the stack pointer and below the end of the stack, hence mapped; on the boot stack the chain ends

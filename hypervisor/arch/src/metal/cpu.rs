@@ -49,8 +49,9 @@ impl Cpu {
         let local = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
         // SAFETY: all code but the very start runs on a stack in a per-CPU area, whose record `machine` has written
         // before the first instruction on that stack. All fields that change are cells, used by this CPU alone.
+        let local = unsafe { &*local };
         Self {
-            local: unsafe { &*local },
+            local,
             stays: PhantomData,
         }
     }
@@ -304,40 +305,14 @@ impl Cpu {
 
     /// Reads a port. Which ports a guest may reach is for `core` to decide.
     pub fn port_in(&self, port: u16, width: PortWidth) -> u32 {
-        let value: u32;
         // SAFETY: the hypervisor's own devices are not among the ports that `core` lets through (I27).
-        unsafe {
-            match width {
-                PortWidth::Byte => {
-                    asm!("xor eax, eax", "in al, dx", in("dx") port, out("eax") value, options(nostack))
-                }
-                PortWidth::Word => {
-                    asm!("xor eax, eax", "in ax, dx", in("dx") port, out("eax") value, options(nostack))
-                }
-                PortWidth::Dword => {
-                    asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack))
-                }
-            }
-        }
-        value
+        unsafe { port_in(port, width) }
     }
 
     /// Writes a port; see [`Self::port_in`].
     pub fn port_out(&self, port: u16, width: PortWidth, value: u32) {
         // SAFETY: as in `port_in`; what a device does with it is the trust that a domain with ports has (design, 10).
-        unsafe {
-            match width {
-                PortWidth::Byte => {
-                    asm!("out dx, al", in("dx") port, in("al") value as u8, options(nostack))
-                }
-                PortWidth::Word => {
-                    asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nostack))
-                }
-                PortWidth::Dword => {
-                    asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack))
-                }
-            }
-        }
+        unsafe { port_out(port, width, value) }
     }
 
     /// The time-stamp counter.
@@ -420,7 +395,7 @@ impl Cpu {
         // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
         // so they are copied first. The selectors are of ring 3 by the exit rules of `core` (I24).
         unsafe {
-            at.write(regs.clone());
+            at.write(*regs);
             entry::enter_guest(at)
         }
     }
@@ -476,6 +451,52 @@ pub(super) fn read_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Reads a port.
+///
+/// # Safety
+///
+/// What the device does on that must leave the hypervisor's memory alone.
+pub(super) unsafe fn port_in(port: u16, width: PortWidth) -> u32 {
+    let value: u32;
+    // SAFETY: as the caller promises.
+    unsafe {
+        match width {
+            PortWidth::Byte => {
+                asm!("xor eax, eax", "in al, dx", in("dx") port, out("eax") value, options(nostack))
+            }
+            PortWidth::Word => {
+                asm!("xor eax, eax", "in ax, dx", in("dx") port, out("eax") value, options(nostack))
+            }
+            PortWidth::Dword => {
+                asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack))
+            }
+        }
+    }
+    value
+}
+
+/// Writes a port.
+///
+/// # Safety
+///
+/// As for [`port_in`].
+pub(super) unsafe fn port_out(port: u16, width: PortWidth, value: u32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match width {
+            PortWidth::Byte => {
+                asm!("out dx, al", in("dx") port, in("al") value as u8, options(nostack))
+            }
+            PortWidth::Word => {
+                asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nostack))
+            }
+            PortWidth::Dword => {
+                asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack))
+            }
+        }
+    }
+}
+
 fn read_base(msr: u32) -> u64 {
     // SAFETY: both bases exist on every 64-bit CPU.
     unsafe { Msr::new(msr).read() }
@@ -490,9 +511,10 @@ fn write_base(msr: u32, base: u64) -> Result<(), NotCanonical> {
     Ok(())
 }
 
+/// The fault of a copy of `len` bytes from or to `at` that had `left` bytes to go.
 fn fault_at(at: GuestAddr, len: usize, left: usize) -> GuestFault {
     GuestFault {
-        at: GuestAddr::new(at.get().wrapping_add((len - left) as u64)),
+        at: GuestAddr::new(at.get().wrapping_add(len.wrapping_sub(left) as u64)),
     }
 }
 
@@ -524,7 +546,8 @@ unsafe fn guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usi
     let mut left = len;
     let mut faulted_at = None;
     loop {
-        let done = len - left;
+        // What is left is never more than the whole.
+        let done = len.wrapping_sub(left);
         // SAFETY: the rest of what the caller promises.
         match unsafe { try_guest_copy(to.wrapping_add(done), from.wrapping_add(done), left) } {
             Ok(()) => return Ok(()),

@@ -24,6 +24,8 @@ pub(super) use fixup;
 
 /// What becomes of a fault inside the hypervisor.
 pub(super) enum Resolution {
+    /// Nothing foresaw it.
+    Unexpected,
     /// Goes on where the interrupted registers now say.
     Resume,
     /// It was the return to a guest that faulted: these are the guest's registers, with the fault as their exception.
@@ -43,7 +45,7 @@ unsafe extern "C" {
 
 fn fixups() -> &'static [Fixup] {
     let (start, end) = (&raw const image_fixups_start, &raw const image_fixups_end);
-    let count = (end as usize - start as usize) / size_of::<Fixup>();
+    let count = (end as usize).saturating_sub(start as usize) / size_of::<Fixup>();
     // SAFETY: the linker script puts the two symbols around the section, which holds nothing but what `fixup!` emits.
     unsafe { core::slice::from_raw_parts(start, count) }
 }
@@ -54,7 +56,7 @@ const MACHINE_CHECK: u32 = 18;
 /// #NP, #SS, #GP, #PF, #AC: all that `iretq` can raise.
 const IRETQ_FAULTS: [u32; 5] = [11, 12, 13, 14, 17];
 
-/// Resolves a fault whose registers are those of the hypervisor; panics where it cannot.
+/// Resolves a fault whose registers are those of the hypervisor, if it was foreseen.
 pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
     match regs.entry_vector {
         // Held back by `mov ss`, or a guest's watchpoint on memory that we touch for it: nothing of ours.
@@ -63,7 +65,7 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
             cpu.note_nmi();
             return Resolution::Resume;
         }
-        MACHINE_CHECK => panic!("machine check in the hypervisor\n{}", Registers(regs)),
+        MACHINE_CHECK => return Resolution::Unexpected,
         _ => {}
     }
     if regs.rip == entry::iretq_from_restore as *const () as u64
@@ -74,6 +76,17 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
     if let Some(fixup) = fixups().iter().find(|fixup| fixup.at == regs.rip) {
         regs.rip = fixup.then;
         return Resolution::Resume;
+    }
+    Resolution::Unexpected
+}
+
+/// The end after a fault of the hypervisor's own that nothing foresaw. Apart from the handler of exceptions, so that
+/// `cargo xtask check` can tell this one panic from any other that a guest might reach.
+#[cold]
+#[inline(never)]
+pub(super) fn unexpected(regs: &CpuUserRegs) -> ! {
+    if regs.entry_vector == MACHINE_CHECK {
+        panic!("machine check in the hypervisor\n{}", Registers(regs));
     }
     let address: u64;
     // SAFETY: reads a register.
@@ -94,10 +107,11 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
 /// `restore` had loaded the general registers, which are therefore in the fault's own frame; what `iretq` was to load is
 /// still at the top of the stack.
 fn failed_return(fault: &CpuUserRegs) -> *mut CpuUserRegs {
-    let guest = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
-        as *mut CpuUserRegs;
+    const GUEST_REGS: u64 = layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP;
+    // The area is aligned to its size, in which the place lies.
+    let guest = (per_cpu::current_area() | GUEST_REGS) as *mut CpuUserRegs;
     // The two frames overlap: copy first.
-    let general = fault.clone();
+    let general = *fault;
     // SAFETY: `iretq` runs with its operands in this CPU's only place for them; nobody refers to them now.
     let regs = unsafe { &mut *guest };
     *regs = CpuUserRegs {

@@ -32,12 +32,16 @@ const LEAST_RAM: u64 = 64 << 20;
 
 static MEM: Once<PhysMem> = Once::new();
 
-/// The machine's memory, for those who have no reference to it at hand.
-pub(super) fn mem_at_boot() -> &'static PhysMem {
-    // Set before anything exists that could ask.
-    match MEM.get() {
-        Some(mem) => mem,
-        None => panic!("memory is used before it is known"),
+/// Opens frames to `PhysMem` again, for those who have no reference to it at hand. They stay closed if memory is not known
+/// yet; then nobody has closed any.
+///
+/// # Safety
+///
+/// As for [`PhysMem::open`].
+pub(super) unsafe fn open_frames(frames: MfnRange) {
+    if let Some(mem) = MEM.get() {
+        // SAFETY: as the caller promises.
+        unsafe { mem.open(frames) };
     }
 }
 
@@ -327,7 +331,11 @@ pub fn start<H: Handlers>(
     };
     match built {
         Err(error) => {
-            if let Some(screen) = info.screen.filter(|screen| screen.maddr().get() < 1 << 32) {
+            let is_mapped = |screen: &crate::boot::Screen| {
+                let end = screen.maddr().get().checked_add(screen::bytes(screen));
+                screen::is_sane(screen) && end.is_some_and(|end| end <= 1 << 32)
+            };
+            if let Some(screen) = info.screen.filter(is_mapped) {
                 // SAFETY: the first page tables are still loaded, which map the screen onto itself.
                 unsafe { screen::open(&screen, screen.maddr().get()) };
             }
@@ -522,8 +530,7 @@ fn map_screen(
 ) -> Option<crate::boot::Screen> {
     let maddr = screen.maddr();
     let len = screen::bytes(&screen).next_multiple_of(PAGE_SIZE as u64);
-    let is_sane = maddr.offset() == 0 && len > 0 && len <= screen::MOST_BYTES;
-    (is_sane
+    (screen::is_sane(&screen)
         && half
             .map(memory, screen::AT, maddr, len, Access::Device)
             .is_some())

@@ -363,7 +363,7 @@ fn give_back(frames: MfnRange) -> MfnRange {
         unsafe { zero(direct(mfn.start()), PAGE_SIZE) };
     }
     // SAFETY: as above.
-    unsafe { super::machine::mem_at_boot().open(frames) };
+    unsafe { super::machine::open_frames(frames) };
     frames
 }
 
@@ -436,7 +436,7 @@ impl ModuleMemory {
             first.add(end).write_bytes(0, tail);
         }
         // SAFETY: `bytes` can no longer be called, and there is no other object in these frames.
-        unsafe { super::machine::mem_at_boot().open(frames) };
+        unsafe { super::machine::open_frames(frames) };
         frames
     }
 }

@@ -11,8 +11,8 @@ use crate::sync::{Rank, SpinLock};
 /// Light grey on black.
 const ATTRIBUTE: u16 = 0x0700;
 /// Pixels of a character. The font has eight lines; each is drawn twice.
-const GLYPH_WIDTH: u32 = 8;
-const GLYPH_HEIGHT: u32 = 16;
+const GLYPH_WIDTH: usize = 8;
+const GLYPH_HEIGHT: usize = 16;
 const GREY: u32 = 0xc0;
 
 static TERMINAL: SpinLock<Option<Terminal>> = SpinLock::new(Rank::Console, None);
@@ -20,26 +20,21 @@ static TERMINAL: SpinLock<Option<Terminal>> = SpinLock::new(Rank::Console, None)
 /// A grid of characters with a place to write at.
 struct Terminal {
     surface: Surface,
-    columns: u32,
-    rows: u32,
-    column: u32,
-    row: u32,
+    memory: ScreenMemory,
+    columns: usize,
+    rows: usize,
+    column: usize,
+    row: usize,
 }
 
 enum Surface {
-    Text {
-        cells: *mut u16,
-    },
+    Text,
     Pixels {
-        start: *mut u8,
-        pitch: u32,
-        bytes_per_pixel: u32,
+        pitch: usize,
+        bytes_per_pixel: usize,
         foreground: u32,
     },
 }
-
-// SAFETY: the memory of the screen is reached through the one lock above only.
-unsafe impl Send for Terminal {}
 
 /// Bytes of screen memory, for the mapping.
 pub(super) fn bytes(screen: &Screen) -> u64 {
@@ -49,22 +44,22 @@ pub(super) fn bytes(screen: &Screen) -> u64 {
     }
 }
 
+/// Whether the screen can be mapped.
+pub(super) fn is_sane(screen: &Screen) -> bool {
+    let len = bytes(screen);
+    screen.maddr().offset() == 0 && len > 0 && len <= MOST_BYTES
+}
+
 /// Takes the screen into use.
 ///
 /// # Safety
 ///
-/// The memory of the screen must be mapped at `at`, writable, for ever, and nobody else may use it.
+/// The memory of the screen must be mapped at `at`, the start of a page, writable, for ever, and nobody else may use it.
 pub(super) unsafe fn open(screen: &Screen, at: u64) {
-    let terminal = match *screen {
-        Screen::Text { columns, rows, .. } => Terminal {
-            surface: Surface::Text {
-                cells: at as *mut u16,
-            },
-            columns: u32::from(columns),
-            rows: u32::from(rows),
-            column: 0,
-            row: 0,
-        },
+    let (surface, columns, rows) = match *screen {
+        Screen::Text { columns, rows, .. } => {
+            (Surface::Text, usize::from(columns), usize::from(rows))
+        }
         Screen::Framebuffer {
             width,
             height,
@@ -72,23 +67,30 @@ pub(super) unsafe fn open(screen: &Screen, at: u64) {
             bpp,
             masks,
             ..
-        } => Terminal {
-            surface: Surface::Pixels {
-                start: at as *mut u8,
-                pitch,
-                bytes_per_pixel: u32::from(bpp.div_ceil(8)),
+        } => (
+            Surface::Pixels {
+                pitch: pitch as usize,
+                bytes_per_pixel: usize::from(bpp.div_ceil(8)),
                 foreground: masks.iter().fold(0, |pixel, mask| pixel | grey(*mask)),
             },
-            columns: width / GLYPH_WIDTH,
-            rows: height / GLYPH_HEIGHT,
-            column: 0,
-            row: 0,
+            width as usize / GLYPH_WIDTH,
+            height as usize / GLYPH_HEIGHT,
+        ),
+    };
+    let mut terminal = Terminal {
+        surface,
+        memory: ScreenMemory {
+            start: at as *mut u8,
+            len: bytes(screen) as usize,
         },
+        columns,
+        rows,
+        column: 0,
+        row: 0,
     };
     if terminal.columns == 0 || terminal.rows == 0 {
         return;
     }
-    let mut terminal = terminal;
     terminal.clear();
     *TERMINAL.lock() = Some(terminal);
 }
@@ -127,11 +129,11 @@ impl Terminal {
                 b'\n' => self.next_line(),
                 b'\r' => self.column = 0,
                 byte => {
-                    if self.column == self.columns {
+                    if self.column >= self.columns {
                         self.next_line();
                     }
                     self.draw(*byte);
-                    self.column += 1;
+                    self.column = self.column.saturating_add(1);
                 }
             }
         }
@@ -139,24 +141,14 @@ impl Terminal {
 
     fn next_line(&mut self) {
         self.column = 0;
-        if self.row + 1 < self.rows {
-            self.row += 1;
+        let last = self.rows.saturating_sub(1);
+        if self.row < last {
+            self.row = self.row.saturating_add(1);
             return;
         }
-        // SAFETY: all lines but the first move up by one, within the screen.
-        unsafe {
-            match self.surface {
-                Surface::Text { cells } => {
-                    let line = self.columns as usize;
-                    core::ptr::copy(cells.add(line), cells, line * (self.rows - 1) as usize);
-                }
-                Surface::Pixels { start, pitch, .. } => {
-                    let line = (pitch * GLYPH_HEIGHT) as usize;
-                    core::ptr::copy(start.add(line), start, line * (self.rows - 1) as usize);
-                }
-            }
-        }
-        self.clear_row(self.rows - 1);
+        let row = self.surface.row_bytes(self.columns);
+        self.memory.move_to_start(row);
+        self.clear_row(last);
     }
 
     fn clear(&mut self) {
@@ -165,22 +157,16 @@ impl Terminal {
         }
     }
 
-    fn clear_row(&mut self, row: u32) {
+    fn clear_row(&mut self, row: usize) {
         match self.surface {
-            Surface::Text { cells } => {
+            Surface::Text => {
                 for column in 0..self.columns {
-                    // SAFETY: a cell of the screen.
-                    unsafe {
-                        cells
-                            .add((row * self.columns + column) as usize)
-                            .write_volatile(ATTRIBUTE | u16::from(b' '))
-                    };
+                    self.draw_cell(row, column, b' ');
                 }
             }
-            Surface::Pixels { start, pitch, .. } => {
-                let line = (pitch * GLYPH_HEIGHT) as usize;
-                // SAFETY: the lines of pixels of one row of the screen.
-                unsafe { start.add(row as usize * line).write_bytes(0, line) };
+            Surface::Pixels { .. } => {
+                let len = self.surface.row_bytes(self.columns);
+                self.memory.clear(row.saturating_mul(len), len);
             }
         }
     }
@@ -188,39 +174,94 @@ impl Terminal {
     fn draw(&mut self, byte: u8) {
         let (row, column) = (self.row, self.column);
         match self.surface {
-            Surface::Text { cells } => {
-                // SAFETY: a cell of the screen: `column` and `row` are within it.
-                unsafe {
-                    cells
-                        .add((row * self.columns + column) as usize)
-                        .write_volatile(ATTRIBUTE | u16::from(byte))
-                };
-            }
+            Surface::Text => self.draw_cell(row, column, byte),
             Surface::Pixels {
-                start,
                 pitch,
                 bytes_per_pixel,
                 foreground,
             } => {
                 let glyph = BASIC_LEGACY.get(usize::from(byte)).unwrap_or(&[0; 8]);
-                for y in 0..GLYPH_HEIGHT {
-                    let line = glyph.get(y as usize / 2).copied().unwrap_or(0);
+                let first = row
+                    .saturating_mul(GLYPH_HEIGHT)
+                    .saturating_mul(pitch)
+                    .saturating_add(
+                        column
+                            .saturating_mul(GLYPH_WIDTH)
+                            .saturating_mul(bytes_per_pixel),
+                    );
+                let lines = glyph.iter().flat_map(|line| [line, line]);
+                for (y, line) in (0..GLYPH_HEIGHT).zip(lines) {
+                    let start = first.saturating_add(pitch.saturating_mul(y));
                     for x in 0..GLYPH_WIDTH {
                         let pixel = if line >> x & 1 == 1 { foreground } else { 0 };
-                        let offset = (row * GLYPH_HEIGHT + y) * pitch
-                            + (column * GLYPH_WIDTH + x) * bytes_per_pixel;
-                        for (index, part) in pixel
-                            .to_le_bytes()
-                            .iter()
-                            .take(bytes_per_pixel as usize)
-                            .enumerate()
-                        {
-                            // SAFETY: a byte of a pixel of the screen.
-                            unsafe { start.add(offset as usize + index).write_volatile(*part) };
+                        let start = start.saturating_add(bytes_per_pixel.saturating_mul(x));
+                        let parts = pixel.to_le_bytes();
+                        for (index, part) in (0..bytes_per_pixel).zip(parts) {
+                            self.memory.put(start.saturating_add(index), part);
                         }
                     }
                 }
             }
+        }
+    }
+
+    fn draw_cell(&mut self, row: usize, column: usize, byte: u8) {
+        let cell = row.saturating_mul(self.columns).saturating_add(column);
+        self.memory.put_cell(cell, ATTRIBUTE | u16::from(byte));
+    }
+}
+
+impl Surface {
+    /// Bytes of screen memory from one row of characters to the next.
+    fn row_bytes(&self, columns: usize) -> usize {
+        match *self {
+            Surface::Text => columns.saturating_mul(2),
+            Surface::Pixels { pitch, .. } => pitch.saturating_mul(GLYPH_HEIGHT),
+        }
+    }
+}
+
+/// The memory of the screen. What would lie outside is not drawn.
+struct ScreenMemory {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: it is reached through the one lock above only.
+unsafe impl Send for ScreenMemory {}
+
+impl ScreenMemory {
+    fn put(&mut self, at: usize, byte: u8) {
+        if at < self.len {
+            // SAFETY: within the memory of the screen, which `open` was promised.
+            unsafe { self.start.add(at).write_volatile(byte) };
+        }
+    }
+
+    fn put_cell(&mut self, index: usize, cell: u16) {
+        if index < self.len / 2 {
+            // SAFETY: as above; the memory starts at a page.
+            unsafe { self.start.cast::<u16>().add(index).write_volatile(cell) };
+        }
+    }
+
+    fn clear(&mut self, at: usize, len: usize) {
+        let at = at.min(self.len);
+        let len = len.min(self.len.saturating_sub(at));
+        // SAFETY: as above.
+        unsafe { self.start.add(at).write_bytes(0, len) };
+    }
+
+    /// Moves everything from `from` on to the start.
+    fn move_to_start(&mut self, from: usize) {
+        let from = from.min(self.len);
+        // SAFETY: as above.
+        unsafe {
+            core::ptr::copy(
+                self.start.add(from),
+                self.start,
+                self.len.saturating_sub(from),
+            );
         }
     }
 }
@@ -228,4 +269,4 @@ impl Terminal {
 /// Where the screen is mapped: the start of the window for devices.
 pub(super) const AT: u64 = layout::DEVICES;
 /// No screen has more; it is the room that the window for devices has.
-pub(super) const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 30;

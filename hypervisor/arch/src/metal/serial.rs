@@ -4,10 +4,12 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
-use uart_16550::backend::PioBackend;
+use uart_16550::backend::Backend;
 use uart_16550::spec::registers::{IER, LCR, LSR, Parity, WordLength};
 use uart_16550::{BaudRate, Config, Uart16550};
 
+use super::cpu;
+use crate::registers::PortWidth;
 use crate::sync::{Rank, SpinLock};
 
 /// How a serial port is to be used.
@@ -54,7 +56,43 @@ pub enum SerialParity {
 /// is synchronous to guests).
 const PATIENCE: u32 = 20_000;
 
-static PORT: SpinLock<Option<Uart16550<PioBackend>>> = SpinLock::new(Rank::Console, None);
+/// The I/O ports of a serial port from the first on. Beyond the last port of all they go on at 0, where the crate's own
+/// would panic: guests cause writes.
+struct Ports {
+    base: u16,
+}
+
+impl Ports {
+    fn of(&self, register: u8) -> u16 {
+        self.base.wrapping_add(u16::from(register))
+    }
+}
+
+impl Backend for Ports {
+    unsafe fn read(&mut self, register: u8) -> u8 {
+        let port = self.of(register);
+        // SAFETY: the ports belong to this serial port, as whoever made it has said.
+        unsafe { cpu::port_in(port, PortWidth::Byte) as u8 }
+    }
+
+    unsafe fn write(&mut self, register: u8, value: u8) {
+        let port = self.of(register);
+        // SAFETY: as above.
+        unsafe { cpu::port_out(port, PortWidth::Byte, u32::from(value)) }
+    }
+}
+
+/// The serial port at these I/O ports.
+///
+/// # Safety
+///
+/// They must be a serial port's that the hypervisor has for itself, or nobody's.
+unsafe fn port_at(base: u16) -> Uart16550<Ports> {
+    // SAFETY: as the caller promises.
+    unsafe { Uart16550::new_with_backend(Ports { base }) }
+}
+
+static PORT: SpinLock<Option<Uart16550<Ports>>> = SpinLock::new(Rank::Console, None);
 /// The first I/O port of the port in use.
 static BASE: AtomicU16 = AtomicU16::new(0x3f8);
 /// The port no longer answers: nothing is written any more.
@@ -63,9 +101,7 @@ static IS_STUCK: AtomicBool = AtomicBool::new(false);
 /// Takes a port into use. False if there is none.
 pub fn open(config: &SerialConfig) -> bool {
     // SAFETY: the command line names the port, or the default of every PC; it is the hypervisor's from now on.
-    let Ok(mut port) = (unsafe { Uart16550::new_port(config.port) }) else {
-        return false;
-    };
+    let mut port = unsafe { port_at(config.port) };
     if !port.check_present() {
         return false;
     }
@@ -108,7 +144,7 @@ fn line_config(line: &SerialLine) -> Config {
 }
 
 /// What the line is set to now.
-fn current_line(port: &mut Uart16550<PioBackend>) -> Config {
+fn current_line(port: &mut Uart16550<Ports>) -> Config {
     let (low, high) = port.dll_dlm();
     let divisor = (u32::from(high) << 8 | u32::from(low)).max(1);
     let format = port.lcr();
@@ -146,12 +182,11 @@ pub(super) fn write_by_force(bytes: &[u8]) {
         return;
     }
     // SAFETY: the port is set up, since somebody holds it; whoever does will not go on.
-    if let Ok(mut port) = unsafe { Uart16550::new_port(BASE.load(Ordering::Relaxed)) } {
-        write_to(&mut port, bytes);
-    }
+    let mut port = unsafe { port_at(BASE.load(Ordering::Relaxed)) };
+    write_to(&mut port, bytes);
 }
 
-fn write_to(port: &mut Uart16550<PioBackend>, bytes: &[u8]) {
+fn write_to(port: &mut Uart16550<Ports>, bytes: &[u8]) {
     if IS_STUCK.load(Ordering::Relaxed) {
         return;
     }
