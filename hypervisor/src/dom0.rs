@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use dom0_abi::addr::PAGE_SHIFT;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::Cpu;
@@ -93,11 +94,18 @@ pub fn start(
     }
     let domain = dom0::add(host, &built, &[]).map_err(Dom0Error::Domain)?;
 
+    let free = host.frames.statistics().free;
+    let ram = boot.memory_map.ram_bytes() >> PAGE_SHIFT;
     info!(
         out,
-        "dom0 starts, {} million cycles after the boot loader; {} MiB stay free",
+        "memory: {} MiB free, {} KiB kept by the hypervisor",
+        free >> 8,
+        ram.saturating_sub(free).saturating_sub(built.nr_pages) << 2,
+    );
+    info!(
+        out,
+        "dom0 starts, {} million cycles after the boot loader",
         cpu.tsc().wrapping_sub(boot.entry_tsc) / 1_000_000,
-        host.frames.statistics().free >> 8,
     );
     out.release_screen();
     let mut regs = CpuUserRegs::new_zeroed();

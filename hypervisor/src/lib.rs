@@ -77,12 +77,10 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
     for range in boot.memory_map.iter() {
         oxen_core::debug!(out, "memory {range}");
     }
-    let memory = host.frames.statistics();
     info!(
         out,
-        "{} MiB of RAM, {} KiB kept by the hypervisor, {} CPUs found, one used, TSC {} MHz",
+        "{} MiB of RAM, {} CPUs found, one used, TSC {} MHz",
         boot.memory_map.ram_bytes() >> 20,
-        (boot.memory_map.ram_bytes() >> 10).saturating_sub(memory.free << 2),
         host.machine.nr_cpus(),
         host.machine.tsc_khz() / 1000,
     );

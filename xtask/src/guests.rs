@@ -24,6 +24,8 @@ pub struct Guest {
     initrd_bytes: Option<usize>,
     /// How it should end.
     pub expect: Verdict,
+    /// What is typed once the guest is ready.
+    pub types: Option<String>,
     #[serde(default)]
     xen: Vec<String>,
     #[serde(default)]

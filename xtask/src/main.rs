@@ -3,12 +3,15 @@
 
 mod check;
 mod container;
+mod debian;
 mod docs;
 mod elf64;
 mod guests;
 mod image_build;
 mod iso;
+mod mapping;
 mod packages;
+mod picture;
 mod process;
 mod qemu;
 mod run;

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use regex_lite::Regex;
 
+use crate::mapping;
+use crate::picture::Picture;
+
 /// What a machine must show, in this order.
 #[derive(Clone, Debug)]
 pub enum Expect {
@@ -21,8 +24,15 @@ pub enum Expect {
     Pattern(String),
     /// The micro-guest's verdict `GUEST name: PASS`, and no `: FAIL` before it.
     Pass(String),
+    /// Nothing: this is typed on the serial console.
+    Type(String),
     /// This text on the VGA text screen.
     Screen(String),
+    /// This text on a screen of pixels, in the font that Oxen draws.
+    Picture(String),
+    /// No page of the hypervisor can be both written and executed, and none but the machine-to-physical table be reached
+    /// by a guest.
+    WriteXorExecute,
     /// The machine resets or powers off.
     End,
     /// The machine shows nothing of this kind until it ends or stays silent for a while.
@@ -61,7 +71,7 @@ impl Session {
         command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
         let errors = log.with_extension("qemu.log");
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)
             .spawn()
@@ -114,10 +124,25 @@ impl Session {
                     .wait_for(&format!("the verdict of the guest {guest}"), |session| {
                         session.find_verdict(guest)
                     })?,
-                Expect::Screen(text) => self
-                    .wait_for(&format!("{text:?} on the screen"), |session| {
-                        Ok(session.screen().is_ok_and(|screen| screen.contains(text)))
+                Expect::Screen(text) => {
+                    self.wait_for(&format!("{text:?} on the screen"), |session| {
+                        // The monitor takes a moment to appear.
+                        Ok(session.monitor.exists() && session.screen()?.contains(text))
+                    })?
+                }
+                Expect::Picture(text) => self
+                    .wait_for(&format!("{text:?} drawn on the screen"), |session| {
+                        Ok(session.monitor.exists() && session.picture()?.contains(text))
                     })?,
+                Expect::Type(text) => {
+                    let console = self.child.stdin.as_mut().context("QEMU takes no input")?;
+                    console.write_all(text.as_bytes())?;
+                    console.flush()?;
+                }
+                Expect::WriteXorExecute => {
+                    let pages = self.ask("info tlb")?;
+                    mapping::check(&pages)?;
+                }
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
@@ -202,27 +227,52 @@ impl Session {
     /// What the VGA text buffer shows.
     fn screen(&mut self) -> Result<String> {
         let (at, size) = SCREEN;
-        let dump = self.monitor.with_extension("screen");
-        let mut monitor = UnixStream::connect(&self.monitor)?;
-        writeln!(monitor, "pmemsave {at:#x} {size} {}", dump.display())?;
-        // The monitor has done it when it prompts again.
-        monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let mut answer = Vec::new();
-        let mut buffer = [0; 1024];
-        while String::from_utf8_lossy(&answer).matches("(qemu)").count() < 2 {
-            match monitor.read(&mut buffer)? {
-                0 => break,
-                length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
-            }
-        }
-        let bytes = fs::read(&dump)?;
-        fs::remove_file(&dump)?;
+        let bytes = self.dump(|file| format!("pmemsave {at:#x} {size} {file}"))?;
         let characters: String = bytes
             .chunks_exact(2)
             .filter_map(|cell| cell.first())
             .map(|&byte| char::from(byte))
             .collect();
         Ok(characters)
+    }
+
+    fn picture(&mut self) -> Result<String> {
+        let bytes = self.dump(|file| format!("screendump {file}"))?;
+        Picture::read(&bytes).map(|picture| picture.text())
+    }
+
+    /// Has the monitor write a file, and returns what is in it.
+    fn dump(&mut self, command: impl FnOnce(&str) -> String) -> Result<Vec<u8>> {
+        let dump = self.monitor.with_extension("screen");
+        let answer = self.ask(&command(&format!("\"{}\"", dump.display())))?;
+        let bytes =
+            fs::read(&dump).with_context(|| format!("no screen from the monitor: {answer}"))?;
+        fs::remove_file(&dump)?;
+        Ok(bytes)
+    }
+
+    /// What the monitor answers to a command.
+    fn ask(&mut self, command: &str) -> Result<String> {
+        const PROMPT: &[u8] = b"(qemu)";
+        let mut monitor = UnixStream::connect(&self.monitor)?;
+        writeln!(monitor, "{command}")?;
+        // The monitor has done it when it prompts again.
+        monitor.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut answer = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        let prompts = |answer: &[u8]| {
+            answer
+                .windows(PROMPT.len())
+                .filter(|at| *at == PROMPT)
+                .count()
+        };
+        while prompts(&answer) < 2 {
+            match monitor.read(&mut buffer)? {
+                0 => break,
+                length => answer.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            }
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }
 

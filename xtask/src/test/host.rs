@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{HostWork, Test, Work};
 use crate::process::{cargo, run_logged};
@@ -15,18 +15,21 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Packages that only exist for the bare target.
 const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
-/// All host tests.
-pub fn tests() -> Vec<Test> {
-    let entries: [(&str, HostWork); 6] = [
+/// All host tests; with `full` those too that want more than a stable toolchain.
+pub fn tests(full: bool) -> Vec<Test> {
+    let entries: [(&str, HostWork); 7] = [
         ("host/fmt", fmt),
         ("host/clippy", clippy),
         ("host/clippy-image", clippy_image),
         ("host/unit", unit),
+        ("dom0/debian-kernel-unpacks", debian_kernel),
         ("host/abi", abi),
         ("host/check", check),
     ];
+    let miri: Option<(&str, HostWork)> = full.then_some(("host/miri", miri));
     entries
         .into_iter()
+        .chain(miri)
         .map(|(name, work)| Test {
             name: name.into(),
             work: Work::Host(work),
@@ -63,6 +66,15 @@ fn unit(log: &Path) -> Result<()> {
     run_logged(&mut test, log, LIMIT)
 }
 
+/// Debian's own kernel: unpacked like `xz` does it, and built into a dom0.
+fn debian_kernel(log: &Path) -> Result<()> {
+    require(&[Need::Program("xz", "xz-utils")])?;
+    let mut test = cargo();
+    test.env("OXEN_TEST_VMLINUZ", crate::debian::kernel()?);
+    test.args(["test", "--quiet", "--package", "oxen-core", "--lib"]);
+    run_logged(test.args(["domain::builder"]), log, LIMIT)
+}
+
 /// The ABI as the C compiler sees it in Debian's headers.
 fn abi(log: &Path) -> Result<()> {
     require(&[
@@ -74,6 +86,19 @@ fn abi(log: &Path) -> Result<()> {
         log,
         LIMIT,
     )
+}
+
+/// The hardware-free parts of `arch`, unsafe code and all, under an interpreter that sees undefined behaviour.
+fn miri(log: &Path) -> Result<()> {
+    // Not by this toolchain's cargo, which knows no other.
+    let mut miri = std::process::Command::new("cargo");
+    miri.current_dir(root()).env_remove("RUSTUP_TOOLCHAIN");
+    miri.args(["+nightly", "miri", "test", "--quiet"]);
+    miri.args(["--package", "oxen-arch", "--lib"]);
+    miri.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    miri.env("CARGO_TARGET_DIR", root().join("target/miri"));
+    run_logged(&mut miri, log, LIMIT)
+        .context("this needs `rustup toolchain install nightly --component miri,rust-src`")
 }
 
 fn check(log: &Path) -> Result<()> {

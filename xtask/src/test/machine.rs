@@ -76,7 +76,12 @@ pub fn guest_tests(guests: &[Guest]) -> Vec<MachineTest> {
 
 fn guest_test(guest: &Guest) -> MachineTest {
     let expect = |hypervisor| match guest.expect {
-        Verdict::Pass => vec![Expect::Pass(guest.binary().into())],
+        Verdict::Pass => guest
+            .types
+            .iter()
+            .flat_map(|text| [Expect::Line("ready".into()), Expect::Type(text.clone())])
+            .chain([Expect::Pass(guest.binary().into())])
+            .collect(),
         Verdict::Crash => guest
             .crash_patterns(hypervisor)
             .iter()

@@ -144,7 +144,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 fn all(options: &Options) -> Result<Vec<Test>> {
     let mut tests = Vec::new();
     if options.hypervisor == Hypervisor::Oxen {
-        tests.extend(host::tests());
+        tests.extend(host::tests(options.full));
     }
     let machines = machine::guest_tests(&guests::list()?)
         .into_iter()
@@ -332,7 +332,7 @@ mod tests {
         const AREAS: [&str; 8] = [
             "host", "boot", "guests", "memory", "smp", "dom0", "domu", "drivers",
         ];
-        let mut names: Vec<String> = host::tests()
+        let mut names: Vec<String> = host::tests(true)
             .into_iter()
             .map(|test| test.name)
             .chain(boot::tests().into_iter().map(|test| test.name))

@@ -217,6 +217,11 @@ impl Machine {
         power::reboot()
     }
 
+    /// Ends in a panic, by a fault in the hypervisor.
+    pub fn crash(&self) -> ! {
+        power::crash()
+    }
+
     /// Stops this CPU for ever.
     pub fn halt(&self) -> ! {
         power::halt()

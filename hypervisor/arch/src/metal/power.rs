@@ -44,6 +44,12 @@ fn pause() {
     }
 }
 
+/// Executes an instruction that does not exist: for whoever wants to see what a panic shows.
+pub fn crash() -> ! {
+    // SAFETY: the fault ends in a panic.
+    unsafe { core::arch::asm!("ud2", options(noreturn)) }
+}
+
 /// Stops this CPU for ever.
 pub fn halt() -> ! {
     interrupts::disable();

@@ -254,6 +254,11 @@ impl Machine {
         self.stop(Stop::Halt)
     }
 
+    /// Ends in a panic, by a fault in the hypervisor: unwinds with [`Stop::Crash`].
+    pub fn crash(&self) -> ! {
+        self.stop(Stop::Crash)
+    }
+
     /// Switches the machine off: unwinds with [`Stop::PowerOff`].
     pub fn power_off(&self) -> ! {
         self.stop(Stop::PowerOff)

@@ -12,6 +12,8 @@ pub enum Stop {
     Halt,
     /// Switch off.
     PowerOff,
+    /// A panic, to see what it shows.
+    Crash,
 }
 
 impl Stop {

@@ -15,11 +15,18 @@ pub enum DebugKey {
     Reboot,
     /// The log ring once more.
     Log,
+    /// A fault in the hypervisor.
+    Crash,
 }
 
 /// All keys with what they do. As far as Xen has such a key, it is the same one.
 pub const KEYS: &[(u8, DebugKey, &str)] = &[
     (b'0', DebugKey::Dom0Registers, "registers of dom0"),
+    (
+        b'C',
+        DebugKey::Crash,
+        "crash the host, to see what a panic shows",
+    ),
     (b'R', DebugKey::Reboot, "restart the machine"),
     (b'h', DebugKey::Help, "this list"),
     (b'l', DebugKey::Log, "the log once more"),

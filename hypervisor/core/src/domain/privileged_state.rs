@@ -92,7 +92,8 @@ impl PrivilegedState {
             task_switched: false,
             cr2: 0,
             cr4: 0,
-            xcr0: xcr0::X87,
+            // A guest without any of its own code for it finds x87 and SSE switched on, as far as it may have them.
+            xcr0: xcr0::X87 | (owned.xcr0 & xcr0::SSE),
             debug: DebugRegisters::RESET,
             iopl: 0,
             tsc_aux: 0,

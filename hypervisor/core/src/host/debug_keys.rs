@@ -17,6 +17,7 @@ pub(super) fn pressed(host: &Host, cpu: &Cpu, regs: Option<&CpuUserRegs>, key: D
         DebugKey::Help => host.out(cpu).write_keys(),
         DebugKey::Log => host.out(cpu).write_log_again(),
         DebugKey::Reboot => host.machine.reboot(),
+        DebugKey::Crash => host.machine.crash(),
         DebugKey::Memory => memory(host, cpu),
         DebugKey::Domains => domains(host, cpu),
         DebugKey::Dom0Registers => dom0_registers(host, cpu, regs),

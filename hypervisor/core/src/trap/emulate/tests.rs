@@ -243,6 +243,11 @@ fn control_registers() {
 
     bench.run(&[0x0f, 0x20, 0xdf]);
     assert_eq!(bench.regs.rdi, bench.root.get() << 12);
+    // What it holds already, low bits aside, and nothing else.
+    bench.run(&[0x0f, 0x22, 0xdf]);
+    bench.regs.rdi |= 0xfff;
+    bench.run(&[0x0f, 0x22, 0xdf]);
+    bench.regs.rdi += 1;
     bench.refuse(&[0x0f, 0x22, 0xdf], GP);
 
     bench.regs.rdx = u64::MAX;
