@@ -50,25 +50,13 @@ impl CallGraph {
                     object_at(&objects, address).map(|index| graph.functions.len() + index),
                 );
             }
+            for access in &references.accesses {
+                graph.add_edges_of_words(from, image, access.clone(), &objects);
+            }
         }
         for (index, object) in objects.iter().enumerate() {
             let from = graph.functions.len() + index;
-            for word in words(image, object.clone()) {
-                // Numbers that happen to lie inside a function are no function pointers.
-                graph.add_edge(
-                    from,
-                    graph.function_at(word).filter(|&node| {
-                        graph
-                            .functions
-                            .get(node)
-                            .is_some_and(|function| function.address == word)
-                    }),
-                );
-                graph.add_edge(
-                    from,
-                    object_at(&objects, word).map(|index| graph.functions.len() + index),
-                );
-            }
+            graph.add_edges_of_words(from, image, object.clone(), &objects);
         }
         for callers in &mut graph.callers {
             callers.sort_unstable();
@@ -169,6 +157,27 @@ impl CallGraph {
             .is_some_and(|calls| *calls)
     }
 
+    /// Edges to the functions and objects whose addresses are in a range of data.
+    fn add_edges_of_words(
+        &mut self,
+        from: usize,
+        image: &Image,
+        range: Range<u64>,
+        objects: &[Range<u64>],
+    ) {
+        for word in words(image, range) {
+            // Numbers that happen to lie inside a function are no function pointers.
+            let is_start = |node: &usize| {
+                let function = self.functions.get(*node);
+                function.is_some_and(|function| function.address == word)
+            };
+            let function = self.function_at(word).filter(is_start);
+            self.add_edge(from, function);
+            let object = object_at(objects, word);
+            self.add_edge(from, object.map(|index| self.functions.len() + index));
+        }
+    }
+
     fn add_edge(&mut self, from: usize, to: Option<usize>) {
         if let Some(callers) = to
             .filter(|&to| to != from)
@@ -193,8 +202,10 @@ impl CallGraph {
 struct References {
     /// Targets of direct calls and jumps.
     branches: Vec<u64>,
-    /// Addresses of anything else.
+    /// Addresses of anything that are taken.
     addresses: Vec<u64>,
+    /// Data that is read or written at a fixed place.
+    accesses: Vec<Range<u64>>,
     /// Whether there is a call or jump to an address that is not in the code.
     calls_pointers: bool,
 }
@@ -203,6 +214,7 @@ fn references(image: &Image, function: &Function) -> References {
     let mut references = References {
         branches: Vec::new(),
         addresses: Vec::new(),
+        accesses: Vec::new(),
         calls_pointers: false,
     };
     let bytes = image.section_at(function.address).and_then(|section| {
@@ -229,9 +241,13 @@ fn references(image: &Image, function: &Function) -> References {
             );
         }
         if instruction.is_ip_rel_memory_operand() {
-            references
-                .addresses
-                .push(instruction.ip_rel_memory_address());
+            let address = instruction.ip_rel_memory_address();
+            if instruction.mnemonic() == Mnemonic::Lea {
+                references.addresses.push(address);
+            } else {
+                let size = instruction.memory_size().size().max(8) as u64;
+                references.accesses.push(address..address + size);
+            }
         }
         for operand in 0..instruction.op_count() {
             match instruction.op_kind(operand) {
@@ -263,7 +279,7 @@ fn is_pointer_call(instruction: &Instruction, written_by: &BTreeMap<Register, Mn
     }
 }
 
-/// The data of the image, cut where anything refers to: compilers leave few names on it.
+/// The data of the image, cut where anything takes an address: compilers leave few names on it.
 fn objects(image: &Image, code: &[References]) -> Vec<Range<u64>> {
     let data = || image.sections.iter().filter(|section| !section.is_code);
     let mut starts: BTreeSet<u64> = image
@@ -311,7 +327,12 @@ fn words<'a>(image: &'a Image, range: Range<u64>) -> impl Iterator<Item = u64> +
         let start = range.start.next_multiple_of(8).checked_sub(section.virt)?;
         section
             .bytes
-            .get(usize::try_from(start).ok()?..usize::try_from(range.end - section.virt).ok()?)
+            .get(usize::try_from(start).ok()?..)
+            .map(|bytes| {
+                let len = range.end.saturating_sub(section.virt + start);
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                bytes.get(..len).unwrap_or(bytes)
+            })
     });
     let words = bytes
         .unwrap_or_default()
@@ -384,6 +405,13 @@ pub mod tests {
         [vec![0x48, 0x8d, 0x05], distance.to_le_bytes().to_vec()].concat()
     }
 
+    /// `mov rax, [address]` in the function with number `from`.
+    fn load(from: u64, address: u64) -> Vec<u8> {
+        let mut code = lea(from, address);
+        code[1] = 0x8b;
+        code
+    }
+
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
         expected
             .iter()
@@ -417,6 +445,20 @@ pub mod tests {
             &[],
         );
         assert_eq!(found, pairs(&[("barrier", "panic")]));
+    }
+
+    #[test]
+    fn an_access_counts_for_its_own_word_and_cuts_nothing() {
+        // f takes the address of a table whose second word is a; g reads the first word of it, h the second.
+        let functions = [
+            ("panic", vec![]),
+            ("a", branch(0xe8, 1, 0)),
+            ("f", lea(2, DATA)),
+            ("g", load(3, DATA)),
+            ("h", load(4, DATA + 8)),
+        ];
+        let found = graph(&functions, &[7, CODE + 16]);
+        assert_eq!(found, pairs(&[("a", "panic"), ("f", "a"), ("h", "a")]));
     }
 
     #[test]

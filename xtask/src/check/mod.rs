@@ -4,7 +4,7 @@
 //! - every crate under the workspace's lints, and unsafe code forbidden where nothing may bring it back;
 //! - imports run down only;
 //! - generated pages are current;
-//! - the functions from which a panic can be reached are those of `hypervisor/panics.toml`.
+//! - no guest reaches a panic, and the functions that can reach one are those of `hypervisor/panics.toml`.
 
 mod call_graph;
 mod layers;

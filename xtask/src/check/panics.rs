@@ -87,6 +87,10 @@ fn compare(graph: &CallGraph, list: &List) -> Vec<String> {
         let way = std::iter::successors(Some(step), |step| can_panic.get(step));
         let way = way.map(|&step| name(step)).collect::<Vec<_>>().join(" > ");
         if is_guest(function) {
+            // One of a chain of them is enough.
+            if graph.functions.get(*step).is_some_and(is_guest) {
+                continue;
+            }
             problems.insert(format!(
                 "a guest reaches a panic: {} > {way}",
                 function.name
@@ -114,6 +118,11 @@ fn compare(graph: &CallGraph, list: &List) -> Vec<String> {
         }
     }
 
+    for pattern in list.end.iter().flat_map(|group| &group.names) {
+        if pattern.contains('*') {
+            problems.insert(format!("{LIST} names {pattern:?}: an end is one function"));
+        }
+    }
     let mut tell_unused = |groups: &[Group], is_used: &dyn Fn(usize) -> bool, what: &str| {
         for group in groups {
             if group.reason.trim().is_empty() {
@@ -243,6 +252,10 @@ mod tests {
         assert_eq!(
             compare(&graph, &list(&[("guest", "enter"), ("[end]", "f")])),
             [""; 0]
+        );
+        assert_eq!(
+            problems("[end]"),
+            [format!("{LIST} names \"*\": an end is one function")]
         );
     }
 
