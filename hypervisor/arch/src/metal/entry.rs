@@ -386,8 +386,10 @@ extern "C" fn on_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserR
         _ => match fault::in_hypervisor(&cpu, interrupted) {
             fault::Resolution::Resume => regs,
             fault::Resolution::Unexpected => fault::unexpected(interrupted),
-            fault::Resolution::GuestReturn(guest) => {
-                // SAFETY: `fault` has put together the guest's registers in their place at the top of the main stack.
+            fault::Resolution::GuestReturn => {
+                // SAFETY: `in_hypervisor` has recognised the fault; `interrupted` is not used again.
+                let guest = unsafe { fault::failed_return(regs) };
+                // SAFETY: the guest's registers, in their place at the top of the main stack.
                 H::exception(&cpu, unsafe { &mut *guest });
                 guest
             }
