@@ -152,7 +152,7 @@ const TABLE: &[Row] = &[
     one(0x179, "MCG_CAP", On::All, Const(MCG_CAP), Write::Refuse, "two banks without content"),
     one(0x17a, "MCG_STATUS", On::All, Const(0), Write::Zero, ""),
     one(0x17b, "MCG_CTL", On::All, Const(u64::MAX), Write::Ignore, ""),
-    one(0x1a0, "MISC_ENABLE", On::Intel, Host(MiscEnable), Write::Same, "fast strings as the host; no performance monitoring"),
+    one(0x1a0, "MISC_ENABLE", On::All, Host(MiscEnable), Write::Same, "fast strings as the host; no performance monitoring"),
     one(0x277, "PAT", On::All, Const(PAT), Write::Same, "fixed by the ABI"),
     every_fourth(0x400, 0x407, "MC0_CTL, MC1_CTL", Const(u64::MAX), Write::Ignore, ""),
     every_fourth(0x401, 0x407, "MC0_STATUS, MC1_STATUS", Const(0), Write::Zero, ""),

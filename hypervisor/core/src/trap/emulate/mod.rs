@@ -8,7 +8,7 @@ pub mod decode;
 mod fetch;
 mod port_io;
 
-use dom0_abi::addr::Mfn;
+use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::VcpuId;
@@ -213,7 +213,8 @@ impl Emulation<'_> {
         Ok(())
     }
 
-    /// CR3 is refused: kernels change it by a hypercall.
+    /// CR3 takes no other root than the one it has, whatever the bits say that name no frame: kernels change it by a
+    /// hypercall.
     fn write_control(&mut self, control: ControlRegister, value: u64) -> Result<(), Exception> {
         match control {
             ControlRegister::Cr0 => {
@@ -221,6 +222,7 @@ impl Emulation<'_> {
                 self.cpu.set_task_switched(self.state.task_switched());
             }
             ControlRegister::Cr2 => self.state.set_cr2(value),
+            ControlRegister::Cr3 if Maddr::new(value).mfn() == self.guest.root => {}
             ControlRegister::Cr3 => return Err(self.raised),
             ControlRegister::Cr4 => {
                 self.state.set_cr4(value);
