@@ -257,6 +257,8 @@ fn registers_take_what_the_cpu_takes() {
     for bad in [0, 0b10, 0b101, 0b1011, 0b1110_0111, 1 << 63 | 1] {
         assert_eq!(cpu.set_xcr0(bad), Err(BadXcr0), "{bad:#b}");
     }
+    // Tile registers, which the saved image has no room for, whether the CPU has them or not.
+    assert_eq!(cpu.set_xcr0(0b11 << 17 | 0b111), Err(BadXcr0));
     cpu.set_xcr0(0b111).unwrap();
     assert_eq!((cpu.cpuid(0xd, 0).ebx, cpu.registers().xcr0), (832, 0b111));
     assert_eq!(
