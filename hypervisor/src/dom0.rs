@@ -51,7 +51,7 @@ pub fn start(
     cpu: &Cpu,
     boot: &BootInfo,
     modules: Modules,
-    _arguments: &str,
+    arguments: &str,
 ) -> Result<CpuUserRegs, Dom0Error> {
     let out = host.out(cpu);
     let mut modules = modules.into_iter();
@@ -79,7 +79,12 @@ pub fn start(
         nr_pages: pages.nr_pages,
         owner: DomId::DOM0,
         screen: boot.screen,
-        firmware: Firmware::Bios,
+        firmware: if boot.is_efi {
+            Firmware::Efi
+        } else {
+            Firmware::Bios
+        },
+        arguments,
     };
     let built = builder::build(&host.machine, &host.frames, request).map_err(Dom0Error::Build)?;
     info!(

@@ -26,6 +26,8 @@ pub struct BootInfo {
     pub rsdp: Option<Maddr>,
     /// What can be written to before a driver knows better.
     pub screen: Option<Screen>,
+    /// The firmware is EFI.
+    pub is_efi: bool,
     /// The time-stamp counter at the first instruction of the image.
     pub entry_tsc: u64,
 }

@@ -19,6 +19,9 @@ impl FpuArea {
     /// How many bytes an image may have; components of the CPU that lie behind this are not given to guests.
     pub const LEN: usize = LEN;
 
+    /// The components of XCR0 that an image has room for: x87, SSE, AVX, MPX, AVX-512, protection keys.
+    pub const COMPONENTS: u64 = 0x2ff;
+
     /// The state after a reset: no component but the legacy control words, which say that exceptions are masked.
     pub const fn new() -> Self {
         let mut bytes = [0; LEN];

@@ -5,6 +5,8 @@
 pub const ENTRY_SYSCALL: u32 = 0x100;
 /// `entry_vector` of registers that came by `syscall` from 32-bit code.
 pub const ENTRY_SYSCALL32: u32 = 0x101;
+/// Added to the vector of an exception that the return to the guest raised: it was no instruction of the guest's.
+pub const ENTRY_RETURN: u32 = 0x200;
 
 /// The page attribute table that every CPU is given and every guest's page tables go by: WB, WT, UC-, UC, WC, WP, UC, UC.
 /// Linux adopts what it finds.

@@ -2,7 +2,8 @@
 //!
 //! Unpacking a kernel needs decoder states of tens of kilobytes for a moment, while a CPU's stack has 16 to 32 KiB and
 //! there is no heap above `arch`. The memory comes back zeroed, as a type's bytes are not for reading: its padding was
-//! never written.
+//! never written. For the same reason a value is only lent to whoever uses it: one that was forgotten would leave its padding
+//! behind.
 #![allow(unsafe_code)]
 
 use core::marker::PhantomData;
@@ -23,11 +24,19 @@ impl<'a, T> Placed<'a, T> {
     /// The bytes that are always enough for a value of this type, wherever they begin.
     pub const SIZE: usize = size_of::<T>() + align_of::<T>();
 
-    /// Makes a value inside `memory`; `None` if that is too small.
-    ///
+    /// Makes a value inside `memory` and calls `work` with it; `None` if that is too small.
+    #[inline(always)]
+    pub fn with<R>(
+        memory: &'a mut [u8],
+        make: impl FnOnce() -> T,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Option<R> {
+        Some(work(&mut *Self::new_with(memory, make)?))
+    }
+
     /// Inlined, and the result written through a reference, so that an optimised build makes it in place.
     #[inline(always)]
-    pub fn new_with(memory: &'a mut [u8], make: impl FnOnce() -> T) -> Option<Self> {
+    fn new_with(memory: &'a mut [u8], make: impl FnOnce() -> T) -> Option<Self> {
         let mut slot = slot::<T>(memory)?;
         // SAFETY: `slot` returns an aligned place inside `memory`, which is borrowed exclusively for 'a; no value needs
         // to be valid there to form a reference to `MaybeUninit`.
@@ -40,9 +49,16 @@ impl<'a, T> Placed<'a, T> {
 }
 
 impl<'a, const DICTIONARY: usize> Placed<'a, XzStaticDecoder<DICTIONARY>> {
-    /// Makes an xz decoder with its dictionary inside `memory`, without it ever being on a stack; `None` if `memory` is
-    /// too small.
-    pub fn xz_decoder(memory: &'a mut [u8]) -> Option<Self> {
+    /// Makes an xz decoder with its dictionary inside `memory`, without it ever being on a stack, and calls `work` with
+    /// it; `None` if `memory` is too small.
+    pub fn with_xz_decoder<R>(
+        memory: &'a mut [u8],
+        work: impl FnOnce(&mut XzStaticDecoder<DICTIONARY>) -> R,
+    ) -> Option<R> {
+        Some(work(&mut *Self::xz_decoder(memory)?))
+    }
+
+    fn xz_decoder(memory: &'a mut [u8]) -> Option<Self> {
         let slot = slot::<XzStaticDecoder<DICTIONARY>>(memory)?;
         // SAFETY: the place is aligned, of the size stated, and borrowed exclusively for 'a, which is all that the
         // function asks; it does not read the memory and leaves a valid decoder in it.

@@ -19,6 +19,8 @@ pub use spin::Once;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Rank {
+    /// One vCPU. First of all: the CPU that runs it holds its lock from entry to exit, and takes whatever the entry needs.
+    Vcpu,
     /// The table of all domains.
     Domains,
     /// One domain as a whole.
@@ -27,8 +29,6 @@ pub enum Rank {
     Grants,
     /// The event channel ports of a domain.
     Ports,
-    /// One vCPU.
-    Vcpu,
     /// The queues of the scheduler.
     Scheduler,
     /// Timers and clocks.
@@ -204,6 +204,29 @@ mod tests {
         assert_eq!(*held_c, 3);
         drop(held_c);
         assert_eq!(*a.lock(), 1);
+    }
+
+    #[test]
+    fn an_entry_holds_its_vcpu_and_takes_every_other_lock() {
+        let vcpu = SpinLock::new(Rank::Vcpu, ());
+        let held = vcpu.lock();
+        for rank in [
+            Rank::Domains,
+            Rank::Domain,
+            Rank::Grants,
+            Rank::Ports,
+            Rank::Scheduler,
+            Rank::Time,
+            Rank::Frames,
+            Rank::Machine,
+            Rank::Log,
+            Rank::Console,
+            Rank::Devices,
+        ] {
+            let other = SpinLock::new(rank, ());
+            drop(other.lock());
+        }
+        drop(held);
     }
 
     #[test]

@@ -174,15 +174,14 @@ impl Host {
     pub fn end(&self, cpu: &Cpu, end: HostEnd) -> ! {
         let noreboot = self.settings.noreboot;
         let what = match end.wish() {
-            Wish::Restart => "restarting",
-            Wish::PowerOff | Wish::RestartUnlessAsked if noreboot => "halting",
-            Wish::PowerOff => "switching off",
-            Wish::RestartUnlessAsked => "restarting",
+            Wish::PowerOff => "halting",
+            Wish::RestartUnlessAsked if noreboot => "halting",
+            Wish::Restart | Wish::RestartUnlessAsked => "restarting",
         };
         error!(self.out(cpu), "{end}: {what}");
         match end.wish() {
-            Wish::PowerOff | Wish::RestartUnlessAsked if noreboot => self.machine.halt(),
             Wish::PowerOff => self.machine.power_off(),
+            Wish::RestartUnlessAsked if noreboot => self.machine.halt(),
             Wish::Restart | Wish::RestartUnlessAsked => self.machine.reboot(),
         }
     }

@@ -2,13 +2,15 @@
 
 use core::arch::asm;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use dom0_abi::arch::{FLAT_CS64, FLAT_SS};
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use guest_pv_drivers::hypercall;
 use kit::memory::{self, NON_CANONICAL, PAGE, Page, pte};
 use kit::registers::flags;
-use kit::trap::vector;
+use kit::trap::{self, vector};
 use kit::{Report, probe};
 
 use crate::{Expected, UD, expect};
@@ -24,6 +26,7 @@ pub fn check(report: &mut Report) {
     divide(report);
     addresses(report);
     selectors(report);
+    failed_return(report);
     own_descriptors(report);
     device_not_available(report);
     floating_point(report);
@@ -108,6 +111,48 @@ fn selectors(report: &mut Report) {
     );
     // SAFETY: flat addressing in 64-bit mode does not use these segments.
     unsafe { asm!("mov ds, {zero:x}", "mov es, {zero:x}", zero = in(reg) 0u16) };
+}
+
+/// Vector and error code of the last return that failed.
+static FAILED: [AtomicU64; 2] = [const { AtomicU64::new(99) }; 2];
+
+/// Notes the fault and returns once more, with a stack segment that can be loaded.
+fn mend(context: &mut trap::Context) -> bool {
+    FAILED[0].store(context.trap.vector.into(), Ordering::Relaxed);
+    FAILED[1].store(context.trap.error.unwrap_or(99), Ordering::Relaxed);
+    context.frame.ss = u64::from(FLAT_SS);
+    true
+}
+
+/// A return whose selectors cannot be loaded faults inside the hypervisor. The guest gets that fault as its own, at the
+/// instruction that it wanted to go on at, with the registers that it wanted to have there.
+fn failed_return(report: &mut Report) {
+    // No stack segment; one that is not there. A return to kernel mode shows level 0 in cs, and events stay masked.
+    for (ss, code) in [(3u64, 0), (0xb, 8)] {
+        let mut registers = [0u64; 3];
+        let trap = trap::with_hook(mend, || {
+            let (rax, r11, r8): (u64, u64, u64);
+            let trap = probe!(
+                "mov {s}, rsp; push {ss}; push {s}; pushfq; btr qword ptr [rsp], 9; push {cs}; lea {s}, [rip + 3f]; push {s}; push 0; push rcx; \
+                 push r11; push rax; mov eax, {iret}; syscall; 3: nop";
+                s = out(reg) _, ss = in(reg) ss, cs = const FLAT_CS64 & !3, iret = const Hypercall::Iret as u32,
+                inout("rax") 0x1111u64 => rax, inout("r11") 0x2222u64 => r11, inout("r8") 0x3333u64 => r8
+            );
+            registers = [rax, r11, r8];
+            trap
+        });
+        let seen = FAILED.each_ref().map(|word| word.load(Ordering::Relaxed));
+        report.equal(
+            format_args!("iret with ss = {ss:#x}"),
+            (trap.is_none(), seen),
+            (true, [vector::GP.into(), code]),
+        );
+        report.equal(
+            format_args!("iret with ss = {ss:#x}: registers"),
+            registers,
+            [0x1111, 0x2222, 0x3333],
+        );
+    }
 }
 
 /// Descriptors of the guest's own, where the hypervisor lets it have some.

@@ -87,6 +87,29 @@ pub(super) fn init() {
     BOOT_APIC_ID.store(read(ID) >> 24, Ordering::Relaxed);
 }
 
+/// Masks every pin of the IO-APICs: an interrupt that firmware left on, of a device that nobody serves, would come again as
+/// soon as it is ended.
+pub(super) fn mask_all(topology: &Topology) {
+    const VERSION: u32 = 1;
+    const FIRST_PIN: u32 = 0x10;
+    for (index, io) in topology.io_apics.iter().enumerate() {
+        let page = io_apic_page(index) + (io.registers.get() & 0xfff);
+        let (select, data) = (page as *mut u32, (page + 0x10) as *mut u32);
+        // SAFETY: index and data register of an IO-APIC, mapped by `machine`.
+        let last = unsafe {
+            select.write_volatile(VERSION);
+            data.read_volatile() >> 16 & 0xff
+        };
+        for pin in 0..=last {
+            // SAFETY: as above.
+            unsafe {
+                select.write_volatile(FIRST_PIN + 2 * pin);
+                data.write_volatile(LVT_MASKED);
+            }
+        }
+    }
+}
+
 /// Ends the interrupt that is being served.
 pub(super) fn end_of_interrupt(vector: u8) {
     if vector != SPURIOUS_VECTOR {

@@ -253,9 +253,10 @@ impl Cpu {
         }
     }
 
-    /// Loads XCR0, after the CPU has agreed to the value.
+    /// Loads XCR0, after the CPU has agreed to the value. Components that an `FpuArea` has no room for are refused: saving
+    /// would write behind it.
     pub fn set_xcr0(&self, value: u64) -> Result<(), BadXcr0> {
-        if !Cr4::read().contains(Cr4Flags::OSXSAVE) {
+        if value & !FpuArea::COMPONENTS != 0 || !Cr4::read().contains(Cr4Flags::OSXSAVE) {
             return Err(BadXcr0);
         }
         let done: u32;
@@ -393,9 +394,13 @@ impl Cpu {
         let at = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
             as *mut CpuUserRegs;
         // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
-        // so they are copied first. The selectors are of ring 3 by the exit rules of `core` (I24).
+        // so they are copied first. The selectors are of ring 3.
         unsafe {
-            at.write(*regs);
+            at.write(CpuUserRegs {
+                cs: regs.cs | 3,
+                ss: regs.ss | 3,
+                ..*regs
+            });
             entry::enter_guest(at)
         }
     }
@@ -406,8 +411,9 @@ impl Cpu {
         let has_xsave = raw_cpuid::CpuId::new()
             .get_feature_info()
             .is_some_and(|info| info.has_xsave());
-        let mut cr4 =
-            Cr4::read() | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::PAGE_GLOBAL;
+        let mut cr4 = Cr4::read() | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::PAGE_GLOBAL
+                // Without it the CPU shuts down instead of telling.
+                | Cr4Flags::MACHINE_CHECK_EXCEPTION;
         let smap = smap && features.as_ref().is_some_and(|info| info.has_smap());
         cr4.set(
             Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,

@@ -360,7 +360,17 @@ extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) {
     let cpu = Cpu::current();
     // SAFETY: the stub has just written these registers, at the top of this CPU's main stack, and nobody else refers to
     // them while the CPU is in the hypervisor.
-    H::hypercall(&cpu, unsafe { &mut *regs });
+    let regs = unsafe { &mut *regs };
+    H::hypercall(&cpu, regs);
+    stay_in_ring_3(regs);
+}
+
+/// Forces selectors of ring 3 on registers that a handler leaves for a guest: with others, safe code could make the CPU
+/// run whatever it likes as the hypervisor.
+#[inline(always)]
+fn stay_in_ring_3(regs: &mut CpuUserRegs) {
+    regs.cs |= 3;
+    regs.ss |= 3;
 }
 
 /// Sorts what came through the IDT; returns the registers to go on with.
@@ -375,20 +385,30 @@ extern "C" fn on_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserR
     match vector {
         // 0x80 is the one gate above the exceptions that a guest may call.
         32..=0x7f | 0x81..=0xff => {
-            H::interrupt(&cpu, from_guest.then_some(interrupted), vector as u8);
+            if from_guest {
+                H::interrupt(&cpu, Some(&mut *interrupted), vector as u8);
+                stay_in_ring_3(interrupted);
+            } else {
+                H::interrupt(&cpu, None, vector as u8);
+            }
             regs
         }
         _ if from_guest => {
             cpu.note_fault_address(vector);
             H::exception(&cpu, interrupted);
+            stay_in_ring_3(interrupted);
             regs
         }
         _ => match fault::in_hypervisor(&cpu, interrupted) {
             fault::Resolution::Resume => regs,
             fault::Resolution::Unexpected => fault::unexpected(interrupted),
-            fault::Resolution::GuestReturn(guest) => {
-                // SAFETY: `fault` has put together the guest's registers in their place at the top of the main stack.
-                H::exception(&cpu, unsafe { &mut *guest });
+            fault::Resolution::GuestReturn => {
+                // SAFETY: `in_hypervisor` has recognised the fault; `interrupted` is not used again.
+                let guest = unsafe { fault::failed_return(regs) };
+                // SAFETY: the guest's registers, in their place at the top of the main stack.
+                let interrupted = unsafe { &mut *guest };
+                H::exception(&cpu, interrupted);
+                stay_in_ring_3(interrupted);
                 guest
             }
         },

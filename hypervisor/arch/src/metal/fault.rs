@@ -7,6 +7,7 @@ use dom0_abi::arch::CpuUserRegs;
 
 use super::cpu::Cpu;
 use super::{entry, layout, per_cpu};
+use crate::registers::ENTRY_RETURN;
 
 /// Registers the label `$at` of an `asm!` block as an instruction that may fault, and `$then` as where to go on.
 macro_rules! fixup {
@@ -28,8 +29,8 @@ pub(super) enum Resolution {
     Unexpected,
     /// Goes on where the interrupted registers now say.
     Resume,
-    /// It was the return to a guest that faulted: these are the guest's registers, with the fault as their exception.
-    GuestReturn(*mut CpuUserRegs),
+    /// It was the return to a guest that faulted: [`failed_return`] finds the guest's registers.
+    GuestReturn,
 }
 
 #[repr(C)]
@@ -71,7 +72,7 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
     if regs.rip == entry::iretq_from_restore as *const () as u64
         && IRETQ_FAULTS.contains(&regs.entry_vector)
     {
-        return Resolution::GuestReturn(failed_return(regs));
+        return Resolution::GuestReturn;
     }
     if let Some(fixup) = fixups().iter().find(|fixup| fixup.at == regs.rip) {
         regs.rip = fixup.then;
@@ -102,31 +103,43 @@ pub(super) fn unexpected(regs: &CpuUserRegs) -> ! {
     )
 }
 
-/// Puts a guest's registers together again whose `iretq` faulted.
+/// Puts a guest's registers together again whose `iretq` faulted, with the fault as their exception.
 ///
 /// `restore` had loaded the general registers, which are therefore in the fault's own frame; what `iretq` was to load is
-/// still at the top of the stack.
-fn failed_return(fault: &CpuUserRegs) -> *mut CpuUserRegs {
+/// still at the top of the stack. The two frames overlap, so both are read before anything is written, and by pointers: a
+/// reference to one would promise that writing the other leaves it alone.
+///
+/// # Safety
+///
+/// `fault` must be the frame of a fault of [`entry::iretq_from_restore`] on this CPU, and nothing may refer to either frame.
+pub(super) unsafe fn failed_return(fault: *const CpuUserRegs) -> *mut CpuUserRegs {
     const GUEST_REGS: u64 = layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP;
     // The area is aligned to its size, in which the place lies.
     let guest = (per_cpu::current_area() | GUEST_REGS) as *mut CpuUserRegs;
-    // The two frames overlap: copy first.
-    let general = *fault;
-    // SAFETY: `iretq` runs with its operands in this CPU's only place for them; nobody refers to them now.
-    let regs = unsafe { &mut *guest };
-    *regs = CpuUserRegs {
-        rip: regs.rip,
-        cs: regs.cs,
-        saved_upcall_mask: regs.saved_upcall_mask,
-        rflags: regs.rflags,
-        rsp: regs.rsp,
-        ss: regs.ss,
-        es: regs.es,
-        ds: regs.ds,
-        fs: regs.fs,
-        gs: regs.gs,
-        ..general
-    };
+    // SAFETY: `iretq` runs with its operands in this CPU's only place for a guest's registers; both frames are the caller's.
+    unsafe {
+        let (general, target) = (fault.read_volatile(), guest.read_volatile());
+        guest.write_volatile(CpuUserRegs {
+            r15: general.r15,
+            r14: general.r14,
+            r13: general.r13,
+            r12: general.r12,
+            rbp: general.rbp,
+            rbx: general.rbx,
+            r11: general.r11,
+            r10: general.r10,
+            r9: general.r9,
+            r8: general.r8,
+            rax: general.rax,
+            rcx: general.rcx,
+            rdx: general.rdx,
+            rsi: general.rsi,
+            rdi: general.rdi,
+            error_code: general.error_code,
+            entry_vector: general.entry_vector | ENTRY_RETURN,
+            ..target
+        });
+    }
     guest
 }
 

@@ -84,6 +84,7 @@ impl Handover {
             modules: Default::default(),
             rsdp: None,
             screen: None,
+            is_efi: false,
             entry_tsc: self.entry_tsc,
         };
         match self.magic {
@@ -167,6 +168,9 @@ impl Handover {
                 text,
             );
         }
+        info.is_efi = tags.efi_memory_map_tag().is_some()
+            || tags.efi_sdt64_tag().is_some()
+            || tags.efi_sdt32_tag().is_some();
         // The firmware's own map knows more than the loader's translation of it; boot services have ended.
         if let Some(map) = tags.efi_memory_map_tag() {
             for area in map.memory_areas() {
@@ -218,7 +222,7 @@ impl Handover {
                 _ => None,
             },
             // Without EFI a PC starts in text mode.
-            _ if tags.efi_memory_map_tag().is_none() => Some(TEXT_SCREEN),
+            _ if !info.is_efi => Some(TEXT_SCREEN),
             _ => None,
         };
         Ok(())

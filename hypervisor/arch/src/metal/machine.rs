@@ -343,6 +343,7 @@ pub fn start<H: Handlers>(
         }
         Ok(machine) => {
             Cpu::protect(options.smep, options.smap);
+            apic::mask_all(&machine.0.topology);
             let mut started = Started {
                 machine: Some(machine),
                 info: Some(info),

@@ -233,7 +233,7 @@ impl Cpu {
         let has = |bits: u64| value & bits == bits;
         let has_none_or = |bits: u64, needed: u64| value & bits == 0 || has(bits | needed);
         let well = self.cpuid(1, 0).ecx & XSAVE != 0
-            && value & !supported == 0
+            && value & !(supported & FpuArea::COMPONENTS) == 0
             && has(1)
             && has_none_or(1 << 2, 1 << 1)
             && has_none_or(0b11 << 3, 0)

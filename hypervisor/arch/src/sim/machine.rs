@@ -107,6 +107,7 @@ impl Machine {
             memory_map: memory_map.clone(),
             rsdp: None,
             screen: config.screen,
+            is_efi: false,
             entry_tsc: 0,
         };
 

@@ -85,14 +85,14 @@ pub struct PrivilegedState {
 }
 
 impl PrivilegedState {
-    /// The state of a vCPU that was never run.
+    /// The state of a vCPU that was never run: of the components of XCR0, those that every 64-bit CPU has are on.
     pub const fn new(owned: OwnedBits) -> Self {
         Self {
             owned,
             task_switched: false,
             cr2: 0,
             cr4: 0,
-            // A guest without any of its own code for it finds x87 and SSE switched on, as far as it may have them.
+            // A guest finds x87 and SSE switched on, as far as it may have them.
             xcr0: xcr0::X87 | (owned.xcr0 & xcr0::SSE),
             debug: DebugRegisters::RESET,
             iopl: 0,

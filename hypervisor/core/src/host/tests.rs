@@ -41,6 +41,7 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
         owner: DomId::DOM0,
         screen: None,
         firmware: Firmware::Bios,
+        arguments: "",
     };
     let built = build(&host.machine, &host.frames, request).unwrap();
     let mut regs = CpuUserRegs::new_zeroed();

@@ -3,7 +3,7 @@
 use dom0_abi::arch::FLAT_CS64;
 use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::nmi::NmiReason;
-use oxen_arch::registers::ENTRY_SYSCALL32;
+use oxen_arch::registers::{ENTRY_RETURN, ENTRY_SYSCALL32};
 use oxen_arch::{Cpu, PortWidth};
 
 use super::Injection;
@@ -61,7 +61,8 @@ fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) {
 
 /// Handles the exception that `entry_vector` names.
 pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
-    let number = ctx.regs.entry_vector;
+    let number = ctx.regs.entry_vector & !ENTRY_RETURN;
+    let is_of_return = ctx.regs.entry_vector & ENTRY_RETURN != 0;
     if number == ENTRY_SYSCALL32 {
         let callback = ctx.state.callbacks.syscall32;
         user_syscall(ctx, callback);
@@ -76,6 +77,9 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         .and_then(Vector::from_number)
         .ok_or(Stop::Domain(CrashReason::UnknownVector(number)))?;
     let injected = match vector {
+        // The guest has executed nothing, so there is nothing to emulate: doing so would keep a guest with registers that
+        // cannot be loaded in here for as long as it likes.
+        _ if is_of_return => Some(Exception::new(vector, ctx.regs.error_code)),
         Vector::GeneralProtection => return general_protection(ctx),
         Vector::InvalidOpcode => emulate(ctx),
         Vector::PageFault => Some(page_fault(ctx)),

@@ -37,11 +37,6 @@ pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, _vector
     }
 }
 
-/// An NMI while the CPU was in the hypervisor. Takes no lock.
-pub fn nmi_in_hypervisor(host: &Host, cpu: &Cpu) {
-    dispatch::nmi(host, cpu);
-}
-
 /// Begins to run a vCPU on this CPU, which ran none: loads its context and leaves its registers in `regs`. Returns when
 /// there is a guest to return to, or at once with [`Next::Idle`] if this vCPU does not exist or the CPU has one already.
 pub fn start(

@@ -11,7 +11,7 @@ use dom0_abi::sched::ShutdownReason;
 use super::bounce::{Bounce, bounce};
 use super::crash::{self, CrashReason};
 use super::exception::{Exception, Vector};
-use super::{Injection, flags};
+use super::{Injection, dispatch, flags};
 use crate::domain::Capabilities;
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
@@ -41,7 +41,7 @@ pub enum HostEnd {
 /// What is to become of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// It is switched off; with `noreboot` it halts.
+    /// It halts. How power is switched off only AML knows, hence dom0, which does so before it gets here if it can.
     PowerOff,
     /// It starts again.
     Restart,
@@ -87,6 +87,10 @@ pub fn before_return(ctx: &mut CallCtx<'_>) -> Next {
 }
 
 fn decide(ctx: &mut CallCtx<'_>) -> Next {
+    // Of one that arrives from here on the guest hears when it next comes in.
+    if ctx.cpu.take_nmi() {
+        dispatch::nmi(ctx.host, ctx.cpu);
+    }
     if !ctx.domain.shutdown.is_down()
         && let Err(reason) = deliver(ctx)
     {

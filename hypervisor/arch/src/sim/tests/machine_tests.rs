@@ -235,6 +235,19 @@ fn devices_remember() {
 }
 
 #[test]
+fn components_that_a_saved_image_has_no_room_for_stay_off() {
+    const TILES: u64 = 0b11 << 17;
+    let mut config = SimConfig::new(4 * MIB);
+    if let Some(leaf) = config.cpuid.get_mut(&(0xd, 0)) {
+        leaf.eax |= TILES as u32;
+    }
+    let (machine, _) = Machine::new(config);
+    let cpu = machine.cpu(CpuId::BOOT);
+    assert_eq!(cpu.set_xcr0(TILES | 0b111), Err(BadXcr0));
+    assert_eq!(cpu.set_xcr0(0b111), Ok(()));
+}
+
+#[test]
 fn registers_take_what_the_cpu_takes() {
     let (machine, _) = Machine::new(SimConfig {
         cpus: 3,

@@ -53,7 +53,7 @@ use unpack::Unpacking;
 
 /// What to build dom0 from.
 pub struct Request<'m> {
-    /// Module 0. Its command line becomes the guest's. Taken, whatever comes of it; a module holds 2 KiB of command line
+    /// Module 0. Its command line is the first part of the guest's. Taken, whatever comes of it; a module holds 2 KiB of command line
     /// and is not moved over the stack without need.
     pub kernel: &'m mut Option<BootModule>,
     /// The initrd, if there is one. Taken, too.
@@ -66,6 +66,8 @@ pub struct Request<'m> {
     pub screen: Option<Screen>,
     /// Who set the screen up.
     pub firmware: Firmware,
+    /// What the hypervisor's command line has for the guest's, which it comes behind.
+    pub arguments: &'m str,
 }
 
 /// A domain's memory, ready to be entered on one vCPU.
@@ -118,7 +120,7 @@ pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Bui
             screen: request
                 .screen
                 .and_then(|screen| start_info::screen_record(&screen, request.firmware)),
-            command_line: kernel.command_line(),
+            command_line: CommandLine::new(kernel.command_line(), request.arguments),
         }
         .build_module(kernel.bytes(), initrd),
         None => Err(KernelError::Missing.into()),
@@ -143,7 +145,31 @@ struct Build<'a> {
     nr_pages: u64,
     owner: DomId,
     screen: Option<Dom0VgaConsoleInfo>,
-    command_line: &'a str,
+    command_line: CommandLine,
+}
+
+/// The command line of a guest.
+struct CommandLine {
+    text: ArrayString<{ start_info::LONGEST_COMMAND_LINE }>,
+    is_cut: bool,
+}
+
+impl CommandLine {
+    /// The words of the kernel's module and those behind them, as much as there is room for.
+    fn new(module: &str, arguments: &str) -> Self {
+        let space = if module.is_empty() || arguments.is_empty() {
+            ""
+        } else {
+            " "
+        };
+        let mut text = ArrayString::new();
+        let all = [module, space, arguments];
+        let is_cut = all
+            .into_iter()
+            .flat_map(str::chars)
+            .any(|character| text.try_push(character).is_err());
+        Self { text, is_cut }
+    }
 }
 
 impl Build<'_> {
@@ -179,7 +205,7 @@ impl Build<'_> {
             owner: self.owner,
             kernel: &kernel,
             layout: &layout,
-            command_line: self.command_line,
+            command_line: &self.command_line.text,
             screen: self.screen,
         };
         let placed = plan.place(initrd)?;
@@ -197,7 +223,7 @@ impl Build<'_> {
                 .notes()
                 .pae_mode
                 .is_some_and(|mode| mode.bytes() == b"yes"),
-            is_command_line_cut: self.command_line.len() > start_info::LONGEST_COMMAND_LINE,
+            is_command_line_cut: self.command_line.is_cut,
         })
     }
 

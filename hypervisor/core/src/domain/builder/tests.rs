@@ -26,6 +26,8 @@ struct Host {
     initrd: Option<BootModule>,
     /// Frames that boot modules lie in.
     nr_module_frames: u64,
+    /// What the hypervisor's command line has for the guest's.
+    arguments: &'static str,
 }
 
 fn host(memory: u64, kernel: &[u8], initrd: Option<&[u8]>) -> Host {
@@ -48,6 +50,7 @@ fn host(memory: u64, kernel: &[u8], initrd: Option<&[u8]>) -> Host {
         kernel: modules.next(),
         initrd: modules.next(),
         nr_module_frames,
+        arguments: "",
     }
 }
 
@@ -64,6 +67,7 @@ impl Host {
                 rows: 25,
             }),
             firmware: Firmware::Bios,
+            arguments: self.arguments,
         };
         build(&self.machine, &self.frames, request)
     }
@@ -283,6 +287,36 @@ fn a_kernel_like_linux_is_built() {
     // own frames became free.
     let gone = nr_pages + 1 - host.nr_module_frames;
     assert_eq!(host.frames.statistics().free, free - gone);
+}
+
+#[test]
+fn what_our_command_line_has_for_the_guest_comes_behind_the_modules_words() {
+    const MODULE: &str = "root=/dev/xvda1 quiet";
+    let too_long: &'static str = "x".repeat(2000).leak();
+    for (arguments, expected, is_cut) in [
+        ("", MODULE.to_string(), false),
+        (
+            "single console=hvc0",
+            format!("{MODULE} single console=hvc0"),
+            false,
+        ),
+        (
+            too_long,
+            format!("{MODULE} {too_long}")[..1023].to_string(),
+            true,
+        ),
+    ] {
+        let sample = Sample::new();
+        let mut host = host(64 * MIB, &sample.file(), None);
+        host.arguments = arguments;
+        let built = host.build(0x2000).unwrap();
+        assert_eq!(built.is_command_line_cut, is_cut);
+        let start_info = Mfn::new(built.mapped.start.get() + built.layout.start_info.get());
+        let at = core::mem::offset_of!(dom0_abi::xen::StartInfo, cmd_line);
+        let line = host.page(start_info)[at..at + 1024].to_vec();
+        assert_eq!(line[..expected.len()], *expected.as_bytes());
+        assert!(line[expected.len()..].iter().all(|byte| *byte == 0));
+    }
 }
 
 #[test]

@@ -196,14 +196,23 @@ impl Dictionary {
 
 /// Unpacks one xz stream to exactly the length of `output`.
 fn unxz<const DICTIONARY: usize>(
-    mut stream: &[u8],
+    stream: &[u8],
     output: &mut [u8],
     scratch: &mut [u8],
 ) -> Result<(), UnpackError> {
+    Placed::<XzStaticDecoder<DICTIONARY>>::with_xz_decoder(scratch, |decoder| {
+        unxz_by(decoder, stream, output)
+    })
+    .ok_or(UnpackError::NoRoom)?
+}
+
+fn unxz_by<const DICTIONARY: usize>(
+    decoder: &mut XzStaticDecoder<DICTIONARY>,
+    mut stream: &[u8],
+    output: &mut [u8],
+) -> Result<(), UnpackError> {
     let stated = output.len();
     let mut rest = output;
-    let mut decoder =
-        Placed::<XzStaticDecoder<DICTIONARY>>::xz_decoder(scratch).ok_or(UnpackError::NoRoom)?;
     loop {
         if stream.is_empty() {
             return Err(UnpackError::Truncated);
@@ -237,9 +246,11 @@ fn unxz<const DICTIONARY: usize>(
 fn gunzip(stream: &[u8], output: &mut [u8], scratch: &mut [u8]) -> Result<(), UnpackError> {
     let stated = output.len();
     let deflated = gzip_body(stream)?;
-    let mut state = Placed::new_with(scratch, DecompressorOxide::new).ok_or(UnpackError::NoRoom)?;
     let flags = inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-    let (status, consumed, produced) = decompress(&mut state, deflated, output, 0, flags);
+    let (status, consumed, produced) = Placed::with(scratch, DecompressorOxide::new, |state| {
+        decompress(state, deflated, output, 0, flags)
+    })
+    .ok_or(UnpackError::NoRoom)?;
     match status {
         TINFLStatus::Done if produced == stated => {}
         TINFLStatus::Done | TINFLStatus::HasMoreOutput => {

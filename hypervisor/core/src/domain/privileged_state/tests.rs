@@ -44,6 +44,13 @@ fn cr4_keeps_only_owned_bits() {
 }
 
 #[test]
+fn xcr0_begins_with_what_every_cpu_has() {
+    assert_eq!(state().xcr0(), xcr0::X87 | xcr0::SSE);
+    let without_xsave = PrivilegedState::new(OwnedBits { cr4: 0, xcr0: 0 });
+    assert_eq!(without_xsave.xcr0(), xcr0::X87);
+}
+
+#[test]
 fn xcr0_accepts_what_hardware_accepts() {
     let legal = [0x1, 0x3, 0x7, 0xe7];
     for value in 0..0x1000u64 {

@@ -152,9 +152,14 @@ fn shutdown_of_dom0_ends_the_host_as_the_reason_says() {
             0_u32,
             false,
             Stop::PowerOff,
-            "dom0 shut down (power off): switching off",
+            "dom0 shut down (power off): halting",
         ),
-        (0, true, Stop::Halt, "dom0 shut down (power off): halting"),
+        (
+            0,
+            true,
+            Stop::PowerOff,
+            "dom0 shut down (power off): halting",
+        ),
         (
             1,
             false,

@@ -213,7 +213,8 @@ impl Emulation<'_> {
         Ok(())
     }
 
-    /// CR3 can only be written what it holds, whose low bits do not count: kernels change it by a hypercall.
+    /// CR3 takes no other root than the one it has, whatever the bits say that name no frame: kernels change it by a
+    /// hypercall.
     fn write_control(&mut self, control: ControlRegister, value: u64) -> Result<(), Exception> {
         match control {
             ControlRegister::Cr0 => {

@@ -243,12 +243,16 @@ fn control_registers() {
 
     bench.run(&[0x0f, 0x20, 0xdf]);
     assert_eq!(bench.regs.rdi, bench.root.get() << 12);
-    // What it holds already, low bits aside, and nothing else.
-    bench.run(&[0x0f, 0x22, 0xdf]);
-    bench.regs.rdi |= 0xfff;
-    bench.run(&[0x0f, 0x22, 0xdf]);
-    bench.regs.rdi += 1;
-    bench.refuse(&[0x0f, 0x22, 0xdf], GP);
+    // The root that it has, with the bits that name no frame as they like; nothing else.
+    let root = bench.root.get() << 12;
+    for low in [0, 0x18, 0xfff] {
+        bench.regs.rdi = root | low;
+        bench.run(&[0x0f, 0x22, 0xdf]);
+    }
+    for other in [0, root ^ 0x1000, root | 1 << 52, root | 1 << 63, u64::MAX] {
+        bench.regs.rdi = other;
+        bench.refuse(&[0x0f, 0x22, 0xdf], GP);
+    }
 
     bench.regs.rdx = u64::MAX;
     bench.run(&[0x0f, 0x22, 0xe2]);

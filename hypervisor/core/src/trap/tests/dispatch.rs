@@ -2,7 +2,7 @@
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::ids::DomId;
-use oxen_arch::registers::ENTRY_SYSCALL32;
+use oxen_arch::registers::{ENTRY_RETURN, ENTRY_SYSCALL32};
 use oxen_arch::{Stop, catch_stop};
 use proptest::prelude::*;
 
@@ -267,6 +267,28 @@ const INSTRUCTIONS: &[&[u8]] = &[
     &[0xee],
     &[0xf4],
 ];
+
+#[test]
+fn i18_a_fault_of_the_return_is_delivered_and_nothing_is_emulated() {
+    // clts; rep outsb; cpuid
+    for code in [[0x0f, 0x06, 0x90], [0xf3, 0x6e, 0x90], [0x0f, 0xa2, 0x90]] {
+        let mut guest = with_handlers(0);
+        guest.state(|state| state.privileged.set_iopl(3)).unwrap();
+        guest.put(CODE, &code);
+        (guest.regs.rcx, guest.regs.rsi) = (u64::MAX, STACK);
+        (guest.regs.rip, guest.regs.ss) = (CODE, 3);
+        let before = guest.regs;
+        for error_code in [0, 0xfff8] {
+            guest.regs = before;
+            assert_eq!(guest.exception(ENTRY_RETURN | 13, error_code), Next::Guest);
+            assert_eq!(entered(&guest), 13);
+            let frame: [u64; 8] = guest.get(guest.regs.rsp);
+            assert_eq!(frame[2..4], [u64::from(error_code), CODE]);
+            let expected = (before.rax, before.rcx, before.rsi);
+            assert_eq!((guest.regs.rax, guest.regs.rcx, guest.regs.rsi), expected);
+        }
+    }
+}
 
 #[test]
 fn what_is_emulated_goes_on_behind_the_instruction() {

@@ -113,6 +113,26 @@ fn an_nmi_waits_for_its_handler() {
 }
 
 #[test]
+fn an_nmi_that_came_while_the_cpu_was_in_the_hypervisor_is_delivered_on_the_way_back() {
+    let mut guest = Guest::dom0();
+    guest.set_trap(2, 4, NMI);
+    // During a hypercall, and during the sleep of the idle loop.
+    for run in [RunState::Running, RunState::Blocked] {
+        (guest.regs.rip, guest.regs.rsp) = (CODE, STACK);
+        guest.state(|state| (state.in_nmi, state.run) = (false, run));
+        guest.cpu.raise_nmi();
+        assert_eq!(again(&mut guest), Next::Guest);
+        assert_eq!(guest.regs.rip, NMI);
+        assert!(!guest.cpu.take_nmi());
+    }
+    // Who interrupts a domain that does not own the hardware is none of its business.
+    let mut guest = ready();
+    guest.cpu.raise_nmi();
+    assert_eq!(again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rip, CODE);
+}
+
+#[test]
 fn an_nmi_wakes_a_sleeper() {
     let mut guest = ready();
     guest.state(|state| state.run = RunState::Blocked);
