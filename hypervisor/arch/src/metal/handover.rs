@@ -131,7 +131,7 @@ impl Handover {
         if flags & MEMORY_MAP.0 != 0 {
             let (len, start) = (word(MEMORY_MAP.1), word(MEMORY_MAP.1 + 4));
             let mut at = 0;
-            while at + 24 <= len {
+            while len.saturating_sub(at) >= 24 {
                 let entry = start.wrapping_add(at);
                 let base = read_u64(entry.wrapping_add(4));
                 let kind = kind_of_number(read_u32(entry.wrapping_add(20)));

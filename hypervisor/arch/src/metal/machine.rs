@@ -21,7 +21,7 @@ use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
 use super::paging::{Access, OwnHalf};
 use super::per_cpu::{self, CpuLocal};
 use super::{apic, descriptors, layout, power, screen, serial, time};
-use crate::boot::{BootInfo, MfnRange};
+use crate::boot::{BootInfo, BootModule, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::frame_bits::FrameBits;
 use crate::memory_map::MemoryMap;
@@ -64,6 +64,11 @@ pub enum StartError {
         /// Bytes of RAM that were found.
         found: u64,
     },
+    /// The loader put a module where there is no RAM that Oxen uses: behind `mem=`, for one.
+    ModuleOutOfReach {
+        /// Its number, counted from 0.
+        module: usize,
+    },
     /// There is no room for a table of this many bytes.
     NoRoom {
         /// What the table is for.
@@ -83,6 +88,9 @@ impl core::fmt::Display for StartError {
                     found >> 20,
                     LEAST_RAM >> 20
                 )
+            }
+            Self::ModuleOutOfReach { module } => {
+                write!(f, "module {module} lies outside the memory that Oxen uses")
             }
             Self::NoRoom { table, bytes } => {
                 write!(f, "no room for the {table} of {} KiB", bytes.div_ceil(1024))
@@ -323,8 +331,17 @@ pub fn start<H: Handlers>(
     let found = info.memory_map.ram_bytes();
     let topology = acpi::read(info.rsdp);
     power::init(topology.reset);
+    let is_out_of_reach = |module: &BootModule| {
+        let frames = module.frames();
+        !info
+            .memory_map
+            .ram()
+            .any(|ram| ram.intersection(frames) == frames)
+    };
     let built = if found < LEAST_RAM {
         Err(StartError::TooLittleMemory { found })
+    } else if let Some(module) = info.modules.iter().position(is_out_of_reach) {
+        Err(StartError::ModuleOutOfReach { module })
     } else {
         build(handover, &info, topology)
             .map_err(|(table, bytes)| StartError::NoRoom { table, bytes })

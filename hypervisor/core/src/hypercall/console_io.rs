@@ -3,7 +3,7 @@
 use dom0_abi::handle::GuestHandle;
 
 use super::continuation::Continuation;
-use super::{CallCtx, HypercallResult, Reply};
+use super::{Budget, CallCtx, HypercallResult, Reply};
 use crate::console::op::{self, Progress};
 use crate::domain::Capabilities;
 
@@ -16,6 +16,8 @@ pub fn console_io(
 ) -> HypercallResult {
     let may = ctx.domain.capabilities.contains(Capabilities::CONSOLE);
     let out = ctx.host.out(ctx.cpu);
+    // A serial line takes its time: what else the caller wants waits for the next entry (I18).
+    ctx.budget = Budget::SPENT;
     match op::console_io(out, ctx.cpu, may, command, count, buffer.addr())? {
         Progress::Done(value) => Ok(Reply::Value(value)),
         Progress::Continue { count, buffer } => Ok(Reply::Continue(Continuation::ConsoleWrite {

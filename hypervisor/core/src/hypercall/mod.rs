@@ -65,6 +65,8 @@ pub struct Budget(u32);
 impl Budget {
     /// What every entry begins with.
     pub const FULL: Self = Self(64);
+    /// What is left to an entry that has waited for a device: no further step.
+    pub const SPENT: Self = Self(0);
 
     /// Takes one step; `false` if there was none left.
     pub fn spend(&mut self) -> bool {
