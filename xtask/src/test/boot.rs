@@ -113,6 +113,7 @@ pub fn tests() -> Vec<MachineTest> {
     tests.push(drawn_screen("bios", Way::Bios(Entry::Multiboot2)));
     tests.push(panic());
     tests.push(write_xor_execute());
+    tests.push(module_behind_mem());
     tests.push(cpus_found());
     tests.push(debug_keys());
     tests.push(reboots());
@@ -198,6 +199,18 @@ fn drawn_screen(firmware: &str, way: Way) -> MachineTest {
     )];
     test.command_line = Some("dom0_mem=64m noreboot".into());
     test.kernel = Kernel::Text;
+    test.on_xen = false;
+    test
+}
+
+/// `mem=` may leave out the memory that the loader has put a module into.
+fn module_behind_mem() -> MachineTest {
+    let mut test = hello("memory/module-behind-mem", Way::Direct, 256);
+    test.command_line = Some("mem=80m noreboot com1=115200,8n1 console=com1".into());
+    test.kernel = Kernel::WithInitrd("hello".into(), 100);
+    test.expect = vec![Expect::Line(
+        "module 1 lies outside the memory that Oxen uses".into(),
+    )];
     test.on_xen = false;
     test
 }

@@ -232,3 +232,29 @@ fn a_domain_that_shuts_down_makes_no_further_call() {
     assert_eq!(guest.syscall(), Next::Idle);
     assert_eq!(guest.state(|state| state.kernel_stack.sp), 0);
 }
+
+#[test]
+fn i18_each_output_to_the_console_is_an_entry_of_its_own() {
+    let mut guest = Guest::dom0();
+    let text = DATA + 0x1000;
+    guest.put(text, b"out\n");
+    let write = [0, 4, text];
+    put(
+        &guest,
+        &[(); 3].map(|()| call(Hypercall::ConsoleIo, &write)),
+    );
+    guest.regs.rax = Hypercall::Multicall.number();
+    (guest.regs.rdi, guest.regs.rsi) = (DATA, 3);
+    let rip = guest.regs.rip;
+    let mut written = Vec::new();
+    loop {
+        assert_eq!(guest.syscall(), Next::Guest);
+        written.push(guest.output().matches("out\r\n").count());
+        if guest.regs.rip == rip {
+            break;
+        }
+        guest.regs.rip = rip;
+    }
+    assert_eq!(written, [1, 2, 3]);
+    assert_eq!([0, 1, 2].map(|index| result(&guest, index)), [0; 3]);
+}
