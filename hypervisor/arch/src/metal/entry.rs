@@ -98,73 +98,54 @@ macro_rules! pop_registers {
     };
 }
 
-/// SYSCALL from 64-bit code.
+/// The body of a SYSCALL stub.
 ///
 /// In: the guest's registers, RIP in rcx, RFLAGS in r11, the guest's stack; flags masked by FMASK. The CPU reports neither
 /// CS nor SS: they are the flat ones by definition of the ABI.
-// SAFETY: only ever reached through LSTAR, which `syscall::init` loads; touches nothing of the guest's but its registers.
-#[unsafe(naked)]
-pub(super) extern "C" fn syscall_entry<H: Handlers>() {
-    naked_asm!(
-        "swapgs",
-        "mov gs:[{scratch}], rsp",
-        "mov rsp, gs:[{regs_end}]",
-        "push {ss}",
-        "push qword ptr gs:[{scratch}]",
-        "swapgs",
-        "push r11",
-        "push {cs}",
-        "push rcx",
-        "push 0",
-        "mov dword ptr [rsp + 4], {vector}",
-        push_registers!(),
-        "mov rdi, rsp",
-        "xor ebp, ebp",
-        "sub rsp, 8",
-        "call {handler}",
-        "add rsp, 8",
-        "jmp {restore}",
-        scratch = const per_cpu::SCRATCH,
-        regs_end = const per_cpu::GUEST_REGS_END,
-        ss = const GUEST_SS,
-        cs = const GUEST_CS64,
-        vector = const ENTRY_SYSCALL,
-        handler = sym on_hypercall::<H>,
-        restore = sym restore,
-    )
+macro_rules! syscall_stub {
+    ($cs:expr, $vector:expr, $handler:path) => {
+        naked_asm!(
+            "swapgs",
+            "mov gs:[{scratch}], rsp",
+            "mov rsp, gs:[{regs_end}]",
+            "push {ss}",
+            "push qword ptr gs:[{scratch}]",
+            "swapgs",
+            "push r11",
+            "push {cs}",
+            "push rcx",
+            "push 0",
+            "mov dword ptr [rsp + 4], {vector}",
+            push_registers!(),
+            "mov rdi, rsp",
+            "xor ebp, ebp",
+            "sub rsp, 8",
+            "call {handler}",
+            "mov rsp, rax",
+            "jmp {restore}",
+            scratch = const per_cpu::SCRATCH,
+            regs_end = const per_cpu::GUEST_REGS_END,
+            ss = const GUEST_SS,
+            cs = const $cs,
+            vector = const $vector,
+            handler = sym $handler,
+            restore = sym restore,
+        )
+    };
 }
 
-/// SYSCALL from 32-bit code; otherwise as [`syscall_entry`].
+/// SYSCALL from 64-bit code.
+// SAFETY: only ever reached through LSTAR, which `machine` loads; touches nothing of the guest's but its registers.
+#[unsafe(naked)]
+pub(super) extern "C" fn syscall_entry<H: Handlers>() {
+    syscall_stub!(GUEST_CS64, ENTRY_SYSCALL, on_hypercall::<H>)
+}
+
+/// SYSCALL from 32-bit code.
 // SAFETY: only ever reached through CSTAR; as above.
 #[unsafe(naked)]
 pub(super) extern "C" fn syscall32_entry<H: Handlers>() {
-    naked_asm!(
-        "swapgs",
-        "mov gs:[{scratch}], rsp",
-        "mov rsp, gs:[{regs_end}]",
-        "push {ss}",
-        "push qword ptr gs:[{scratch}]",
-        "swapgs",
-        "push r11",
-        "push {cs}",
-        "push rcx",
-        "push 0",
-        "mov dword ptr [rsp + 4], {vector}",
-        push_registers!(),
-        "mov rdi, rsp",
-        "xor ebp, ebp",
-        "sub rsp, 8",
-        "call {handler}",
-        "mov rsp, rax",
-        "jmp {restore}",
-        scratch = const per_cpu::SCRATCH,
-        regs_end = const per_cpu::GUEST_REGS_END,
-        ss = const GUEST_SS,
-        cs = const GUEST_CS32,
-        vector = const ENTRY_SYSCALL32,
-        handler = sym on_exception::<H>,
-        restore = sym restore,
-    )
+    syscall_stub!(GUEST_CS32, ENTRY_SYSCALL32, on_exception::<H>)
 }
 
 /// An exception without an error code, or an interrupt: pushes a zero in its place.
@@ -356,13 +337,15 @@ pub(super) unsafe extern "C" fn switch_stack(
     )
 }
 
-extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) {
+/// Hands SYSCALL on; returns the registers to go on with, which are those that came.
+extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserRegs {
     let cpu = Cpu::current();
     // SAFETY: the stub has just written these registers, at the top of this CPU's main stack, and nobody else refers to
     // them while the CPU is in the hypervisor.
-    let regs = unsafe { &mut *regs };
-    H::hypercall(&cpu, regs);
-    stay_in_ring_3(regs);
+    let interrupted = unsafe { &mut *regs };
+    H::hypercall(&cpu, interrupted);
+    stay_in_ring_3(interrupted);
+    regs
 }
 
 /// Forces selectors of ring 3 on registers that a handler leaves for a guest: with others, safe code could make the CPU
