@@ -26,6 +26,8 @@ pub enum Expect {
     Pass(String),
     /// Nothing: this is typed on the serial console.
     Type(String),
+    /// Nothing: this is a command for QEMU's monitor.
+    Monitor(String),
     /// This text on the VGA text screen.
     Screen(String),
     /// This text on a screen of pixels, in the font that Oxen draws.
@@ -134,6 +136,9 @@ impl Session {
                     .wait_for(&format!("{text:?} drawn on the screen"), |session| {
                         Ok(session.monitor.exists() && session.picture()?.contains(text))
                     })?,
+                Expect::Monitor(command) => {
+                    self.ask(command)?;
+                }
                 Expect::Type(text) => {
                     let console = self.child.stdin.as_mut().context("QEMU takes no input")?;
                     console.write_all(text.as_bytes())?;

@@ -116,6 +116,7 @@ pub fn tests() -> Vec<MachineTest> {
     tests.push(module_behind_mem());
     tests.push(cpus_found());
     tests.push(debug_keys());
+    tests.push(nmi());
     tests.push(reboots());
     for (name, kernel, message) in bad_modules() {
         let mut test = hello(&format!("boot/{name}"), Way::Direct, 256);
@@ -271,6 +272,19 @@ fn debug_keys() -> MachineTest {
         Expect::Type("typed by hand\r".into()),
         Expect::Pass("console".into()),
     ]);
+    test
+}
+
+/// The machine's NMI is dom0's: this one does not expect it, and says what came.
+fn nmi() -> MachineTest {
+    let mut test = hello("boot/nmi-reaches-dom0", Way::Direct, 256);
+    test.kernel = Kernel::Guest("console".into());
+    test.expect = vec![
+        Expect::Line("ready".into()),
+        Expect::Monitor("nmi".into()),
+        Expect::Line("no unexpected trap: FAIL vector 2 ".into()),
+    ];
+    test.on_xen = false;
     test
 }
 
