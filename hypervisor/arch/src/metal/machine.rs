@@ -333,10 +333,9 @@ pub fn start<H: Handlers>(
     power::init(topology.reset);
     let is_out_of_reach = |module: &BootModule| {
         let frames = module.frames();
-        !info
-            .memory_map
-            .ram()
-            .any(|ram| ram.intersection(frames) == frames)
+        // An empty file is nowhere; whoever wants it says what is wrong with it.
+        let holds = |ram: MfnRange| ram.intersection(frames) == frames;
+        !frames.is_empty() && !info.memory_map.ram().any(holds)
     };
     let built = if found < LEAST_RAM {
         Err(StartError::TooLittleMemory { found })
