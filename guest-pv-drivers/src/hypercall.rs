@@ -13,9 +13,10 @@ use dom0_abi::arch::{SegmentBase, TrapInfo};
 use dom0_abi::callback::{CallbackCommand, CallbackRegister};
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::ids::DomId;
 use dom0_abi::sched::{SchedCommand, SchedShutdown, ShutdownReason};
 use dom0_abi::version::VersionCommand;
-use dom0_abi::xen::{ConsoleIoCommand, MulticallEntry, VmAssist, VmAssistCommand};
+use dom0_abi::xen::{ConsoleIoCommand, MmuextOp, MulticallEntry, VmAssist, VmAssistCommand};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Issues the hypercall `number` as it stands: any number, any arguments (in the order of rdi, rsi, rdx, r10, r8), the
@@ -134,6 +135,44 @@ pub unsafe fn multicall(entries: &mut [MulticallEntry]) -> Result<u64, Errno> {
 pub unsafe fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Result<u64, Errno> {
     // SAFETY: the caller answers for the change.
     unsafe { call(Hypercall::UpdateVaMapping, [va, entry, flags, 0, 0]) }
+}
+
+/// Does what the entries say to page tables, roots and caches of the calling domain, in order; the first failure ends
+/// the list, and what came before it stays done.
+///
+/// # Safety
+///
+/// Whatever Rust knows of the guest's memory must stay true: frames that become page tables lose their writable
+/// mappings, a new root must map what the old one did.
+#[doc(alias = "HYPERVISOR_mmuext_op")]
+pub unsafe fn mmuext_op(entries: &[MmuextOp]) -> Result<u64, Errno> {
+    // No count of what was done is asked for.
+    let done = 0;
+    let list = entries.as_ptr() as u64;
+    let count = entries.len() as u64;
+    // SAFETY: the hypervisor reads the entries; the caller answers for what they do.
+    unsafe {
+        call(
+            Hypercall::MmuextOp,
+            [list, count, done, u64::from(DomId::SELF.get()), 0],
+        )
+    }
+}
+
+/// Sets the stack on which the hypervisor enters the guest kernel from user mode.
+///
+/// # Safety
+///
+/// Below `stack` must be memory that nothing else uses while the guest is in user mode.
+#[doc(alias = "HYPERVISOR_stack_switch")]
+pub unsafe fn stack_switch(selector: u16, stack: u64) -> Result<u64, Errno> {
+    // SAFETY: the caller answers for the stack.
+    unsafe {
+        call(
+            Hypercall::StackSwitch,
+            [u64::from(selector), stack, 0, 0, 0],
+        )
+    }
 }
 
 /// The hypervisor's version: major in the upper, minor in the lower 16 bits.

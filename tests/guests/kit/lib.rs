@@ -1,7 +1,7 @@
 //! What every micro-guest is built on: the ELF notes, the entry, trap handlers that record and step over, printing,
 //! verdicts.
 //!
-//! A guest is a PV kernel that runs in guest kernel mode alone, on the page tables and (after the entry) its own stack,
+//! A guest is a PV kernel that runs in guest kernel mode (but for what [`user`] runs), on the page tables and (after the entry) its own stack,
 //! with events masked. It has one vCPU, so the kit's state is plain atomics and [`single::Single`] cells: only a trap
 //! interrupts it, and a trap handler runs to its end.
 #![no_std]
@@ -16,6 +16,7 @@ pub mod registers;
 pub mod report;
 mod single;
 pub mod trap;
+pub mod user;
 
 pub use entry::{EntryState, entry_state, start_info};
 pub use report::Report;
