@@ -15,16 +15,11 @@
 
 use core::arch::naked_asm;
 
-use dom0_abi::arch::CpuUserRegs;
+use dom0_abi::arch::{CpuUserRegs, FLAT_CS32, FLAT_CS64, FLAT_SS};
 
 use super::cpu::{self, Cpu};
 use super::{fault, layout, per_cpu};
 use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32};
-
-/// Selector of flat 64-bit guest code. ABI: `public/arch-x86/xen-x86_64.h`, `FLAT_RING3_CS64`.
-const GUEST_CS64: u16 = 0xe033;
-const GUEST_CS32: u16 = 0xe023;
-const GUEST_SS: u16 = 0xe02b;
 
 /// What the image does on each kind of entry.
 pub trait Handlers: 'static {
@@ -125,7 +120,7 @@ macro_rules! syscall_stub {
             "jmp {restore}",
             scratch = const per_cpu::SCRATCH,
             regs_end = const per_cpu::GUEST_REGS_END,
-            ss = const GUEST_SS,
+            ss = const FLAT_SS,
             cs = const $cs,
             vector = const $vector,
             handler = sym $handler,
@@ -138,14 +133,14 @@ macro_rules! syscall_stub {
 // SAFETY: only ever reached through LSTAR, which `machine` loads; touches nothing of the guest's but its registers.
 #[unsafe(naked)]
 pub(super) extern "C" fn syscall_entry<H: Handlers>() {
-    syscall_stub!(GUEST_CS64, ENTRY_SYSCALL, on_hypercall::<H>)
+    syscall_stub!(FLAT_CS64, ENTRY_SYSCALL, on_hypercall::<H>)
 }
 
 /// SYSCALL from 32-bit code.
 // SAFETY: only ever reached through CSTAR; as above.
 #[unsafe(naked)]
 pub(super) extern "C" fn syscall32_entry<H: Handlers>() {
-    syscall_stub!(GUEST_CS32, ENTRY_SYSCALL32, on_exception::<H>)
+    syscall_stub!(FLAT_CS32, ENTRY_SYSCALL32, on_exception::<H>)
 }
 
 /// An exception without an error code, or an interrupt: pushes a zero in its place.
@@ -299,8 +294,8 @@ pub(super) extern "C" fn restore() {
         cs = const CS,
         ss = const SS,
         not_by_sysret = const TRAP_FLAG | RESUME_FLAG,
-        guest_cs = const GUEST_CS64,
-        guest_ss = const GUEST_SS,
+        guest_cs = const FLAT_CS64,
+        guest_ss = const FLAT_SS,
         rsp_from_code = const RSP - (RIP - 8),
         iretq = sym iretq_from_restore,
     )

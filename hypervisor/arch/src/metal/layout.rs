@@ -9,11 +9,12 @@
 //! | 262-271 | `0xffff830000000000` | direct map: all RAM but the image |
 
 use dom0_abi::addr::PAGE_SIZE;
+use dom0_abi::arch::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 
 /// The first byte of our half. ABI: `public/arch-x86/xen-x86_64.h`, `HYPERVISOR_VIRT_START`.
-pub(crate) const OURS_START: u64 = 0xffff_8000_0000_0000;
+pub(crate) const OURS_START: u64 = HYPERVISOR_VIRT_START;
 /// The first byte behind our half. ABI: `public/arch-x86/xen-x86_64.h`, `HYPERVISOR_VIRT_END`.
-pub(crate) const OURS_END: u64 = 0xffff_8800_0000_0000;
+pub(crate) const OURS_END: u64 = HYPERVISOR_VIRT_END;
 /// The slots of a root that are ours.
 pub(crate) const OUR_SLOTS: core::ops::RangeInclusive<usize> = 256..=271;
 

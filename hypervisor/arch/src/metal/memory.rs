@@ -12,6 +12,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
+use dom0_abi::arch::INVALID_M2P_ENTRY;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::layout;
@@ -372,9 +373,6 @@ pub struct M2p {
     entries: BootSlice<AtomicU64>,
 }
 
-/// What the table holds for a frame that no guest has. ABI: `public/arch-x86/xen.h`, `INVALID_MFN`-like all ones.
-const NO_PFN: u64 = u64::MAX;
-
 impl M2p {
     pub(super) fn new(entries: BootSlice<AtomicU64>) -> Self {
         Self { entries }
@@ -386,7 +384,7 @@ impl M2p {
             .ok()
             .and_then(|index| self.entries.get(index))
         {
-            entry.store(pfn.map_or(NO_PFN, Pfn::get), Ordering::Relaxed);
+            entry.store(pfn.map_or(INVALID_M2P_ENTRY, Pfn::get), Ordering::Relaxed);
         }
     }
 
@@ -396,7 +394,7 @@ impl M2p {
             .entries
             .get(usize::try_from(mfn.get()).ok()?)?
             .load(Ordering::Relaxed);
-        (entry != NO_PFN).then_some(Pfn::new(entry))
+        (entry != INVALID_M2P_ENTRY).then_some(Pfn::new(entry))
     }
 }
 
