@@ -33,6 +33,10 @@ pub enum Rank {
     Scheduler,
     /// Timers and clocks.
     Time,
+    /// Page tables to be given back: references end everywhere.
+    Undo,
+    /// The list of a domain's frames.
+    Owners,
     /// The frame allocator.
     Frames,
     /// What boot left to be taken; descriptions of the machine.
