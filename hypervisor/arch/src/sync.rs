@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use core::fmt;
+pub use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 pub use core::sync::atomic;

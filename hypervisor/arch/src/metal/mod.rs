@@ -20,6 +20,7 @@ mod power;
 mod screen;
 mod serial;
 mod time;
+mod tlb;
 
 pub use apic::SERIAL_VECTOR;
 pub use cpu::Cpu;

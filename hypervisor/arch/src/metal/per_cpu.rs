@@ -6,6 +6,7 @@ use core::sync::atomic::AtomicBool;
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::layout;
+use crate::tlb::Pcid;
 
 /// What a CPU knows about itself. The first two fields are the SYSCALL stub's.
 #[repr(C)]
@@ -23,6 +24,10 @@ pub(super) struct CpuLocal {
     pub(super) xcr0: Cell<u64>,
     /// An NMI arrived while the CPU was in the hypervisor.
     pub(super) nmi_seen: AtomicBool,
+    /// The PCIDs that may have translations, one bit for each.
+    pub(super) live_pcids: Cell<u64>,
+    /// The PCID of the root that is loaded.
+    pub(super) pcid: Cell<Pcid>,
     pub(super) tss: TaskStateSegment,
 }
 
@@ -59,6 +64,8 @@ impl CpuLocal {
             user_gs_base: Cell::new(0),
             xcr0: Cell::new(0),
             nmi_seen: AtomicBool::new(false),
+            live_pcids: Cell::new(0),
+            pcid: Cell::new(Pcid::ZERO),
             tss,
         }
     }
