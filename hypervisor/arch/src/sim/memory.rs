@@ -19,6 +19,9 @@ use crate::boot::MfnRange;
 pub use crate::frame_bits::BadFrame;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+/// Words in a frame.
+const WORDS: usize = PAGE_SIZE / 8;
+
 /// The machine's memory, by frame. Every access checks that the frame is RAM and holds no object of the hypervisor. An
 /// access never crosses the end of a frame. A refused access changes nothing.
 pub struct PhysMem {
@@ -117,6 +120,39 @@ impl PhysMem {
     /// Replaces an aligned word; returns what was there.
     pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
         Ok(self.aligned(at, 8)?.0.swap(value, Ordering::SeqCst))
+    }
+
+    /// The first word of a frame that is not 0, from word `from` on, and which it is.
+    pub fn next_nonzero_word(
+        &self,
+        mfn: Mfn,
+        from: usize,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        self.nonzero_word(mfn, from..WORDS)
+    }
+
+    /// The last word of a frame that is not 0, below word `below`, and which it is.
+    pub fn last_nonzero_word(
+        &self,
+        mfn: Mfn,
+        below: usize,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        self.nonzero_word(mfn, (0..below.min(WORDS)).rev())
+    }
+
+    fn nonzero_word(
+        &self,
+        mfn: Mfn,
+        indexes: impl Iterator<Item = usize>,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
+        for index in indexes {
+            let word = self.load_u64(mfn.at(index * 8))?;
+            if word != 0 {
+                return Ok(Some((index, word)));
+            }
+        }
+        Ok(None)
     }
 
     /// The word that holds a number of `len` bytes, and how far to the left it lies there.
