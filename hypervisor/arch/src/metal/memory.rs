@@ -124,6 +124,23 @@ impl PhysMem {
         Ok(())
     }
 
+    /// Rids all caches of a frame: what devices and uncached mappings see of it is what was written last.
+    pub fn flush_cache(&self, mfn: Mfn) -> Result<(), BadFrame> {
+        /// SPEC: Intel SDM volume 2, CPUID leaf 1: every 64-bit CPU has lines of 64 bytes for this instruction.
+        const LINE: usize = 64;
+        let frame = self.check(mfn.start(), PAGE_SIZE)?;
+        // SAFETY: `check` covers the frame; the instruction changes no value in memory. The fences order it with accesses
+        // before and behind.
+        unsafe {
+            asm!("mfence", options(nostack, preserves_flags));
+            for offset in (0..PAGE_SIZE).step_by(LINE) {
+                asm!("clflush [{}]", in(reg) frame.as_ptr().wrapping_add(offset), options(nostack, preserves_flags));
+            }
+            asm!("mfence", options(nostack, preserves_flags));
+        }
+        Ok(())
+    }
+
     atomics! {
         load_u8 store_u8 AtomicU8 u8;
         load_u16 store_u16 AtomicU16 u16;
