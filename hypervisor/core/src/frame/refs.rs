@@ -63,7 +63,9 @@ impl fmt::Debug for FrameRef<'_> {
 impl Frames {
     /// Whether somebody may hold references to the frame: it is a domain's, or was.
     pub(crate) fn is_owned(&self, mfn: Mfn) -> bool {
-        self.table().of(mfn).is_some_and(|record| record.word().is_owned())
+        self.table()
+            .of(mfn)
+            .is_some_and(|record| record.word().is_owned())
     }
 }
 

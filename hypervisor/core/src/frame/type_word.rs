@@ -441,10 +441,9 @@ impl TypeWord {
                 };
                 (next, TypeEffect::Done)
             }
-            (TypeEvent::Queue(progress, next), TypeState::Undoing { ty, .. }) => (
-                TypeState::Undoing { ty, progress, next },
-                TypeEffect::Done,
-            ),
+            (TypeEvent::Queue(progress, next), TypeState::Undoing { ty, .. }) => {
+                (TypeState::Undoing { ty, progress, next }, TypeEffect::Done)
+            }
             (TypeEvent::Undone(stamp), TypeState::Undoing { ty, .. }) => {
                 let next = TypeState::None {
                     was: Some(ty),

@@ -311,10 +311,7 @@ mod tests {
             (
                 Kind::Owned { owner, .. },
                 Event::Acquire(domain) | Event::GiveBack(domain) | Event::Take(domain),
-            ) if owner != domain =>
-            {
-                Err(Refused::NotOwned)
-            }
+            ) if owner != domain => Err(Refused::NotOwned),
             (
                 Kind::Owned {
                     count: u32::MAX, ..

@@ -183,11 +183,5 @@ impl Continuation {
 
 /// The arguments of a call with a list.
 const fn list(requests: GuestAddr, count: u32, done: GuestAddr, foreign: u32) -> Arguments {
-    Arguments([
-        requests.get(),
-        count as u64,
-        done.get(),
-        foreign as u64,
-        0,
-    ])
+    Arguments([requests.get(), count as u64, done.get(), foreign as u64, 0])
 }

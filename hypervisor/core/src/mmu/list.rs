@@ -106,4 +106,3 @@ pub(super) fn with_undone<'a, R>(
         other => other,
     }
 }
-
