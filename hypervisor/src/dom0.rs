@@ -47,6 +47,8 @@ impl fmt::Display for Dom0Error {
 }
 
 /// Builds dom0 and makes its first vCPU the one that this CPU runs; returns what it starts with.
+// Apart from its caller, whose frame has to leave room for the host's construction: a vCPU is moved about here.
+#[inline(never)]
 pub fn start(
     host: &Host,
     cpu: &Cpu,
