@@ -38,7 +38,7 @@ static HAS_SMAP: AtomicBool = AtomicBool::new(false);
 
 /// The CPU that runs this code. It cannot leave it: neither `Send` nor `Sync`.
 pub struct Cpu {
-    local: &'static CpuLocal,
+    pub(super) local: &'static CpuLocal,
     stays: PhantomData<*const ()>,
 }
 

@@ -21,7 +21,7 @@ use crate::sync::atomic::Ordering;
 /// The CPU that runs this code. One thread at a time holds it, got it from [`Machine::cpu`](super::Machine::cpu), and
 /// gives it back by dropping it.
 pub struct Cpu {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
     id: CpuId,
     not_send: PhantomData<*const ()>,
 }
@@ -62,7 +62,7 @@ impl Cpu {
         }
     }
 
-    fn processor(&self) -> MutexGuard<'_, Processor> {
+    pub(super) fn processor(&self) -> MutexGuard<'_, Processor> {
         let slot = &self.parts.cpus[self.id.get() as usize];
         slot.processor
             .lock()
