@@ -63,20 +63,26 @@ impl Window {
         self.0 + (index * PAGE_SIZE) as u64
     }
 
-    /// Which page of the LDT an address is in.
-    pub(crate) fn ldt_page_of(self, address: u64) -> Option<usize> {
-        self.page_of(address)?.checked_sub(LDT_START)
+    /// What of the tables is at an address.
+    pub(crate) fn offset_of(self, address: u64) -> Option<TableOffset> {
+        const TABLE: u64 = (LDT_PAGES * PAGE_SIZE) as u64;
+        let offset = address.checked_sub(self.0)?;
+        match offset / TABLE {
+            0 => Some(TableOffset::Gdt(offset as u16)),
+            1 => Some(TableOffset::Ldt((offset % TABLE) as u16)),
+            _ => None,
+        }
     }
+}
 
-    /// Whether an address is in the GDT.
-    pub(crate) fn is_gdt(self, address: u64) -> bool {
-        self.page_of(address).is_some_and(|page| page < LDT_START)
-    }
-
-    fn page_of(self, address: u64) -> Option<usize> {
-        let page = address.checked_sub(self.0)? / PAGE_SIZE as u64;
-        (page < WINDOW_PAGES as u64).then_some(page as usize)
-    }
+/// A place in a descriptor table, as the number of bytes before it: a selector without its lower bits, and what of the
+/// descriptor is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableOffset {
+    /// In the GDT.
+    Gdt(u16),
+    /// In the LDT.
+    Ldt(u16),
 }
 
 /// The data selectors of a guest, which stay in the CPU while the hypervisor runs.
@@ -119,22 +125,21 @@ mod tests {
     fn each_address_belongs_to_one_page_of_one_window() {
         for cpu in [0, 1, 7, 511] {
             let window = Window::of(CpuId::new(cpu));
-            for page in 0..WINDOW_PAGES {
+            for page in 0..WINDOW_PAGES as u16 {
                 for offset in [0, 1, 4095] {
-                    let address = window.page(page) + offset;
-                    assert_eq!(window.is_gdt(address), page < 16);
-                    assert_eq!(window.ldt_page_of(address), page.checked_sub(16));
+                    let address = window.page(page.into()) + u64::from(offset);
+                    let place = match page {
+                        0..16 => TableOffset::Gdt(page * 4096 + offset),
+                        _ => TableOffset::Ldt((page - 16) * 4096 + offset),
+                    };
+                    assert_eq!(window.offset_of(address), Some(place));
                     for other in [cpu + 1, cpu + 2] {
-                        let other = Window::of(CpuId::new(other));
-                        assert!(!other.is_gdt(address));
-                        assert_eq!(other.ldt_page_of(address), None);
+                        assert_eq!(Window::of(CpuId::new(other)).offset_of(address), None);
                     }
                 }
             }
-            let end = window.page(WINDOW_PAGES);
-            for address in [window.page(0) - 1, end, 0, u64::MAX] {
-                assert!(!window.is_gdt(address));
-                assert_eq!(window.ldt_page_of(address), None);
+            for address in [window.page(0) - 1, window.page(WINDOW_PAGES), 0, u64::MAX] {
+                assert_eq!(window.offset_of(address), None);
             }
         }
     }

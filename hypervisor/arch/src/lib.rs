@@ -30,7 +30,7 @@ mod backend;
 
 pub use backend::*;
 pub use boot::CpuId;
-pub use descriptor_window::{BadSelector, DataSelectors};
+pub use descriptor_window::{BadSelector, DataSelectors, TableOffset};
 pub use fpu::FpuArea;
 pub use guest_range::GuestFault;
 pub use registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};

@@ -1,32 +1,30 @@
 //! Segments of guests: the pages of the descriptor window, and loads of selectors that a guest chose.
 //!
-//! INVARIANT: an entry of the window has its accessed and dirty bits set from the start, so the CPU never writes it, and it
-//! is global, so that one `INVLPG` drops it whatever root and PCID it was cached under.
+//! INVARIANT: an entry of the window has its accessed and dirty bits set from the start, so that the CPU never writes it, and
+//! what this CPU remembers of it is dropped before the page can become anything else.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use dom0_abi::addr::Mfn;
-use x86_64::VirtAddr;
+use dom0_abi::addr::{GuestAddr, Mfn};
 
 use super::cpu::Cpu;
 use super::descriptors;
 use super::fault::fixup;
 use crate::descriptor_window::{
-    BadSelector, DataSelectors, GDT_PAGES, LDT_PAGES, LDT_START, WINDOW_PAGES, is_null,
-    user_selector,
+    BadSelector, DataSelectors, GDT_PAGES, LDT_PAGES, LDT_START, TableOffset, WINDOW_PAGES,
+    is_null, user_selector,
 };
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
-const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// What the entries of a window have in common.
-const COMMON: u64 = PRESENT | ACCESSED | GLOBAL | NO_EXECUTE;
+const COMMON: u64 = PRESENT | ACCESSED | NO_EXECUTE;
 
 /// The entry for a page of a guest's descriptors. Writable, for the CPU alone: it sets the accessed bit of a descriptor
 /// when it loads it, and guests see that bit as they would on bare hardware.
@@ -87,7 +85,7 @@ impl Cpu {
         place.store(entry, Ordering::Relaxed);
         // What is not present is never cached.
         if before & PRESENT != 0 {
-            x86_64::instructions::tlb::flush(VirtAddr::new(self.local.window_at.page(page)));
+            self.flush_page(GuestAddr::new(self.local.window_at.page(page)));
         }
     }
 
@@ -98,14 +96,9 @@ impl Cpu {
         }
     }
 
-    /// Which page of the LDT an address of the window is in.
-    pub fn ldt_page_of(&self, address: u64) -> Option<usize> {
-        self.local.window_at.ldt_page_of(address)
-    }
-
-    /// Whether an address is where the window shows the GDT.
-    pub fn is_in_gdt_window(&self, address: u64) -> bool {
-        self.local.window_at.is_gdt(address)
+    /// What of the tables the window shows at an address; `None` if the address is not in this CPU's window.
+    pub fn table_offset_of(&self, address: u64) -> Option<TableOffset> {
+        self.local.window_at.offset_of(address)
     }
 
     /// Loads the selector of GS for user mode, and sets the base that is kept for user mode to the one that comes with it.

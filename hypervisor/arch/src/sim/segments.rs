@@ -11,7 +11,7 @@ use super::frames::Frames;
 use super::processor::Processor;
 use crate::descriptor_window::{
     BadSelector, DataSelectors, FLAT, GDT_LIMIT, GDT_PAGES, LDT_PAGES, LDT_START, PAGE_ENTRIES,
-    Window, is_null, user_selector,
+    TableOffset, Window, is_null, user_selector,
 };
 use crate::sync::atomic::Ordering;
 
@@ -122,14 +122,9 @@ impl Cpu {
         self.processor().registers.ldt_entries = nr_entries.min(8192);
     }
 
-    /// Which page of the LDT an address of the window is in.
-    pub fn ldt_page_of(&self, address: u64) -> Option<usize> {
-        self.window().ldt_page_of(address)
-    }
-
-    /// Whether an address is where the window shows the GDT.
-    pub fn is_in_gdt_window(&self, address: u64) -> bool {
-        self.window().is_gdt(address)
+    /// What of the tables the window shows at an address; `None` if the address is not in this CPU's window.
+    pub fn table_offset_of(&self, address: u64) -> Option<TableOffset> {
+        self.window().offset_of(address)
     }
 
     /// Loads the selector of GS for user mode, and sets the base that is kept for user mode to the one that comes with it.

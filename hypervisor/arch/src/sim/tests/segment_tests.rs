@@ -1,8 +1,8 @@
 //! Descriptor windows and loads of selectors.
 
 use super::*;
-use crate::DataSelectors;
 use crate::registers::NotCanonical;
+use crate::{DataSelectors, TableOffset};
 
 const DATA: u64 = 0x12cf_f234_5678_ffff;
 const DATA_BASE: u64 = 0x1234_5678;
@@ -101,11 +101,10 @@ fn an_ldt_is_missed_page_by_page() {
     assert_eq!(cpu.guest_loads_gs(7), Err(missing), "no LDT");
     cpu.load_ldt(514);
     assert_eq!(cpu.guest_loads_gs(7), Err(SegmentFault::PageFault));
-    assert_eq!(cpu.ldt_page_of(cpu.fault_address()), Some(0));
+    let missed = || cpu.table_offset_of(cpu.fault_address());
+    assert_eq!(missed(), Some(TableOffset::Ldt(0)));
     assert_eq!(cpu.guest_loads_gs(0x100f), Err(SegmentFault::PageFault));
-    assert_eq!(cpu.ldt_page_of(cpu.fault_address()), Some(1));
-    assert_eq!(cpu.fault_address() & 0xfff, 8);
-    assert!(!cpu.is_in_gdt_window(cpu.fault_address()));
+    assert_eq!(missed(), Some(TableOffset::Ldt(0x1008)));
     cpu.map_ldt_page(0, Some(first));
     cpu.map_ldt_page(1, Some(second));
     assert_eq!(cpu.guest_loads_gs(7), Ok(DATA_BASE));
