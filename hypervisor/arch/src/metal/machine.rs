@@ -21,13 +21,15 @@ use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
 use super::paging::{Access, OwnHalf};
 use super::per_cpu::{self, CpuLocal};
 use super::segments::WindowEntries;
-use super::{apic, descriptors, layout, power, screen, serial, time};
+use super::{apic, descriptors, layout, power, screen, serial, time, tlb};
 use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
 use crate::memory_map::MemoryMap;
+use crate::paging_facts::PagingFacts;
 use crate::sync::{Once, Rank, SpinLock};
+use crate::tlb::{CpuSet, CpuTlb, TlbMode};
 
 /// The least memory that Oxen starts with.
 const LEAST_RAM: u64 = 64 << 20;
@@ -56,6 +58,8 @@ pub struct StartOptions {
     pub smep: bool,
     /// Supervisor-mode access prevention, where the CPU has it.
     pub smap: bool,
+    /// Process-context identifiers in the TLB, where the CPU has them.
+    pub pcid: bool,
 }
 
 /// Why the machine cannot start.
@@ -102,12 +106,12 @@ impl core::fmt::Display for StartError {
 }
 
 /// The machine. There is one, and it stays where it is: this is a handle.
-pub struct Machine(&'static Parts);
+pub struct Machine(pub(super) &'static Parts);
 
 static PARTS: Once<Parts> = Once::new();
 
 /// What the machine consists of.
-struct Parts {
+pub(super) struct Parts {
     mem: &'static PhysMem,
     m2p: M2p,
     memory_map: MemoryMap,
@@ -116,6 +120,9 @@ struct Parts {
     root_entries: [u64; 16],
     topology: Topology,
     tsc_khz: u32,
+    pub(super) tlb_mode: TlbMode,
+    pub(super) shared: &'static tlb::Shared,
+    paging: PagingFacts,
 }
 
 impl Machine {
@@ -181,6 +188,11 @@ impl Machine {
             .root_entries
             .get(slot.checked_sub(*layout::OUR_SLOTS.start())?)
             .copied()
+    }
+
+    /// What the CPUs make of page tables.
+    pub fn paging(&self) -> PagingFacts {
+        self.0.paging
     }
 
     /// How many CPUs were found.
@@ -344,7 +356,7 @@ pub fn start<H: Handlers>(
     } else if let Some(module) = info.modules.iter().position(is_out_of_reach) {
         Err(StartError::ModuleOutOfReach { module })
     } else {
-        build(handover, &info, topology)
+        build(handover, &info, topology, options.pcid)
             .map_err(|(table, bytes)| StartError::NoRoom { table, bytes })
     };
     match built {
@@ -360,7 +372,7 @@ pub fn start<H: Handlers>(
             error
         }
         Ok(machine) => {
-            Cpu::protect(options.smep, options.smap);
+            Cpu::protect(options.smep, options.smap, machine.tlb_mode());
             apic::mask_all(&machine.0.topology);
             let mut started = Started {
                 machine: Some(machine),
@@ -392,7 +404,12 @@ extern "C" fn on_own_stack(started: usize) -> ! {
 type NoRoom = (&'static str, u64);
 
 /// Builds page tables and tables, and loads the former.
-fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Machine, NoRoom> {
+fn build(
+    handover: &Handover,
+    info: &BootInfo,
+    topology: Topology,
+    pcid: bool,
+) -> Result<Machine, NoRoom> {
     const TABLES: NoRoom = ("page tables of the hypervisor", 0);
     let map = &info.memory_map;
     let max_mfn = map.max_mfn();
@@ -476,6 +493,15 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
     let bits = zeroed_table::<AtomicU64>(&mut boot_memory, words)
         .ok_or(("frame bits", words as u64 * 8))?;
     let mem = MEM.call_once(|| PhysMem::new(FrameBits::new(bits)));
+    let cpus = topology.cpus.len().clamp(1, CpuSet::CAPACITY as usize);
+    let tlbs = raw_table::<CpuTlb>(&mut boot_memory, cpus)
+        .ok_or(("mailboxes", (cpus * size_of::<CpuTlb>()) as u64))?;
+    for index in 0..cpus {
+        // SAFETY: room for so many values, nobody else's.
+        unsafe { tlbs.add(index).write(CpuTlb::new()) };
+    }
+    // SAFETY: every value has just been written.
+    let shared = tlb::init(unsafe { BootSlice::new(tlbs, cpus) }, half.root());
 
     let parts = Parts {
         mem,
@@ -486,6 +512,9 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
         root_entries,
         topology,
         tsc_khz: time::calibrate_tsc(),
+        tlb_mode: tlb::mode(pcid),
+        shared,
+        paging: tlb::paging_facts(),
     };
     Ok(Machine(PARTS.call_once(|| parts)))
 }

@@ -21,6 +21,7 @@ mod screen;
 mod segments;
 mod serial;
 mod time;
+mod tlb;
 
 pub use apic::SERIAL_VECTOR;
 pub use cpu::Cpu;

@@ -122,6 +122,11 @@ impl OwnHalf {
         }
     }
 
+    /// The root: our half and nothing else.
+    pub(super) fn root(&self) -> Mfn {
+        self.root
+    }
+
     fn table(&mut self) -> &mut PageTable {
         // SAFETY: the root is a table of ours, borrowed with `self`, and the window shows it.
         unsafe { &mut *((self.window + self.root.start().get()) as *mut PageTable) }

@@ -9,6 +9,7 @@ use super::layout;
 use super::segments::WindowEntries;
 use crate::boot::CpuId;
 use crate::descriptor_window::Window;
+use crate::tlb::Pcid;
 
 /// What a CPU knows about itself. The first two fields are the SYSCALL stub's.
 #[repr(C)]
@@ -32,6 +33,10 @@ pub(super) struct CpuLocal {
     pub(super) window: WindowEntries,
     /// Descriptors of the LDT that is loaded.
     pub(super) ldt_entries: Cell<u16>,
+    /// The PCIDs that may have translations, one bit for each.
+    pub(super) live_pcids: Cell<u64>,
+    /// The PCID of the root that is loaded.
+    pub(super) pcid: Cell<Pcid>,
     pub(super) tss: TaskStateSegment,
 }
 
@@ -71,6 +76,8 @@ impl CpuLocal {
             window_at: Window::of(CpuId::new(index)),
             window,
             ldt_entries: Cell::new(0),
+            live_pcids: Cell::new(0),
+            pcid: Cell::new(Pcid::ZERO),
             tss,
         }
     }

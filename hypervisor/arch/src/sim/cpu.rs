@@ -2,10 +2,10 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::vec::Vec;
 
-use dom0_abi::addr::{GuestAddr, Mfn, PAGE_SIZE};
+use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::machine::Parts;
@@ -22,7 +22,7 @@ use crate::sync::atomic::Ordering;
 /// gives it back by dropping it.
 pub struct Cpu {
     pub(super) parts: Arc<Parts>,
-    id: CpuId,
+    pub(super) id: CpuId,
     not_send: PhantomData<*const ()>,
 }
 
@@ -63,10 +63,7 @@ impl Cpu {
     }
 
     pub(super) fn processor(&self) -> MutexGuard<'_, Processor> {
-        let slot = &self.parts.cpus[self.id.get() as usize];
-        slot.processor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.parts.processor(self.id)
     }
 
     /// Which one it is.
@@ -144,21 +141,6 @@ impl Cpu {
         value: &T,
     ) -> Result<(), GuestFault> {
         self.write_guest_bytes(at, value.as_bytes())
-    }
-
-    /// Loads a root, in PCID 0, and with that forgets all translations that are not global.
-    pub fn load_root(&self, root: Mfn) {
-        self.write_cr3(root.start().get());
-    }
-
-    /// Forgets all translations.
-    pub fn flush_tlb(&self) {
-        self.processor().flush_all();
-    }
-
-    /// Forgets the translation of one page, global or not.
-    pub fn flush_page(&self, at: GuestAddr) {
-        self.processor().flush_page(at);
     }
 
     /// The hardware's own answer.

@@ -13,6 +13,7 @@ pub mod memory;
 mod processor;
 mod rng;
 mod segments;
+mod shootdown;
 mod stop;
 mod tlb;
 mod walk;
@@ -22,6 +23,7 @@ pub use cpu::Cpu;
 pub use machine::Machine;
 pub use processor::{CpuRegisters, Invpcid, PortAccess};
 pub use segments::SegmentFault;
+pub use shootdown::CachedFrames;
 pub use stop::{Stop, catch_stop};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use dom0_abi::addr::{GuestAddr, Mfn};
 use super::frames::Frames;
 use super::rng::Rng;
 use super::segments::MappedPages;
+use super::shootdown::CachedFrames;
 use super::tlb::Tlb;
 use super::walk::{Paging, Walker};
 use crate::descriptor_window::DataSelectors;
@@ -27,7 +28,7 @@ const RECENT: usize = 32;
 pub struct CpuRegisters {
     /// CR0.TS.
     pub task_switched: bool,
-    /// The root of the page tables and the PCID; 0 until a root is loaded.
+    /// The root of the page tables and the PCID; 0 while no guest's root is loaded.
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
@@ -97,14 +98,16 @@ pub(super) struct Processor {
     rng: Rng,
     recent: Vec<u64>,
     address_bits: u32,
+    /// The PCIDs that may have translations, one bit for each.
+    pub(super) live_pcids: u64,
 }
 
 impl Processor {
-    pub(super) fn new(seed: u64, address_bits: u32) -> Self {
+    pub(super) fn new(seed: u64, address_bits: u32, has_pcids: bool) -> Self {
         let registers = CpuRegisters {
             task_switched: false,
             cr3: 0,
-            cr4: CR4_START,
+            cr4: CR4_START | if has_pcids { CR4_PCIDE } else { 0 },
             tsc_aux: 0,
             nmi_seen: false,
             xcr0: 1,
@@ -129,6 +132,7 @@ impl Processor {
             rng: Rng::new(seed),
             recent: Vec::new(),
             address_bits,
+            live_pcids: 0,
         }
     }
 
@@ -151,6 +155,13 @@ impl Processor {
         }
     }
 
+    /// `MOV CR3` of a root that maps nothing of a guest's, in PCID 0.
+    pub(super) fn unload_root(&mut self) {
+        self.registers.cr3 = 0;
+        self.registers.root_loads += 1;
+        self.tlb.flush_space(0);
+    }
+
     pub(super) fn invpcid(&mut self, what: Invpcid) {
         match what {
             Invpcid::Address(pcid, at) => self.tlb.flush_page_of_space(pcid, at.get()),
@@ -170,8 +181,13 @@ impl Processor {
         self.tlb.flush_all();
     }
 
-    fn pcid(&self) -> u16 {
+    pub(super) fn pcid(&self) -> u16 {
         (self.registers.cr3 & 0xfff) as u16
+    }
+
+    /// What the TLB holds.
+    pub(super) fn cached(&self) -> Vec<CachedFrames> {
+        self.tlb.cached()
     }
 
     /// The way to memory; `None` if no root is loaded.
@@ -180,9 +196,10 @@ impl Processor {
             root: Mfn::new((self.registers.cr3 & CR3_ROOT) >> 12),
             pcid: self.pcid(),
             global_pages: self.registers.cr4 & CR4_PGE != 0,
+            has_pcids: self.registers.cr4 & CR4_PCIDE != 0,
             address_bits: self.address_bits,
         };
-        let is_loaded = self.registers.root_loads > 0;
+        let is_loaded = self.registers.cr3 & CR3_ROOT != 0;
         is_loaded.then_some(Walker {
             frames,
             tlb: &mut self.tlb,

@@ -30,6 +30,8 @@ pub(super) struct Paging {
     pub(super) pcid: u16,
     /// CR4.PGE.
     pub(super) global_pages: bool,
+    /// CR4.PCIDE.
+    pub(super) has_pcids: bool,
     /// How many bits a machine address has.
     pub(super) address_bits: u32,
 }
@@ -115,6 +117,10 @@ impl Walker<'_> {
                         dirty: entry & DIRTY != 0,
                     };
                     let global = self.paging.global_pages && entry & GLOBAL != 0;
+                    assert!(
+                        !(global && self.paging.has_pcids),
+                        "the guest's entry for {address:#x} is global while PCIDs are in use"
+                    );
                     let space = if global {
                         Space::Global
                     } else {
