@@ -12,6 +12,7 @@ use oxen_core::domain::builder::error::BuildError;
 use oxen_core::domain::builder::start_info::Firmware;
 use oxen_core::domain::builder::{self, Request};
 use oxen_core::domain::dom0;
+use oxen_core::frame::UndoQueue;
 use oxen_core::host::{AddDomainError, Host};
 use oxen_core::trap::entry;
 use oxen_core::{info, warn};
@@ -86,7 +87,9 @@ pub fn start(
         },
         arguments,
     };
-    let built = builder::build(&host.machine, &host.frames, request).map_err(Dom0Error::Build)?;
+    let undo = UndoQueue::new();
+    let built =
+        builder::build(host.memory(cpu, &undo), request).map_err(Dom0Error::Build)?;
     info!(
         out,
         "dom0: {}, {} MiB, entry {:#x}",
@@ -97,7 +100,7 @@ pub fn start(
     if built.is_command_line_cut {
         warn!(out, "dom0's command line is too long: its end is missing");
     }
-    let domain = dom0::add(host, &built, &[]).map_err(Dom0Error::Domain)?;
+    let domain = dom0::add(host, cpu, &built, &[]).map_err(Dom0Error::Domain)?;
 
     let free = host.frames.statistics().free;
     let ram = boot.memory_map.ram_bytes() >> PAGE_SHIFT;

@@ -16,6 +16,11 @@ impl Budget {
     /// What a step costs, which is anything that takes about a microsecond.
     const STEP: u32 = 10;
 
+    /// How many units are left.
+    pub const fn units(self) -> u32 {
+        self.0
+    }
+
     /// A budget of so many units.
     pub const fn new(units: u32) -> Self {
         Self(units)
@@ -24,6 +29,11 @@ impl Budget {
     /// Takes one step; `false`, and nothing taken, if there was not enough left.
     pub fn spend(&mut self) -> bool {
         self.take(Self::STEP)
+    }
+
+    /// Takes what one request of a list costs, beside what it does; `false` if there was not enough left.
+    pub fn spend_request(&mut self) -> bool {
+        self.take(3)
     }
 
     /// Takes so many units; `false`, and nothing taken, if there were fewer left.

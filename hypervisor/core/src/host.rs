@@ -10,7 +10,7 @@ use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::{BootInfo, CpuId};
 use oxen_arch::memory::{BootSlice, PhysMem};
-use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use oxen_arch::{Cpu, Machine};
 
 use crate::cmdline::CommandLine;
@@ -19,7 +19,10 @@ use crate::domain::Domain;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
 use crate::error;
-use crate::frame::Frames;
+use crate::budget::Budget;
+use crate::frame::{Frames, Memory, UndoQueue};
+use crate::page_type::entry::EntryRules;
+use crate::policy::io_memory::IoMemory;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
 use crate::policy::msr::MsrPolicy;
 use crate::trap::return_path::{HostEnd, Wish};
@@ -38,9 +41,14 @@ pub struct Host {
     pub cpuid: CpuidPolicy,
     /// What guests see of model-specific registers.
     pub msrs: MsrPolicy,
+    /// What entries of page tables may be.
+    pub entry_rules: EntryRules,
+    /// What of the machine's addresses devices are that domains may reach.
+    pub io_memory: IoMemory,
     /// What the command line says.
     pub settings: CommandLine,
     command_line: ArrayString<2048>,
+    entry_budget: AtomicU32,
     pcpus: BootSlice<Pcpu>,
 }
 
@@ -79,6 +87,8 @@ impl Host {
             max_mfn: machine.max_mfn(),
         };
         let cpuid = CpuidPolicy::derive(&facts, |leaf, subleaf| cpu.cpuid(leaf, subleaf));
+        let entry_rules =
+            EntryRules::new(machine.paging(), machine.tlb_mode(), machine.max_mfn());
         let msrs = MsrPolicy::derive(&cpuid, |msr| cpu.read_msr(msr));
         Ok(Self {
             machine,
@@ -86,6 +96,9 @@ impl Host {
             domains,
             cpuid,
             msrs,
+            entry_rules,
+            io_memory: IoMemory::new(),
+            entry_budget: AtomicU32::new(Budget::FULL.units()),
             console,
             settings,
             command_line: boot.command_line,
@@ -96,6 +109,26 @@ impl Host {
     /// The machine's memory.
     pub fn mem(&self) -> &PhysMem {
         self.machine.mem()
+    }
+
+    /// The frames in the hands of a CPU, for whoever has this queue.
+    pub fn memory<'a>(&'a self, cpu: &'a Cpu, undo: &'a UndoQueue) -> Memory<'a> {
+        Memory {
+            frames: &self.frames,
+            machine: &self.machine,
+            cpu,
+            undo,
+        }
+    }
+
+    /// What an entry of a guest begins with.
+    pub fn entry_budget(&self) -> Budget {
+        Budget::new(self.entry_budget.load(Ordering::Relaxed))
+    }
+
+    /// Makes entries of guests give way sooner, or later: where they do must make no difference.
+    pub fn set_entry_budget(&self, budget: Budget) {
+        self.entry_budget.store(budget.units(), Ordering::Relaxed);
     }
 
     /// The command line, as the loader gave it.
@@ -121,44 +154,30 @@ impl Host {
     /// Makes a domain with its vCPUs and makes it known. On failure there is no such domain, and no memory is lost.
     pub fn add_domain(
         &self,
+        cpu: &Cpu,
         mut domain: Domain,
         vcpus: impl IntoIterator<Item = Vcpu>,
     ) -> Result<DomainRef<'_>, AddDomainError> {
+        let undo = UndoQueue::new();
+        let memory = self.memory(cpu, &undo);
         for vcpu in vcpus {
-            if let Err(error) = self.add_vcpu(&mut domain, vcpu) {
-                self.release_vcpus(&mut domain);
+            if let Err(error) = add_vcpu(memory, &mut domain, vcpu) {
+                release_vcpus(memory, &mut domain);
                 return Err(error);
             }
         }
-        let placed = match self.frames.place(self.mem(), domain) {
+        let placed = match memory.place(domain) {
             Ok(placed) => placed,
             Err(mut domain) => {
-                self.release_vcpus(&mut domain);
+                release_vcpus(memory, &mut domain);
                 return Err(AddDomainError::NoMemory);
             }
         };
         self.domains.insert(placed).map_err(|mut refused| {
-            self.release_vcpus(&mut refused);
-            self.frames.unplace(refused);
+            release_vcpus(memory, &mut refused);
+            memory.unplace(refused);
             AddDomainError::DomainNumber
         })
-    }
-
-    fn add_vcpu(&self, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
-        let placed = self
-            .frames
-            .place(self.mem(), vcpu)
-            .map_err(|_| AddDomainError::NoMemory)?;
-        domain.add_vcpu(placed).map_err(|refused| {
-            self.frames.unplace(refused);
-            AddDomainError::VcpuNumber
-        })
-    }
-
-    fn release_vcpus(&self, domain: &mut Domain) {
-        for vcpu in domain.take_vcpus() {
-            self.frames.unplace(vcpu);
-        }
     }
 
     /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
@@ -187,6 +206,20 @@ impl Host {
     }
 }
 
+fn add_vcpu(memory: Memory<'_>, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
+    let placed = memory.place(vcpu).map_err(|_| AddDomainError::NoMemory)?;
+    domain.add_vcpu(placed).map_err(|refused| {
+        memory.unplace(refused);
+        AddDomainError::VcpuNumber
+    })
+}
+
+fn release_vcpus(memory: Memory<'_>, domain: &mut Domain) {
+    for vcpu in domain.take_vcpus() {
+        memory.unplace(vcpu);
+    }
+}
+
 /// Why a domain was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddDomainError {
@@ -196,6 +229,8 @@ pub enum AddDomainError {
     DomainNumber,
     /// A vCPU's number is not the next one, or there are too many.
     VcpuNumber,
+    /// Its page tables are not what a domain's may be.
+    PageTables,
     /// There are more ports to hide from it than a domain's rights can list.
     TooManyPorts,
 }

@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod budget;
 pub mod cmdline;
 pub mod console;
 pub mod domain;
@@ -19,6 +20,8 @@ pub mod frame;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;
+pub mod mmu;
+pub mod page_type;
 pub mod policy;
 pub mod trap;
 pub mod version;

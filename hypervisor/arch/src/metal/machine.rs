@@ -114,6 +114,7 @@ static PARTS: Once<Parts> = Once::new();
 pub(super) struct Parts {
     mem: &'static PhysMem,
     m2p: M2p,
+    m2p_frames: MfnRange,
     memory_map: MemoryMap,
     max_mfn: Mfn,
     boot_memory: SpinLock<Option<BootMemory>>,
@@ -134,6 +135,11 @@ impl Machine {
     /// The machine-to-physical table.
     pub fn m2p(&self) -> &M2p {
         &self.0.m2p
+    }
+
+    /// The frames that the machine-to-physical table lives in, all of one piece; aligned to 2 MiB if they are that many.
+    pub fn m2p_frames(&self) -> MfnRange {
+        self.0.m2p_frames
     }
 
     /// What is where in the machine's address space.
@@ -506,6 +512,7 @@ fn build(
     let parts = Parts {
         mem,
         m2p: M2p::new(m2p),
+        m2p_frames: frames_of(m2p_start, m2p_len),
         memory_map: map.clone(),
         max_mfn,
         boot_memory: SpinLock::new(Rank::Machine, Some(boot_memory)),

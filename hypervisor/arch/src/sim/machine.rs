@@ -136,6 +136,11 @@ impl Machine {
             .alloc(SLOTS as u64, 1, None)
             .expect("no memory for the hypervisor's tables");
         assert!(frames.bits.take(root_frames), "free memory is ordinary RAM");
+        let m2p_frames = boot_memory
+            .alloc(M2p::frames_for(max_mfn), 1, None)
+            .expect("no memory for the machine-to-physical table");
+        assert!(frames.bits.take(m2p_frames), "free memory is ordinary RAM");
+        let m2p = M2p::new(frames.clone(), m2p_frames, max_mfn);
         let mut root_entries = [0; SLOTS];
         for (slot, (entry, mfn)) in root_entries.iter_mut().zip(root_frames.iter()).enumerate() {
             // Present, writable, accessed, dirty; the first one, the machine-to-physical table, is for guests too.
@@ -171,7 +176,7 @@ impl Machine {
         let machine = Self {
             parts: Arc::new(parts),
             mem,
-            m2p: M2p::new(max_mfn),
+            m2p,
             memory_map,
             root_entries,
             boot_memory: SpinLock::new(Rank::Machine, Some(boot_memory)),
@@ -187,6 +192,11 @@ impl Machine {
     /// The machine-to-physical table.
     pub fn m2p(&self) -> &M2p {
         &self.m2p
+    }
+
+    /// The frames that the machine-to-physical table lives in.
+    pub fn m2p_frames(&self) -> MfnRange {
+        self.parts.frames.m2p()
     }
 
     /// The normalised map.

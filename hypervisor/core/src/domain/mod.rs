@@ -20,6 +20,7 @@ use dom0_abi::xen::{SharedInfo, VmAssist};
 use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 
+use crate::frame::UndoQueue;
 use crate::policy::ports::PortRights;
 use shutdown::Shutdown;
 use vcpu::Vcpu;
@@ -63,6 +64,8 @@ pub struct Domain {
     pub ports: PortRights,
     /// How much memory it has.
     pub memory: MemoryAccount,
+    /// Page tables that it took out of use, its own or those of domains that it controls.
+    pub undo: UndoQueue,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
 }
 
@@ -78,6 +81,7 @@ impl Domain {
             shutdown: Shutdown::new(),
             ports,
             memory: MemoryAccount::default(),
+            undo: UndoQueue::new(),
             vcpus: ArrayVec::new(),
         }
     }

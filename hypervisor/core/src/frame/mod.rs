@@ -20,7 +20,7 @@ mod owners;
 mod refs;
 mod table;
 pub(crate) mod type_word;
-mod undo;
+pub(crate) mod undo;
 mod word;
 
 use dom0_abi::addr::{Mfn, PAGE_SIZE};
@@ -195,6 +195,17 @@ impl Frames {
     pub(crate) fn type_event(&self, mfn: Mfn, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
         let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
         record.apply_type(event)
+    }
+
+    /// Ends a reference to the type of a frame; see [`FrameRecord::release_type`].
+    #[inline]
+    pub(crate) fn release_type(
+        &self,
+        mfn: Mfn,
+        now: impl Fn() -> TlbStamp,
+    ) -> Result<TypeEffect, TypeRefused> {
+        let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
+        record.release_type(now)
     }
 
     /// Remembers that caches have to be written back for the frame. The caller has a reference.

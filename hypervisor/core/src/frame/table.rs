@@ -4,6 +4,7 @@
 
 use dom0_abi::addr::Mfn;
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::tlb::TlbStamp;
 use zerocopy::FromZeros;
 
 use super::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
@@ -132,6 +133,33 @@ impl FrameRecord {
         loop {
             let (new, effect) = word.after(event)?;
             // ORDERING: Release lets who gets the type next see what was done under the last; Acquire is the other side.
+            match self.ty.compare_exchange_weak(
+                word.bits(),
+                new.bits(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(effect),
+                Err(bits) => word = TypeWord::from_bits(bits),
+            }
+        }
+    }
+
+    /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
+    #[inline]
+    pub(super) fn release_type(
+        &self,
+        now: impl Fn() -> TlbStamp,
+    ) -> Result<TypeEffect, TypeRefused> {
+        let mut word = self.type_word();
+        loop {
+            let stamp = if word.is_last() {
+                now()
+            } else {
+                TlbStamp::NEVER
+            };
+            let (new, effect) = word.after(TypeEvent::Release(stamp))?;
+            // ORDERING: as `apply_type`.
             match self.ty.compare_exchange_weak(
                 word.bits(),
                 new.bits(),

@@ -244,7 +244,7 @@ impl TypeWord {
     /// Packs; of a frame that is coherent.
     pub(crate) const fn new(state: TypeState) -> Self {
         let (kind, ty, progress, payload, pinned) = match state {
-            TypeState::None { was, stamp } => (NONE, was, 0, stamp.get(), false),
+            TypeState::None { was, stamp } => (NONE, was, 0, stamp.bits(), false),
             TypeState::InUse {
                 ty,
                 count,
@@ -295,9 +295,14 @@ impl TypeWord {
             },
             _ => TypeState::None {
                 was,
-                stamp: TlbStamp::new(payload),
+                stamp: TlbStamp::from_bits(payload),
             },
         }
+    }
+
+    /// Whether a reference that ends now is the last one.
+    pub(crate) const fn is_last(self) -> bool {
+        self.0 & (STATE << STATE_SHIFT | PAYLOAD) == IN_USE << STATE_SHIFT | 1
     }
 
     /// Whether caches have to be written back before the frame gets a type other than writable, or another owner.

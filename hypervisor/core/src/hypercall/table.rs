@@ -12,6 +12,7 @@ use super::{
     version, vm_assist,
 };
 use crate::domain::Capabilities;
+use crate::mmu;
 use crate::trap::iret;
 
 /// How far a call is done.
@@ -55,7 +56,7 @@ macro_rules! table {
 table! {
     |ctx|
     SetTrapTable { traps } => Done("", trap_table::set_trap_table(ctx, traps));
-    MmuUpdate => Planned("page types");
+    MmuUpdate { requests, count, done, foreign } => Done("", mmu::mmu_update(ctx, requests, count, done, foreign));
     SetGdt => Planned("page types");
     StackSwitch { ss, sp } => Done("", cpu_state::stack_switch(ctx, ss, sp));
     SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
@@ -67,7 +68,7 @@ table! {
     UpdateDescriptor => Planned("page types");
     MemoryOp => Planned("page types");
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
-    UpdateVaMapping => Planned("page types");
+    UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));
     SetTimerOp => Planned("time and timers");
     EventChannelOpCompat => Planned("event channels");
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
@@ -78,14 +79,14 @@ table! {
         "writable page tables are recorded; their emulation comes with page types",
         vm_assist::vm_assist(ctx, command, kind)
     );
-    UpdateVaMappingOtherdomain => Planned("page types");
-    Iret => Done(
-        "a return to user mode needs a second root, which `mmuext_op` sets: it comes with page types",
-        iret::iret(ctx)
+    UpdateVaMappingOtherdomain { va, entry, flags, owner } => Done(
+        "",
+        mmu::update_va_mapping_otherdomain(ctx, va, entry, flags, owner)
     );
+    Iret => Done("", iret::iret(ctx));
     VcpuOp => Planned("several vCPUs");
     SetSegmentBase { which, base } => Done("", cpu_state::set_segment_base(ctx, which, base));
-    MmuextOp => Planned("page types");
+    MmuextOp { ops, count, done, foreign } => Done("", mmu::mmuext_op(ctx, ops, count, done, foreign));
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");
     NmiOp { command, arg } => Done("", callbacks::nmi_op(ctx, command, arg));
     SchedOp { command, arg } => Done(

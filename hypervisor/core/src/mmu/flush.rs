@@ -31,7 +31,7 @@ pub(super) fn of_page(address: GuestAddr) -> Option<Flush> {
 /// Makes CPUs forget; on return they have. `EFAULT`: the bit map cannot be read; nothing has been flushed.
 pub(super) fn flush(ctx: &CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
     let targets = match whose {
-        Whose::Own => CpuSet::from(ctx.cpu.id()),
+        Whose::Own => CpuSet::one(ctx.cpu.id()),
         Whose::All => cpus(ctx.domain, |_| true),
         Whose::Map(map) => {
             let words = vcpu_map(ctx, map)?;

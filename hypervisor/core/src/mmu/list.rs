@@ -1,7 +1,6 @@
 //! Calls that have a list of requests, a count, a place for the number done, and the domain they are for: `mmu_update` and
 //! `mmuext_op`.
 
-use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::xen::MMU_COUNT_PREEMPTED;
 use zerocopy::FromBytes;

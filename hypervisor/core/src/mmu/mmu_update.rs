@@ -47,6 +47,7 @@ pub fn mmu_update(
     }
     let tables = match (foreign >> 16).checked_sub(1) {
         None => Named::Own(ctx.domain),
+        Some(id) if DomId::new(id as u16) == ctx.domain.id => Named::Own(ctx.domain),
         Some(id) => owners::domain(ctx, DomId::new(id as u16))?,
     };
     let owner = owners::owner(ctx, DomId::new(foreign as u16))?;
@@ -73,10 +74,7 @@ fn one<'a>(
     request: MmuUpdate,
 ) -> Result<(), Stop> {
     let at = Maddr::new(request.ptr & !COMMAND);
-    let command = u32::try_from(request.ptr & COMMAND)
-        .map_err(|_| Errno::ENOSYS)
-        .and_then(|command| MmuCommand::try_from(command).map_err(|_| Errno::ENOSYS))?;
-    match command {
+    match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
         MmuCommand::Normal | MmuCommand::NoTranslate => {
             write(ctx, reach, table, at, Entry(request.val), 0)
         }

@@ -37,10 +37,14 @@ pub(super) enum Owner<'a> {
     Hypervisor,
 }
 
-/// Finds a domain that the caller may act for. `EPERM`: it may not, whether there is such a domain or not. `ESRCH`: there is none.
+/// Finds a domain that the caller may act for. `EPERM`: it may not, whether there is such a domain or not. `ESRCH`: there is none,
+/// or it is the caller's own, which has another name here.
 pub(super) fn domain<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errno> {
-    if id == DomId::SELF || id == ctx.domain.id {
+    if id == DomId::SELF {
         return Ok(Named::Own(ctx.domain));
+    }
+    if id == ctx.domain.id {
+        return Err(Errno::ESRCH);
     }
     let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
     let host: &'a Host = ctx.host;

@@ -76,11 +76,15 @@ impl Entry {
         self.0 & CACHE == 0
     }
 
-    /// Makes an access of a device that the guest asked to be cached an uncached one. ABI: the cache modes are those of
-    /// `oxen_arch::registers::PAT`.
+    /// The same without the right to write.
+    pub const fn read_only(self) -> Self {
+        Self(self.0 & !WRITABLE)
+    }
+
+    /// Makes an access of a device that the guest asked to be cached an uncached one.
     pub const fn for_device(self) -> Self {
         if self.is_write_back() {
-            Self(self.0 | CACHE_DISABLE)
+            Self(self.0 | CACHE_DISABLE | WRITE_THROUGH)
         } else {
             self
         }
@@ -120,7 +124,7 @@ impl EntryRules {
     /// Checks an entry of some level and returns it as it is put into memory.
     ///
     /// `may_cache`: the domain owns devices, and may choose cache modes. `EINVAL`: a bit is not allowed; on a CPU that leaks
-    /// what entries name that are not present: it names memory.
+    /// what entries name that are not present: it names memory. `EPERM`: an L1 entry names an address that no machine has.
     ///
     /// Kernel and user both are ring 3, so every present entry is for users. One that was not is the kernel's: it gets a mark,
     /// by which it is known when the guest writes it again, and is not global, so that it goes when the root of user mode is
@@ -137,7 +141,7 @@ impl EntryRules {
             };
         }
         let common = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | SOFTWARE;
-        let mut allowed = common | self.no_execute | self.frames;
+        let mut allowed = common | self.no_execute | FRAME;
         if level == Level::L1 {
             allowed |= GLOBAL;
             if may_cache {
@@ -147,15 +151,25 @@ impl EntryRules {
         if bits & !allowed != 0 {
             return Err(Errno::EINVAL);
         }
+        if bits & FRAME & !self.frames != 0 {
+            return Err(match level {
+                Level::L1 if bits & FRAME != FRAME => Errno::EPERM,
+                _ => Errno::EINVAL,
+            });
+        }
         let mut fixed = bits | USER;
-        if level == Level::L1 {
-            if bits & USER == 0 {
-                fixed |= GUEST_KERNEL;
+        match level {
+            Level::L1 => {
+                if bits & USER == 0 {
+                    fixed |= GUEST_KERNEL;
+                }
+                fixed &= self.global | !GLOBAL;
+                if fixed & GUEST_KERNEL == 0 {
+                    fixed |= self.global;
+                }
             }
-            fixed &= !GLOBAL;
-            if fixed & GUEST_KERNEL == 0 {
-                fixed |= self.global;
-            }
+            Level::L2 | Level::L3 => {}
+            Level::L4 => fixed |= ACCESSED,
         }
         Ok(Entry(fixed))
     }

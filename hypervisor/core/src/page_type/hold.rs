@@ -15,7 +15,7 @@ use crate::budget::Budget;
 use crate::domain::{Capabilities, Domain};
 use crate::frame::{FrameRef, Memory};
 use crate::host::Host;
-use crate::policy::io_memory::IoMemory;
+use crate::policy::io_memory::{IoMemory, Kind};
 
 /// Whose pages L1 entries may map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ pub enum Hold<'m> {
 impl<'m> Hold<'m> {
     /// Takes what an entry needs whose bits were checked, and returns the entry as it is put into memory.
     ///
-    /// `EINVAL`: it leads to what its domain has no right to, or what is used as something else. Fails further as
-    /// [`promote::acquire`].
+    /// An L1 entry: `EBUSY`: it maps memory that is not the owner's, or that is used as something else; `EPERM`: it maps a
+    /// device that may not be mapped. Others fail as [`promote::acquire`].
     pub fn take(
         memory: Memory<'m>,
         reach: &Reach<'_>,
@@ -111,9 +111,14 @@ impl<'m> Hold<'m> {
             && memory.frames.is_of(mfn, owner)
         {
             if !entry.is_writable() {
-                return Ok((Self::Frame(memory.acquire(mfn, owner)?), entry));
+                let frame = memory.acquire(mfn, owner).map_err(|_| Errno::EBUSY)?;
+                return Ok((Self::Frame(frame), entry));
             }
-            let writable = TypeRef::writable(memory, mfn, owner)?;
+            let writable = match TypeRef::writable(memory, mfn, owner) {
+                Ok(writable) => writable,
+                Err(Stop::Again) => return Err(Stop::Again),
+                Err(Stop::Refused(_)) => return Err(Errno::EBUSY.into()),
+            };
             if !entry.is_write_back() {
                 memory.frames.mark_incoherent(mfn);
             }
@@ -133,15 +138,19 @@ impl<'m> Hold<'m> {
         match reach.pages {
             Pages::Hypervisor => {
                 if entry.is_writable() || !memory.machine.m2p_frames().contains(mfn) {
-                    return Err(Errno::EINVAL.into());
+                    return Err(Errno::EBUSY.into());
                 }
                 Ok((Self::Nothing, entry))
             }
             Pages::Of(_) | Pages::Devices => {
-                if !reach.has_devices || !reach.devices.is_device(memory.machine, mfn) {
-                    return Err(Errno::EINVAL.into());
+                let entry = entry.for_device();
+                match reach.devices.kind(memory.machine, mfn) {
+                    Kind::Memory => Err(Errno::EBUSY.into()),
+                    _ if !reach.has_devices => Err(Errno::EPERM.into()),
+                    Kind::Device => Ok((Self::Nothing, entry)),
+                    Kind::ReadOnly => Ok((Self::Nothing, entry.read_only())),
+                    Kind::Hidden => Err(Errno::EPERM.into()),
                 }
-                Ok((Self::Nothing, entry.for_device()))
             }
         }
     }

@@ -24,8 +24,6 @@ pub mod promote;
 pub mod refs;
 pub mod undo;
 
-#[cfg(test)]
-mod tests;
 
 pub use crate::frame::type_word::{ENTRIES, Level, PageType};
 pub use refs::{HeldType, TypeRef};

@@ -160,9 +160,11 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 
 impl Drop for TypeRef<'_> {
     fn drop(&mut self) {
-        let stamp = self.memory.machine.tlb_stamp();
-        let event = TypeEvent::Release(stamp);
-        match self.memory.frames.type_event(self.mfn, event) {
+        let memory = self.memory;
+        let released = memory
+            .frames
+            .release_type(self.mfn, || memory.machine.tlb_stamp());
+        match released {
             Ok(effect) => settle(self.memory, self.mfn, effect),
             Err(refused) => {
                 debug_assert!(

@@ -139,7 +139,7 @@ fn emulate(ctx: &mut CallCtx<'_>) -> Option<Exception> {
         },
         // As long as a guest has no descriptor tables of its own, this is the one selector for such code.
         has_64bit_code: ctx.regs.cs == FLAT_CS64,
-        root: ctx.state.root,
+        root: ctx.state.root.mfn(),
         vcpu: ctx.vcpu.id,
         is_dom0: ctx.domain.capabilities.contains(Capabilities::HARDWARE),
         cpuid: &ctx.host.cpuid,

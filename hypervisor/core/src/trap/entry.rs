@@ -13,7 +13,7 @@ use super::return_path::{Next, before_return};
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
-use crate::hypercall::{Budget, CallCtx};
+use crate::hypercall::CallCtx;
 
 /// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
 pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
@@ -57,7 +57,8 @@ pub fn start(
     }
     {
         let state = target.lock();
-        cpu.load_root(state.root);
+        target.runs_on(cpu.id());
+        cpu.load_root(state.root.mfn());
         // What a vCPU holds was checked when it was set.
         let _: Result<(), NotCanonical> = cpu.set_fs_base(state.bases.fs);
         let _: Result<(), NotCanonical> = cpu.set_gs_base(state.bases.gs_kernel);
@@ -137,7 +138,7 @@ fn with_running(
         vcpu,
         state: &mut state,
         regs,
-        budget: Budget::FULL,
+        budget: host.entry_budget(),
         in_multicall: false,
     })
 }

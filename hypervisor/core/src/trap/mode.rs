@@ -10,7 +10,7 @@ use crate::hypercall::CallCtx;
 pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
     if ctx.state.mode == GuestMode::User {
         ctx.state.mode = GuestMode::Kernel;
-        ctx.cpu.load_root(ctx.state.root);
+        ctx.cpu.load_root(ctx.state.root.mfn());
         swap_gs(ctx.cpu);
     }
 }

@@ -9,7 +9,7 @@ use zerocopy::FromZeros;
 
 use crate::domain::trap_table::TrapEntry;
 use crate::domain::vcpu::Callback;
-use crate::hypercall::Budget;
+use crate::budget::Budget;
 use crate::testing::{CODE, DATA, DATA_END, Guest, failure};
 use crate::trap::return_path::Next;
 
