@@ -88,8 +88,7 @@ pub fn start(
         arguments,
     };
     let undo = UndoQueue::new();
-    let built =
-        builder::build(host.memory(cpu, &undo), request).map_err(Dom0Error::Build)?;
+    let built = builder::build(host.memory(cpu, &undo), request).map_err(Dom0Error::Build)?;
     info!(
         out,
         "dom0: {}, {} MiB, entry {:#x}",

@@ -13,17 +13,17 @@ use oxen_arch::memory::{BootSlice, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use oxen_arch::{Cpu, Machine};
 
+use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::{Console, Input, Out};
 use crate::domain::Domain;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
 use crate::error;
-use crate::budget::Budget;
 use crate::frame::{Frames, Memory, UndoQueue};
 use crate::page_type::entry::EntryRules;
-use crate::policy::io_memory::IoMemory;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
+use crate::policy::io_memory::IoMemory;
 use crate::policy::msr::MsrPolicy;
 use crate::trap::return_path::{HostEnd, Wish};
 
@@ -87,8 +87,7 @@ impl Host {
             max_mfn: machine.max_mfn(),
         };
         let cpuid = CpuidPolicy::derive(&facts, |leaf, subleaf| cpu.cpuid(leaf, subleaf));
-        let entry_rules =
-            EntryRules::new(machine.paging(), machine.tlb_mode(), machine.max_mfn());
+        let entry_rules = EntryRules::new(machine.paging(), machine.tlb_mode(), machine.max_mfn());
         let msrs = MsrPolicy::derive(&cpuid, |msr| cpu.read_msr(msr));
         Ok(Self {
             machine,

@@ -117,8 +117,9 @@ mod tests {
             0xff0f_00ff_ffff_ffff,
         ];
         around.into_iter().flat_map(|around| {
-            (0..256u64)
-                .flat_map(move |access| (0..16).map(move |flags| around | access << 40 | flags << 52))
+            (0..256u64).flat_map(move |access| {
+                (0..16).map(move |flags| around | access << 40 | flags << 52)
+            })
         })
     }
 

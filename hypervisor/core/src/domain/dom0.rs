@@ -3,8 +3,8 @@
 use arrayvec::ArrayVec;
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::{DomId, VcpuId};
-use oxen_arch::Cpu;
 use dom0_abi::xen::VmAssist;
+use oxen_arch::Cpu;
 use oxen_arch::sync::atomic::Ordering;
 
 use super::builder::Built;
@@ -78,9 +78,7 @@ fn initial_root(
             .map_err(|_| AddDomainError::PageTables)
     };
     let shared = TypeRef::writable(memory, domain.shared_info, domain.id);
-    let _for_good = shared
-        .map_err(|_| AddDomainError::PageTables)?
-        .into_held();
+    let _for_good = shared.map_err(|_| AddDomainError::PageTables)?.into_held();
     acquire()?.pin().map_err(|_| AddDomainError::PageTables)?;
     Ok(acquire()?.into_held())
 }

@@ -3,8 +3,8 @@
 use dom0_abi::handle::GuestHandle;
 
 use super::continuation::Continuation;
-use crate::budget::Budget;
 use super::{CallCtx, HypercallResult, Reply};
+use crate::budget::Budget;
 use crate::console::op::{self, Progress};
 use crate::domain::Capabilities;
 

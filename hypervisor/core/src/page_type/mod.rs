@@ -24,7 +24,6 @@ pub mod promote;
 pub mod refs;
 pub mod undo;
 
-
 pub use crate::frame::type_word::{ENTRIES, Level, PageType};
 pub use refs::{HeldType, TypeRef};
 

@@ -18,8 +18,9 @@ use super::hold::{Hold, Reach};
 use super::refs::settle;
 use super::{ENTRIES, Level, PageType, Stop, TypeRef};
 use crate::budget::Budget;
-use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
+use crate::descriptor::page::check_page;
 use crate::frame::Memory;
+use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
 
 /// What looking at a table costs beside its entries, in units of the budget.
 const TABLE: u32 = 20;
@@ -94,12 +95,7 @@ enum Claim<'m> {
 
 /// Finds a frame of a domain to have the type, or begins to make it so: no other CPU can use the frame, and none holds
 /// translations from its old use.
-fn claim<'m>(
-    memory: Memory<'m>,
-    mfn: Mfn,
-    ty: PageType,
-    owner: DomId,
-) -> Result<Claim<'m>, Stop> {
+fn claim<'m>(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result<Claim<'m>, Stop> {
     match TypeRef::share(memory, mfn, ty, owner) {
         Ok(found) => return Ok(Claim::Ready(found)),
         Err(Stop::Again) => return Err(Stop::Again),
@@ -205,8 +201,14 @@ fn step<'m>(
     job: &mut Job,
     budget: &mut Budget,
 ) -> Result<Step<'m>, Stop> {
-    let PageType::Table(level) = job.ty else {
-        return Err(Errno::EINVAL.into());
+    let level = match job.ty {
+        PageType::Table(level) => level,
+        PageType::Descriptors => {
+            check_page(memory.mem(), job.mfn, &mut job.next, budget)?;
+            return Ok(Step::End);
+        }
+        // Made ready as soon as it is claimed.
+        PageType::Writable => return Err(Errno::EINVAL.into()),
     };
     loop {
         let found = memory
@@ -264,9 +266,7 @@ fn own_slots(memory: Memory<'_>, root: Mfn) -> Result<(), Errno> {
 /// Leaves all tables under way to whoever goes on.
 fn park(memory: Memory<'_>, jobs: &Jobs) {
     for job in jobs.iter().rev() {
-        let parked = memory
-            .frames
-            .type_event(job.mfn, TypeEvent::Park(job.next));
+        let parked = memory.frames.type_event(job.mfn, TypeEvent::Park(job.next));
         debug_assert_eq!(parked, Ok(TypeEffect::Done));
     }
 }

@@ -53,12 +53,7 @@ impl<'m> TypeRef<'m> {
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`]: it is being changed; whoever does that may be
     /// waiting in the undo queue of the caller.
     #[inline]
-    pub fn share(
-        memory: Memory<'m>,
-        mfn: Mfn,
-        ty: PageType,
-        owner: DomId,
-    ) -> Result<Self, Stop> {
+    pub fn share(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result<Self, Stop> {
         // Asked first, so that nobody can keep the types of somebody else's frames from ending.
         if !memory.frames.is_of(mfn, owner) {
             return Err(Errno::EINVAL.into());

@@ -7,8 +7,8 @@ use dom0_abi::xen::VmAssist;
 use super::crash::{self, CrashReason};
 use super::{flags, mode};
 use crate::guest_access::GuestPtr;
-use crate::page_type::HeldType;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
+use crate::page_type::HeldType;
 
 /// Loads the frame at the caller's stack pointer. There is no caller left to report an error to: one that cannot be carried
 /// out ends the domain. ABI: `public/arch-x86/xen-x86_64.h`, `iret_context`.

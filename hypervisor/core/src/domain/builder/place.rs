@@ -195,10 +195,7 @@ impl Plan<'_> {
     fn assign<const N: usize>(&self, handles: [Option<OwnedFrames>; N]) -> Result<(), BuildError> {
         let mut assigned = ArrayVec::<MfnRange, N>::new();
         for frames in handles.into_iter().flatten() {
-            match self
-                .memory
-                .assign(frames, self.owner, Scrub::Keep)
-            {
+            match self.memory.assign(frames, self.owner, Scrub::Keep) {
                 Ok(range) => assigned.push(range),
                 Err(_) => {
                     for mfn in assigned.iter().flat_map(|range| range.iter()) {
