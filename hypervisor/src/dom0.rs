@@ -47,6 +47,10 @@ impl fmt::Display for Dom0Error {
 }
 
 /// Builds dom0 and makes its first vCPU the one that this CPU runs; returns what it starts with.
+///
+/// Not inlined: what it needs of the stack, the values that dom0 and its vCPU are made of, is not to be added to what the
+/// start of the hypervisor needs.
+#[inline(never)]
 pub fn start(
     host: &Host,
     cpu: &Cpu,
