@@ -13,6 +13,7 @@ use super::calls::acquire;
 use crate::hypercall::CallCtx;
 use crate::mmu::{mapped_page, with_undone};
 use crate::page_type::Stop;
+use crate::trap::dispatch::page_fault_code;
 use crate::trap::exception::{Exception, PageFaultCode};
 
 /// Handles a page fault in this CPU's window, if it is one. `Err`: what the guest gets. `Ok`: it goes on where it was.
@@ -26,7 +27,7 @@ pub fn window_fault(ctx: &mut CallCtx<'_>) -> Option<Result<(), Exception>> {
     }
     Some(match ctx.cpu.table_offset_of(ctx.cpu.fault_address())? {
         TableOffset::Gdt(offset) => Err(Exception::gp(selector_code(offset))),
-        TableOffset::Ldt(offset) => ldt_fault(ctx, offset, code),
+        TableOffset::Ldt(offset) => ldt_fault(ctx, offset),
     })
 }
 
@@ -35,7 +36,7 @@ fn selector_code(offset: u16) -> u32 {
     u32::from(offset & !7)
 }
 
-fn ldt_fault(ctx: &mut CallCtx<'_>, offset: u16, code: u32) -> Result<(), Exception> {
+fn ldt_fault(ctx: &mut CallCtx<'_>, offset: u16) -> Result<(), Exception> {
     const LOCAL: u32 = 4;
     // Addresses wrap, as they do for the CPU.
     let address = ctx.state.tables.ldt.base.get().wrapping_add(offset.into());
@@ -45,7 +46,7 @@ fn ldt_fault(ctx: &mut CallCtx<'_>, offset: u16, code: u32) -> Result<(), Except
     match map_ldt_page(ctx, usize::from(offset) / PAGE_SIZE) {
         // In the second case it comes here again, with a new budget, until the page is ready.
         Ok(()) | Err(Stop::Again) => Ok(()),
-        Err(Stop::Refused(_)) => Err(Exception::pf(address, code)),
+        Err(Stop::Refused(_)) => Err(Exception::pf(address, page_fault_code(ctx))),
     }
 }
 

@@ -164,14 +164,19 @@ fn may_interrupt(ctx: &CallCtx<'_>, vector: u8) -> bool {
     ctx.state.traps.get(vector).dpl() >= level
 }
 
-/// A page fault of the guest's own. What the CPU calls user mode is, for the guest, its kernel too.
+/// A page fault of the guest's own.
 fn page_fault(ctx: &CallCtx<'_>) -> Exception {
+    Exception::pf(ctx.cpu.fault_address(), page_fault_code(ctx))
+}
+
+/// The error code of a page fault as the guest sees it. What the CPU calls user mode is, for the guest, its kernel too.
+pub(crate) fn page_fault_code(ctx: &CallCtx<'_>) -> u32 {
     let hardware = ctx.regs.error_code & !PageFaultCode::USER;
     let mode = match ctx.state.mode {
         GuestMode::Kernel => 0,
         GuestMode::User => PageFaultCode::USER,
     };
-    Exception::pf(ctx.cpu.fault_address(), hardware | mode)
+    hardware | mode
 }
 
 /// A breakpoint register or a single step: DR6 says which, and the guest reads it by hypercall.
