@@ -9,16 +9,16 @@ use arrayvec::ArrayString;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::{BootInfo, CpuId};
-use oxen_arch::memory::{BootSlice, PhysMem};
+use oxen_arch::memory::{BootSlice, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use oxen_arch::{Cpu, Machine};
 
 use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::{Console, Input, Out};
-use crate::domain::Domain;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, teardown};
 use crate::error;
 use crate::frame::{Frames, Memory, UndoQueue};
 use crate::page_type::entry::EntryRules;
@@ -179,6 +179,24 @@ impl Host {
         })
     }
 
+    /// Takes a domain out of the table whose end is done ([`teardown::release`]) and whose frames are all free, and frees
+    /// the rest of it. `false`: somebody still refers to it; try again.
+    pub fn reap_domain(&self, cpu: &Cpu, id: DomId) -> bool {
+        if self.frames.count_of(id) > 0 {
+            return false;
+        }
+        let Some(mut domain) = self.domains.take(id) else {
+            return false;
+        };
+        let undo = UndoQueue::new();
+        let memory = self.memory(cpu, &undo);
+        for vcpu in domain.take_vcpus() {
+            memory.unplace(vcpu);
+        }
+        memory.unplace(domain);
+        true
+    }
+
     /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
     pub fn interrupt(&self, cpu: &Cpu, regs: Option<&CpuUserRegs>) {
         while let Some(byte) = self.machine.serial_read() {
@@ -206,17 +224,25 @@ impl Host {
 }
 
 fn add_vcpu(memory: Memory<'_>, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
-    let placed = memory.place(vcpu).map_err(|_| AddDomainError::NoMemory)?;
+    let placed = memory.place(vcpu).map_err(|vcpu| {
+        teardown::release_vcpu(memory, &mut vcpu.lock());
+        AddDomainError::NoMemory
+    })?;
     domain.add_vcpu(placed).map_err(|refused| {
-        memory.unplace(refused);
+        release_vcpu(memory, refused);
         AddDomainError::VcpuNumber
     })
 }
 
 fn release_vcpus(memory: Memory<'_>, domain: &mut Domain) {
     for vcpu in domain.take_vcpus() {
-        memory.unplace(vcpu);
+        release_vcpu(memory, vcpu);
     }
+}
+
+fn release_vcpu(memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {
+    teardown::release_vcpu(memory, &mut vcpu.lock());
+    memory.unplace(vcpu);
 }
 
 /// Why a domain was not added.
@@ -267,6 +293,11 @@ impl Pcpu {
         self.running
             .compare_exchange(NOTHING, word, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Makes it run nothing.
+    pub fn leave(&self) {
+        self.running.store(NOTHING, Ordering::Release);
     }
 
     const fn encode(domain: DomId, vcpu: VcpuId) -> u64 {

@@ -62,7 +62,7 @@ pub(super) fn map_ldt_page(ctx: &mut CallCtx<'_>, page: usize) -> Result<(), Sto
     }
     let offset = page.wrapping_mul(PAGE_SIZE) as u64;
     let address = GuestAddr::new(ldt.base.get().wrapping_add(offset));
-    let root = ctx.state.root.mfn();
+    let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
     let found = with_undone(ctx, |ctx| {
         let mfn = mapped_page(ctx.memory(), root, ctx.domain.id, address)?;
         acquire(ctx, mfn.ok_or(Errno::EINVAL)?)

@@ -78,7 +78,8 @@ fn initial_root(
             .map_err(|_| AddDomainError::PageTables)
     };
     let shared = TypeRef::writable(memory, domain.shared_info, domain.id);
-    let _for_good = shared.map_err(|_| AddDomainError::PageTables)?.into_held();
+    let shared = shared.map_err(|_| AddDomainError::PageTables)?;
+    domain.hold_shared_info(shared.into_held());
     acquire()?.pin().map_err(|_| AddDomainError::PageTables)?;
     Ok(acquire()?.into_held())
 }

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use dom0_abi::addr::Maddr;
+use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::FpuArea;
@@ -94,8 +94,8 @@ pub struct VcpuState {
     pub callbacks: Callbacks,
     /// Where the kernel is entered from user mode.
     pub kernel_stack: KernelStack,
-    /// The root that kernel mode runs on.
-    pub root: HeldType,
+    /// The root that kernel mode runs on; none any more once the domain ends.
+    pub root: Option<HeldType>,
     /// The root that user mode runs on, once the kernel gave one.
     pub user_root: Option<HeldType>,
     /// Descriptor tables.
@@ -123,7 +123,7 @@ impl VcpuState {
             traps: TrapTable::EMPTY,
             callbacks: Callbacks::NONE,
             kernel_stack: KernelStack { ss: 0, sp: 0 },
-            root,
+            root: Some(root),
             user_root: None,
             tables: Tables::EMPTY,
             bases: SegmentBases {
@@ -137,6 +137,13 @@ impl VcpuState {
             injection: None,
             run: RunState::Running,
         }
+    }
+}
+
+impl VcpuState {
+    /// The root that kernel mode runs on.
+    pub fn kernel_root(&self) -> Option<Mfn> {
+        self.root.as_ref().map(HeldType::mfn)
     }
 }
 

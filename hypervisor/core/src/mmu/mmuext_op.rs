@@ -16,7 +16,7 @@ use crate::domain::{Capabilities, Domain};
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::hold::Reach;
-use crate::page_type::{Level, PageType, Stop, TypeRef, promote};
+use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef, promote};
 
 /// Carries out requests in order.
 ///
@@ -118,10 +118,16 @@ fn pin(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn, level: Level) -> Resu
 /// stays on the root it has.
 fn new_root(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn) -> Result<(), Stop> {
     let root = root(ctx, owner, mfn)?;
-    let old = core::mem::replace(&mut ctx.state.root, root.into_held());
+    let old = ctx.state.root.replace(root.into_held());
     ctx.cpu.load_root(mfn);
-    drop(TypeRef::from_held(ctx.memory(), old));
+    end(ctx, old);
     Ok(())
+}
+
+fn end(ctx: &CallCtx<'_>, root: Option<HeldType>) {
+    if let Some(root) = root {
+        drop(TypeRef::from_held(ctx.memory(), root));
+    }
 }
 
 /// Makes a frame the root of user mode; 0 takes it away. Fails as [`new_root`].
@@ -132,9 +138,7 @@ fn new_user_root(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn) -> Result<(
         Some(root(ctx, owner, mfn)?.into_held())
     };
     let old = core::mem::replace(&mut ctx.state.user_root, new);
-    if let Some(old) = old {
-        drop(TypeRef::from_held(ctx.memory(), old));
-    }
+    end(ctx, old);
     Ok(())
 }
 

@@ -34,7 +34,10 @@ impl<'m> TrappedEntry<'m> {
     /// and may read it there. [`Stop::Again`]: the table is just changing; the guest may try again.
     pub fn find(ctx: &CallCtx<'m>, address: GuestAddr) -> Result<Option<Self>, Stop> {
         let (memory, owner) = (ctx.memory(), ctx.domain.id);
-        let Some((mapping, index)) = l1_slot(memory, ctx.state.root.mfn(), owner, address)? else {
+        let Some(root) = ctx.state.kernel_root() else {
+            return Ok(None);
+        };
+        let Some((mapping, index)) = l1_slot(memory, root, owner, address)? else {
             return Ok(None);
         };
         let at = mapping.mfn().at(usize::from(index).wrapping_mul(8));

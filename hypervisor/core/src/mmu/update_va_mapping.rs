@@ -63,7 +63,8 @@ fn update(
 ) -> HypercallResult {
     let written = with_undone(ctx, |ctx| {
         let (memory, tables) = (ctx.memory(), ctx.domain.id);
-        let slot = l1_slot(memory, ctx.state.root.mfn(), tables, va)?;
+        let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
+        let slot = l1_slot(memory, root, tables, va)?;
         let (table, index) = slot.ok_or(Errno::EINVAL)?;
         let reach = owners::reach(ctx, tables, owner);
         replace(memory, &reach, &table, index, &mut ctx.budget, |_| {

@@ -145,7 +145,7 @@ fn emulate(ctx: &mut CallCtx<'_>) -> Option<Exception> {
             GuestMode::User => emulate::Mode::User,
         },
         has_64bit_code: ctx.state.tables.is_64bit_code(ctx.host.mem(), ctx.regs.cs),
-        root: ctx.state.root.mfn(),
+        root: ctx.state.kernel_root().unwrap_or_default(),
         vcpu: ctx.vcpu.id,
         is_dom0: ctx.domain.capabilities.contains(Capabilities::HARDWARE),
         cpuid: &ctx.host.cpuid,

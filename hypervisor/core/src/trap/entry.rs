@@ -57,8 +57,12 @@ pub fn start(
     }
     {
         let state = target.lock();
+        let Some(root) = state.kernel_root() else {
+            pcpu.leave();
+            return Next::Idle;
+        };
         target.runs_on(cpu.id());
-        cpu.load_root(state.root.mfn());
+        cpu.load_root(root);
         state.tables.load(cpu);
         let selectors = DataSelectors {
             ds: state.regs.ds,
@@ -84,6 +88,15 @@ pub fn start(
         host.console.dom0_starts();
     }
     look_again(host, cpu, regs)
+}
+
+/// Ends running a vCPU on this CPU: its registers are in its state already. Nothing of its domain is reached from here any
+/// more, by no translation.
+pub fn stop(host: &Host, cpu: &Cpu) {
+    if let Some(pcpu) = host.pcpu(cpu) {
+        pcpu.leave();
+    }
+    cpu.load_idle_root();
 }
 
 /// Handles a `syscall` up to the decision what comes next.

@@ -10,7 +10,10 @@ use crate::hypercall::CallCtx;
 pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
     if ctx.state.mode == GuestMode::User {
         ctx.state.mode = GuestMode::Kernel;
-        ctx.cpu.load_root(ctx.state.root.mfn());
+        // A vCPU that runs has one.
+        if let Some(root) = ctx.state.kernel_root() {
+            ctx.cpu.load_root(root);
+        }
         swap_gs(ctx.cpu);
     }
 }
