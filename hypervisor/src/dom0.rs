@@ -47,7 +47,9 @@ impl fmt::Display for Dom0Error {
 }
 
 /// Builds dom0 and makes its first vCPU the one that this CPU runs; returns what it starts with.
-// Apart from its caller, whose frame has to leave room for the host's construction: a vCPU is moved about here.
+///
+/// Not inlined: what it needs of the stack, the values that dom0 and its vCPU are made of, is not to be added to what the
+/// start of the hypervisor needs.
 #[inline(never)]
 pub fn start(
     host: &Host,

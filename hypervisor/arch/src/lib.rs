@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_memory;
+pub mod descriptor_window;
 pub mod fpu;
 pub mod frame_bits;
 pub mod guest_range;
@@ -31,6 +32,7 @@ mod backend;
 
 pub use backend::*;
 pub use boot::CpuId;
+pub use descriptor_window::{BadSelector, DataSelectors, TableOffset};
 pub use fpu::FpuArea;
 pub use guest_range::GuestFault;
 pub use paging_facts::PagingFacts;

@@ -15,6 +15,7 @@
 pub mod budget;
 pub mod cmdline;
 pub mod console;
+pub mod descriptor;
 pub mod domain;
 pub mod frame;
 pub mod guest_access;

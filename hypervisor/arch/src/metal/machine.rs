@@ -20,9 +20,11 @@ use super::handover::Handover;
 use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
 use super::paging::{Access, OwnHalf};
 use super::per_cpu::{self, CpuLocal};
+use super::segments::WindowEntries;
 use super::{apic, descriptors, layout, power, screen, serial, time, tlb};
-use crate::boot::{BootInfo, BootModule, MfnRange};
+use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
+use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
 use crate::memory_map::MemoryMap;
 use crate::paging_facts::PagingFacts;
@@ -446,7 +448,8 @@ fn build(
             .ok_or(TABLES)?;
     }
     map_cpu_area(&mut half, &mut boot_memory, 0).ok_or(TABLES)?;
-    map_empty_gdt(&mut half, &mut boot_memory).ok_or(TABLES)?;
+    let zeros = half.zeroed_frame(&mut boot_memory).ok_or(TABLES)?.mfn();
+    let window_table = map_window(&mut half, &mut boot_memory, CpuId::BOOT, zeros).ok_or(TABLES)?;
     for (at, to) in apic::mappings(&topology) {
         half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device)
             .ok_or(TABLES)?;
@@ -475,10 +478,11 @@ fn build(
     // an address below 4 GiB again.
     unsafe { half.load() };
 
-    descriptors::write_flat_descriptors();
     let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *mut CpuLocal;
+    // SAFETY: `map_window` has found the table, which stays for ever and is reached through the direct map.
+    let window = unsafe { window_entries(window_table, CpuId::BOOT, zeros) };
     // SAFETY: mapped by `map_cpu_area`, nobody else's.
-    unsafe { local.write(CpuLocal::new(0)) };
+    unsafe { local.write(CpuLocal::new(0, window)) };
     if let Some(Some(screen)) = screen {
         // SAFETY: mapped by `map_screen`.
         unsafe { screen::open(&screen, screen::AT) };
@@ -549,30 +553,38 @@ fn map_cpu_area(half: &mut OwnHalf, memory: &mut BootMemory, index: u32) -> Opti
     Some(())
 }
 
-/// Maps the descriptor table of a guest that has none: fourteen times the same page of zeros, then our two pages.
-fn map_empty_gdt(half: &mut OwnHalf, memory: &mut BootMemory) -> Option<()> {
+/// Maps a CPU's descriptor window as long as its guest has no tables: the pages of the GDT that guests fill are the page of
+/// zeros, then comes a page of ours, and no LDT. Returns the page table that holds the window.
+fn map_window(
+    half: &mut OwnHalf,
+    memory: &mut BootMemory,
+    cpu: CpuId,
+    zeros: Mfn,
+) -> Option<Maddr> {
     let page = PAGE_SIZE as u64;
-    let zeros = half.zeroed_frame(memory)?;
-    for index in 0..layout::OUR_GDT_OFFSET / page {
-        half.map(
-            memory,
-            layout::EMPTY_GDT + index * page,
-            zeros,
-            page,
-            Access::ReadOnly,
-        )?;
+    let window = Window::of(cpu);
+    for index in 0..GDT_PAGES {
+        let access = Access::ReadOnly;
+        half.map(memory, window.page(index), zeros.start(), page, access)?;
     }
-    for index in 0..2 {
-        let frame = half.zeroed_frame(memory)?;
-        half.map(
-            memory,
-            layout::EMPTY_GDT + layout::OUR_GDT_OFFSET + index * page,
-            frame,
-            page,
-            Access::Data,
-        )?;
-    }
-    Some(())
+    let own = half.zeroed_frame(memory)?;
+    half.map(memory, window.page(GDT_PAGES), own, page, Access::Data)?;
+    half.page_table_of(window.page(0))
+}
+
+/// The entries of a CPU's window in their page table.
+///
+/// # Safety
+///
+/// The table must be the one that [`map_window`] found, and the direct map must be loaded.
+unsafe fn window_entries(table: Maddr, cpu: CpuId, zeros: Mfn) -> WindowEntries {
+    const _: () = assert!(512_usize.is_multiple_of(WINDOW_PAGES));
+    let first = Window::of(cpu).page(0) as usize / PAGE_SIZE % 512;
+    let table = memory::direct(table).cast::<AtomicU64>();
+    // SAFETY: a window does not reach over the end of its table, as its size divides the table's. The table is a frame of ours
+    // that stays for ever; after boot nobody but this CPU writes the entries, and the CPU's own walks are atomic.
+    let entries = unsafe { &*table.add(first).cast::<[AtomicU64; WINDOW_PAGES]>() };
+    WindowEntries::new(entries, zeros)
 }
 
 /// Maps the memory of the screen; `None` if it makes no sense.

@@ -18,6 +18,7 @@ mod paging;
 mod per_cpu;
 mod power;
 mod screen;
+mod segments;
 mod serial;
 mod time;
 mod tlb;

@@ -6,9 +6,11 @@ use dom0_abi::addr::{GuestAddr, Mfn};
 
 use super::frames::Frames;
 use super::rng::Rng;
+use super::segments::MappedPages;
 use super::shootdown::CachedFrames;
 use super::tlb::Tlb;
 use super::walk::{Paging, Walker};
+use crate::descriptor_window::DataSelectors;
 use crate::fpu::FpuArea;
 use crate::registers::{DebugRegisters, PortWidth};
 
@@ -42,6 +44,10 @@ pub struct CpuRegisters {
     pub gs_base: u64,
     /// The base of GS that `SWAPGS` brings in.
     pub user_gs_base: u64,
+    /// DS, ES, FS, GS.
+    pub selectors: DataSelectors,
+    /// Descriptors of the LDT; 0 if there is none.
+    pub ldt_entries: u16,
     /// Breakpoints.
     pub debug: DebugRegisters,
     /// CR2.
@@ -87,6 +93,7 @@ pub(super) struct Processor {
     pub(super) registers: CpuRegisters,
     pub(super) fpu: FpuArea,
     pub(super) ports: Vec<PortAccess>,
+    pub(super) pages: MappedPages,
     tlb: Tlb,
     rng: Rng,
     recent: Vec<u64>,
@@ -107,6 +114,8 @@ impl Processor {
             fs_base: 0,
             gs_base: 0,
             user_gs_base: 0,
+            selectors: DataSelectors::default(),
+            ldt_entries: 0,
             debug: DebugRegisters::RESET,
             fault_address: 0,
             cache_write_backs: 0,
@@ -118,6 +127,7 @@ impl Processor {
             registers,
             fpu: FpuArea::new(),
             ports: Vec::new(),
+            pages: MappedPages::default(),
             tlb: Tlb::default(),
             rng: Rng::new(seed),
             recent: Vec::new(),

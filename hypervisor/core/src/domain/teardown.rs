@@ -58,6 +58,7 @@ pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
     for root in roots.into_iter().flatten() {
         drop(TypeRef::from_held(memory, root));
     }
+    state.tables.release(memory);
 }
 
 fn release_frame(memory: Memory<'_>, mfn: Mfn, owner: DomId) {

@@ -16,6 +16,7 @@ use oxen_arch::sync::{Guard, Rank, SpinLock};
 use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
+use crate::descriptor::Tables;
 use crate::page_type::HeldType;
 use crate::trap::Injection;
 
@@ -97,6 +98,8 @@ pub struct VcpuState {
     pub root: Option<HeldType>,
     /// The root that user mode runs on, once the kernel gave one.
     pub user_root: Option<HeldType>,
+    /// Descriptor tables.
+    pub tables: Tables,
     /// Segment bases, while it is on no CPU.
     pub bases: SegmentBases,
     /// Control and debug registers.
@@ -122,6 +125,7 @@ impl VcpuState {
             kernel_stack: KernelStack { ss: 0, sp: 0 },
             root: Some(root),
             user_root: None,
+            tables: Tables::EMPTY,
             bases: SegmentBases {
                 fs: 0,
                 gs_kernel: 0,

@@ -81,6 +81,27 @@ pub enum Continuation {
         /// Whose page.
         owner: DomId,
     },
+    /// Of `set_gdt`: all of it, with what has been taken waiting in the caller's state.
+    SetGdt {
+        /// The frames.
+        frames: GuestHandle<u64>,
+        /// How many descriptors.
+        entries: u32,
+    },
+    /// Of `update_descriptor`: all of it.
+    UpdateDescriptor {
+        /// Where.
+        maddr: u64,
+        /// What.
+        descriptor: u64,
+    },
+    /// Of `set_segment_base`: all of it.
+    SetSegmentBase {
+        /// Which.
+        which: u32,
+        /// The base, or the selector.
+        base: u64,
+    },
     /// Of any call: only its result is left, which it brings when all page tables that it took out of use are undone. An
     /// `mmu_update` without requests; where the domain stands there is the result.
     Settle {
@@ -141,6 +162,18 @@ impl Continuation {
             } => (
                 Hypercall::UpdateVaMappingOtherdomain,
                 Arguments([va.get(), entry, flags, owner.get() as u64, 0]),
+            ),
+            Self::SetGdt { frames, entries } => (
+                Hypercall::SetGdt,
+                Arguments([frames.addr().get(), entries as u64, 0, 0, 0]),
+            ),
+            Self::UpdateDescriptor { maddr, descriptor } => (
+                Hypercall::UpdateDescriptor,
+                Arguments([maddr, descriptor, 0, 0, 0]),
+            ),
+            Self::SetSegmentBase { which, base } => (
+                Hypercall::SetSegmentBase,
+                Arguments([which as u64, base, 0, 0, 0]),
             ),
             Self::Settle { value } => (
                 Hypercall::MmuUpdate,

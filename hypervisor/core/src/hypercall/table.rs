@@ -11,6 +11,7 @@ use super::{
     CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
     version, vm_assist,
 };
+use crate::descriptor;
 use crate::domain::Capabilities;
 use crate::mmu;
 use crate::trap::iret;
@@ -57,7 +58,7 @@ table! {
     |ctx|
     SetTrapTable { traps } => Done("", trap_table::set_trap_table(ctx, traps));
     MmuUpdate { requests, count, done, foreign } => Done("", mmu::mmu_update(ctx, requests, count, done, foreign));
-    SetGdt => Planned("page types");
+    SetGdt { frames, entries } => Done("", descriptor::set_gdt(ctx, frames, entries));
     StackSwitch { ss, sp } => Done("", cpu_state::stack_switch(ctx, ss, sp));
     SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
     FpuTaskswitch { set } => Done("", cpu_state::fpu_taskswitch(ctx, set));
@@ -65,7 +66,7 @@ table! {
     PlatformOp => Planned("Debian's kernel as dom0");
     SetDebugreg { register, value } => Done("", cpu_state::set_debugreg(ctx, register, value));
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
-    UpdateDescriptor => Planned("page types");
+    UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));
     MemoryOp => Planned("page types");
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
     UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));

@@ -90,7 +90,7 @@ impl<T: FromBytes + Copy> List<T> {
 }
 
 /// Tries something, and once more when what it may have waited for is done.
-pub(super) fn with_undone<'a, R>(
+pub(crate) fn with_undone<'a, R>(
     ctx: &mut CallCtx<'a>,
     mut attempt: impl FnMut(&mut CallCtx<'a>) -> Result<R, Stop>,
 ) -> Result<R, Stop> {

@@ -11,6 +11,7 @@ use oxen_arch::tlb::Flush;
 use super::flush::{self, Whose};
 use super::list::List;
 use super::owners::{self, Owner};
+use crate::descriptor;
 use crate::domain::{Capabilities, Domain};
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
@@ -77,7 +78,7 @@ fn one(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, op: &MmuextOp) -> Result<(), St
         MmuextCommand::TlbFlushAll => flush(ctx, Whose::All, Some(Flush::All)),
         MmuextCommand::InvlpgAll => flush(ctx, Whose::All, flush::of_page(address)),
         MmuextCommand::FlushCache | MmuextCommand::FlushCacheGlobal => write_back(ctx),
-        MmuextCommand::SetLdt => Err(Errno::ENOSYS.into()),
+        MmuextCommand::SetLdt => Ok(descriptor::set_ldt(ctx, address, op.arg2 as u32)?),
         MmuextCommand::ClearPage => {
             let page = TypeRef::writable(ctx.memory(), mfn, domain(owner)?.id)?;
             zero(ctx, &page)

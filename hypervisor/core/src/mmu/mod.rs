@@ -24,6 +24,8 @@ mod update;
 mod update_va_mapping;
 mod walk;
 
+pub(crate) use list::with_undone;
 pub use mmu_update::mmu_update;
 pub use mmuext_op::mmuext_op;
 pub use update_va_mapping::{update_va_mapping, update_va_mapping_otherdomain};
+pub(crate) use walk::mapped_page;

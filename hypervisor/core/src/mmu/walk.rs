@@ -43,3 +43,19 @@ pub(super) fn l1_slot<'m>(
         Err(Stop::Refused(_)) => Ok(None),
     }
 }
+
+/// The frame that an address leads to under a root, if it leads to one. Neither the mapping nor the frame is held: both may
+/// be others by now. As [`l1_slot`].
+pub(crate) fn mapped_page(
+    memory: Memory<'_>,
+    root: Mfn,
+    owner: DomId,
+    address: GuestAddr,
+) -> Result<Option<Mfn>, Stop> {
+    let Some((table, index)) = l1_slot(memory, root, owner, address)? else {
+        return Ok(None);
+    };
+    let at = table.mfn().at(usize::from(index).wrapping_mul(8));
+    let entry = memory.mem().load_u64(at).map_or(Entry::EMPTY, Entry);
+    Ok(entry.is_present().then(|| entry.mfn()))
+}

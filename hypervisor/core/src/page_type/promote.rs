@@ -18,6 +18,7 @@ use super::hold::{Hold, Reach};
 use super::refs::settle;
 use super::{ENTRIES, Level, PageType, Stop, TypeRef};
 use crate::budget::Budget;
+use crate::descriptor::page::check_page;
 use crate::frame::Memory;
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
 
@@ -200,8 +201,14 @@ fn step<'m>(
     job: &mut Job,
     budget: &mut Budget,
 ) -> Result<Step<'m>, Stop> {
-    let PageType::Table(level) = job.ty else {
-        return Err(Errno::EINVAL.into());
+    let level = match job.ty {
+        PageType::Table(level) => level,
+        PageType::Descriptors => {
+            check_page(memory.mem(), job.mfn, &mut job.next, budget)?;
+            return Ok(Step::End);
+        }
+        // Made ready as soon as it is claimed.
+        PageType::Writable => return Err(Errno::EINVAL.into()),
     };
     loop {
         let found = memory

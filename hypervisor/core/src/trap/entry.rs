@@ -5,7 +5,7 @@
 
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::VcpuId;
-use oxen_arch::{BadXcr0, Cpu, NotCanonical};
+use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
 
 use super::crash;
 use super::dispatch::{self, Stop};
@@ -63,6 +63,15 @@ pub fn start(
         };
         target.runs_on(cpu.id());
         cpu.load_root(root);
+        state.tables.load(cpu);
+        let selectors = DataSelectors {
+            ds: state.regs.ds,
+            es: state.regs.es,
+            fs: state.regs.fs,
+            gs: state.regs.gs,
+        };
+        // Those that cannot be loaded are 0 now.
+        let _: Result<(), BadSelector> = cpu.load_selectors(&selectors);
         // What a vCPU holds was checked when it was set.
         let _: Result<(), NotCanonical> = cpu.set_fs_base(state.bases.fs);
         let _: Result<(), NotCanonical> = cpu.set_gs_base(state.bases.gs_kernel);

@@ -1,0 +1,1 @@
+//! The calls and the fault, on the model.
