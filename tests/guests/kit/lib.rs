@@ -12,6 +12,7 @@ pub mod console;
 pub mod entry;
 pub mod memory;
 mod notes;
+pub mod page_tables;
 pub mod registers;
 pub mod report;
 mod single;

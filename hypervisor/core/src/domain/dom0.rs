@@ -25,6 +25,8 @@ const SERIAL_PORTS: u16 = 8;
 /// in use and those in `hidden`, which firmware names.
 ///
 /// Fails as [`Host::add_domain`], or if there are too many ports to hide; the frames of `built` stay the owner's then.
+// As its caller, and for the same reason.
+#[inline(never)]
 pub fn add<'h>(
     host: &'h Host,
     cpu: &Cpu,

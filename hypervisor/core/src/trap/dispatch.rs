@@ -9,7 +9,6 @@ use super::Injection;
 use super::crash::CrashReason;
 use super::emulate;
 use super::exception::{Exception, PageFaultCode, Vector};
-use super::flags;
 use super::return_path::HostEnd;
 use crate::descriptor;
 use crate::domain::Capabilities;
@@ -54,7 +53,6 @@ fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) {
             .wrapping_sub(hypercall::continuation::SYSCALL_LENGTH);
         Injection::Exception(Exception::ud())
     } else {
-        ctx.regs.rflags = flags::after_syscall(ctx.regs.rflags);
         Injection::Syscall(callback)
     });
 }

@@ -73,7 +73,7 @@ impl Pcid {
     }
 
     /// Its bit in a word of them.
-    pub(crate) const fn bit(self) -> u64 {
+    pub const fn bit(self) -> u64 {
         // Below 64 by construction.
         1_u64.wrapping_shl(self.0 as u32)
     }
@@ -259,8 +259,8 @@ impl<S: Deref<Target = [CpuTlb]>> Tlb<S> {
         if let Some(cpu) = self.get(cpu)
             && cpu.flushed_at.load(Ordering::Relaxed) == EMPTY
         {
-            // ORDERING: L1 and L2 of the module.
-            cpu.flushed_at.store(self.tick(), Ordering::Relaxed);
+            // ORDERING: L1 and L2 of the module. Release: who reads this time has the flush before it behind him, too.
+            cpu.flushed_at.store(self.tick(), Ordering::Release);
             fence(Ordering::SeqCst);
         }
     }
