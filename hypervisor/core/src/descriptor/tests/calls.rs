@@ -121,6 +121,22 @@ fn a_table_that_is_left_half_taken_is_no_loss() {
     guest.check_descriptors();
     assert_eq!(guest.make_writable(page(0)), 0);
     assert_eq!(guest.cpu.descriptor_pages(), frames[1..]);
+    // Two pages of three are taken; then one is enough.
+    (guest.regs.rdi, guest.regs.rsi) = (LIST, 3 * 512);
+    for (index, frame) in [frames[1], frames[2], frames[0]].iter().enumerate() {
+        guest.put(LIST + index as u64 * 8, &frame.get());
+    }
+    guest.make_read_only(page(0));
+    guest.regs.rax = Hypercall::SetGdt.number();
+    (guest.regs.rdi, guest.regs.rsi) = (LIST, 3 * 512);
+    guest.host.set_entry_budget(Budget::new(100));
+    assert_eq!(guest.syscall(), Next::Guest);
+    guest.regs.rip = rip;
+    guest.check_descriptors();
+    assert_eq!(guest.set_gdt(&frames[1..2], 512), 0);
+    assert_eq!(guest.cpu.descriptor_pages(), frames[1..2]);
+    guest.check_descriptors();
+    assert_eq!(guest.make_writable(page(2)), 0);
 }
 
 #[test]
