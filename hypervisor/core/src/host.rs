@@ -154,27 +154,21 @@ impl Host {
     pub fn add_domain(
         &self,
         cpu: &Cpu,
-        mut domain: Domain,
+        domain: Domain,
         vcpus: impl IntoIterator<Item = Vcpu>,
     ) -> Result<DomainRef<'_>, AddDomainError> {
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
+        // One after the other into frames of their own: each is too large for many copies of it on a stack.
+        let mut placed = place_domain(memory, domain)?;
         for vcpu in vcpus {
-            if let Err(error) = add_vcpu(memory, &mut domain, vcpu) {
-                release_vcpus(memory, &mut domain);
+            if let Err(error) = add_vcpu(memory, &mut placed, vcpu) {
+                release_domain(memory, placed);
                 return Err(error);
             }
         }
-        let placed = match memory.place(domain) {
-            Ok(placed) => placed,
-            Err(mut domain) => {
-                release_vcpus(memory, &mut domain);
-                return Err(AddDomainError::NoMemory);
-            }
-        };
-        self.domains.insert(placed).map_err(|mut refused| {
-            release_vcpus(memory, &mut refused);
-            memory.unplace(refused);
+        self.domains.insert(placed).map_err(|refused| {
+            release_domain(memory, refused);
             AddDomainError::DomainNumber
         })
     }
@@ -185,15 +179,12 @@ impl Host {
         if self.frames.count_of(id) > 0 {
             return false;
         }
-        let Some(mut domain) = self.domains.take(id) else {
+        let Some(domain) = self.domains.take(id) else {
             return false;
         };
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
-        for vcpu in domain.take_vcpus() {
-            memory.unplace(vcpu);
-        }
-        memory.unplace(domain);
+        release_domain(memory, domain);
         true
     }
 
@@ -223,6 +214,12 @@ impl Host {
     }
 }
 
+#[inline(never)]
+fn place_domain(memory: Memory<'_>, domain: Domain) -> Result<FrameBox<Domain>, AddDomainError> {
+    memory.place(domain).map_err(|_| AddDomainError::NoMemory)
+}
+
+#[inline(never)]
 fn add_vcpu(memory: Memory<'_>, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
     let placed = memory.place(vcpu).map_err(|vcpu| {
         teardown::release_vcpu(memory, &mut vcpu.lock());
@@ -234,10 +231,11 @@ fn add_vcpu(memory: Memory<'_>, domain: &mut Domain, vcpu: Vcpu) -> Result<(), A
     })
 }
 
-fn release_vcpus(memory: Memory<'_>, domain: &mut Domain) {
-    for vcpu in domain.take_vcpus() {
+fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
+    while let Some(vcpu) = domain.pop_vcpu() {
         release_vcpu(memory, vcpu);
     }
+    memory.unplace(domain);
 }
 
 fn release_vcpu(memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {

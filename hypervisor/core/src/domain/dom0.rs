@@ -55,12 +55,15 @@ pub fn add<'h>(
     }
     let root = initial_root(host, cpu, &domain, built.root)?;
     let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-    let vcpu = Vcpu::new(
-        VcpuId::new(0),
-        built.shared_info.at(0),
-        VcpuState::new(built.start, root, privileged),
-    );
-    host.add_domain(cpu, domain, [vcpu])
+    // Made where it is needed: it is large.
+    let vcpu = core::iter::once_with(|| {
+        Vcpu::new(
+            VcpuId::new(0),
+            built.shared_info.at(0),
+            VcpuState::new(built.start, root, privileged),
+        )
+    });
+    host.add_domain(cpu, domain, vcpu)
 }
 
 /// Checks the tables that the builder wrote like any others, and pins their root: that is how kernels expect to find it. The

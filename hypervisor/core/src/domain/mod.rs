@@ -107,9 +107,9 @@ impl Domain {
             .map_err(arrayvec::CapacityError::element)
     }
 
-    /// Takes all vCPUs out again, to give their memory back.
-    pub fn take_vcpus(&mut self) -> ArrayVec<FrameBox<Vcpu>, MAX_VCPUS> {
-        self.vcpus.take()
+    /// Takes the last vCPU out again, to give its memory back.
+    pub fn pop_vcpu(&mut self) -> Option<FrameBox<Vcpu>> {
+        self.vcpus.pop()
     }
 
     /// The vCPU of this number.
