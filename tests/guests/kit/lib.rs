@@ -10,6 +10,7 @@
 
 pub mod console;
 pub mod entry;
+pub mod frames;
 pub mod memory;
 mod notes;
 pub mod registers;
