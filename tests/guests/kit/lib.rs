@@ -13,6 +13,7 @@ pub mod entry;
 pub mod frames;
 pub mod memory;
 mod notes;
+pub mod page_tables;
 pub mod registers;
 pub mod report;
 mod single;

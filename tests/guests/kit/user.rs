@@ -13,8 +13,9 @@ use dom0_abi::arch::{FLAT_CS64, FLAT_SS, IretContext};
 use dom0_abi::callback::{CallbackRegister, CallbackType};
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::ids::DomId;
 use dom0_abi::xen::{MmuextCommand, MmuextOp};
-use guest_pv_drivers::hypercall;
+use guest_pv_drivers::hypercall::{self, foreigndom};
 
 use crate::memory::{PAGE, Page, leaf, pte, remap};
 use crate::registers::{self, Registers};
@@ -315,11 +316,15 @@ fn make() -> Result<(), Refused> {
     };
     // SAFETY: the tables are of no other use, and the kernel stays on its own root.
     unsafe {
-        hypercall::mmuext_op(&[
-            operation(MmuextCommand::PinL4Table),
-            operation(MmuextCommand::NewUserBasePtr),
-        ])
+        hypercall::mmuext_op(
+            &[
+                operation(MmuextCommand::PinL4Table),
+                operation(MmuextCommand::NewUserBasePtr),
+            ],
+            foreigndom(DomId::SELF, None),
+        )
     }
+    .result
     .map_err(refused(Hypercall::MmuextOp))?;
     Ok(())
 }
