@@ -36,23 +36,17 @@ unsafe fn with<T>(command: MemoryCommand, argument: &mut T) -> Result<u64, Errno
     unsafe { memory_op(command as u64, ptr::from_mut(argument) as u64) }
 }
 
-/// A list in this guest's memory, as structures carry it.
-pub fn list<T>(entries: &[T]) -> GuestHandle<T> {
-    GuestHandle::new(GuestAddr::new(entries.as_ptr().expose_provenance() as u64))
-}
-
-/// The same, of a list that the hypervisor writes.
-pub fn list_mut<T>(entries: &mut [T]) -> GuestHandle<T> {
-    GuestHandle::new(GuestAddr::new(
-        entries.as_mut_ptr().expose_provenance() as u64
-    ))
+/// A list in this guest's memory, as structures carry it; the hypervisor may write it.
+pub fn list<T>(entries: &mut [T]) -> GuestHandle<T> {
+    let address = entries.as_mut_ptr().expose_provenance();
+    GuestHandle::new(GuestAddr::new(address as u64))
 }
 
 /// Extents of `1 << order` frames of the calling domain, for the functions that take a reservation.
-pub fn reservation(extents: &[u64], order: u32, mem_flags: u32) -> MemoryReservation {
+pub fn reservation(extents: &mut [u64], order: u32, mem_flags: u32) -> MemoryReservation {
     MemoryReservation {
-        extent_start: list(extents),
         nr_extents: extents.len() as u64,
+        extent_start: list(extents),
         extent_order: order,
         mem_flags,
         domid: DomId::SELF,
@@ -156,7 +150,7 @@ pub fn machphys_mfn_list(frames: &mut [u64]) -> Result<usize, Errno> {
     let mut argument = MachphysMfnList {
         max_extents: u32::try_from(frames.len()).unwrap_or(u32::MAX),
         _pad0: 0,
-        extent_start: list_mut(frames),
+        extent_start: list(frames),
         nr_extents: 0,
         _pad1: 0,
     };
@@ -169,7 +163,7 @@ fn map_of(command: MemoryCommand, entries: &mut [E820Entry]) -> Result<usize, Er
     let mut argument = MemoryMap {
         nr_entries: u32::try_from(entries.len()).unwrap_or(u32::MAX),
         _pad0: 0,
-        buffer: list_mut(entries),
+        buffer: list(entries),
     };
     // SAFETY: the hypervisor writes the structure and at most `nr_entries` entries.
     unsafe { with(command, &mut argument) }?;

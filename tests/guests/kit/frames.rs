@@ -1,11 +1,10 @@
 //! The guest's frames: where each pfn is in the machine, pfns that nothing uses, and windows to look at frames through.
 
-use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use dom0_abi::errno::Errno;
 
-use crate::memory::{self, PAGE, Page, VIRT_BASE, pte, remap};
+use crate::memory::{self, PAGE, Page, VIRT_BASE, physical_to_machine, pte, remap};
 use crate::start_info;
 
 /// An entry for the frame `mfn`, readable and writable.
@@ -18,21 +17,16 @@ pub const fn readable(mfn: u64) -> u64 {
     mfn << 12 | pte::P | pte::U | pte::A
 }
 
-fn p2m(pfn: u64) -> *mut u64 {
-    assert!(pfn < start_info().nr_pages, "no pfn of the guest's");
-    ptr::with_exposed_provenance_mut((start_info().mfn_list + pfn * 8) as usize)
-}
-
 /// The frame of a pfn, as the physical-to-machine list has it.
 pub fn mfn_of(pfn: u64) -> u64 {
-    // SAFETY: the builder maps an entry for each pfn, and only `set_mfn` writes them.
-    unsafe { p2m(pfn).read_volatile() }
+    physical_to_machine(pfn).expect("it is a pfn of the guest's")
 }
 
 /// Notes which frame a pfn has from now on.
 pub fn set_mfn(pfn: u64, mfn: u64) {
-    // SAFETY: as for `mfn_of`; nobody holds a reference to the list.
-    unsafe { p2m(pfn).write_volatile(mfn) }
+    assert!(pfn < start_info().nr_pages, "no pfn of the guest's");
+    let trap = memory::write(start_info().mfn_list + pfn * 8, mfn);
+    assert!(trap.is_none(), "the p2m list is writable");
 }
 
 /// The pfn of an address in the guest's image.
@@ -40,9 +34,10 @@ pub fn pfn_at(va: u64) -> u64 {
     (va - VIRT_BASE) / PAGE
 }
 
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+/// The very last pfns are left to [`unmapped_frame`](crate::page_tables::unmapped_frame).
+static TAKEN: AtomicU64 = AtomicU64::new(1024);
 
-/// Takes `count` pfns in a row that nothing maps, from the end of the guest's memory down; returns the first.
+/// Takes `count` pfns in a row that nothing maps, near the end of the guest's memory; returns the first.
 pub fn take(count: u64) -> u64 {
     let taken = TAKEN.load(Ordering::Relaxed) + count;
     let first = start_info().nr_pages - taken;
@@ -81,21 +76,13 @@ impl Window {
 
     /// Reads word number `index`.
     pub fn read(&self, index: usize) -> u64 {
-        // SAFETY: see `place`.
-        unsafe { self.place(index).read_volatile() }
+        self.0.word(index).expect("the window is open")
     }
 
     /// Writes word number `index`.
     pub fn write(&self, index: usize, value: u64) {
-        // SAFETY: see `place`.
-        unsafe { self.place(index).write_volatile(value) }
-    }
-
-    /// The address of a word; accessing it is sound because nobody has a reference into a window, and harmless because a
-    /// trap that no check expects ends the guest.
-    fn place(&self, index: usize) -> *mut u64 {
-        assert!(index < 512, "a page has 512 words");
-        ptr::with_exposed_provenance_mut((self.address() + index as u64 * 8) as usize)
+        let trap = self.0.set_word(index, value);
+        assert!(trap.is_none(), "the window is open for writing");
     }
 
     /// Whether the whole page reads as zeroes.

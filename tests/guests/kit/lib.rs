@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod console;
+pub mod descriptors;
 pub mod entry;
 pub mod frames;
 pub mod memory;
