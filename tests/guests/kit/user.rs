@@ -332,6 +332,17 @@ fn make() -> Result<(), Refused> {
 /// Runs position-independent code at [`CODE`] in user mode, with these registers, the stack pointer at [`STACK`] and no
 /// flags set, until its first SYSCALL or trap. The error is that of a hypervisor without user mode: nothing has run.
 pub fn run(code: &[u8], registers: &Registers) -> Result<Left, Refused> {
+    run_in(FLAT_CS64 | 3, FLAT_SS | 3, code, registers)
+}
+
+/// The same with other selectors for code and stack, which must be good ones: a frame that cannot be loaded ends the
+/// domain.
+pub fn run_in(
+    code_selector: u16,
+    stack_selector: u16,
+    code: &[u8],
+    registers: &Registers,
+) -> Result<Left, Refused> {
     let made = MADE.get().unwrap_or_else(make);
     MADE.set(Some(made));
     made?;
@@ -349,10 +360,10 @@ pub fn run(code: &[u8], registers: &Registers) -> Result<Left, Refused> {
             flags: 0,
             rip: CODE,
             // RPL 3 means user mode.
-            cs: u64::from(FLAT_CS64 | 3),
+            cs: u64::from(code_selector),
             rflags: 0,
             rsp: STACK,
-            ss: u64::from(FLAT_SS | 3),
+            ss: u64::from(stack_selector),
         },
         registers: *registers,
     };

@@ -11,6 +11,7 @@ use super::crash;
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
 use crate::address_space;
+use crate::descriptor::Tables;
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
@@ -93,12 +94,13 @@ pub fn start(
 }
 
 /// Ends running a vCPU on this CPU: its registers are in its state already. Nothing of its domain is reached from here any
-/// more, by no translation.
+/// more, by no translation and no descriptor table.
 pub fn stop(host: &Host, cpu: &Cpu) {
     if let Some(pcpu) = host.pcpu(cpu) {
         pcpu.leave();
     }
     cpu.load_idle_root();
+    Tables::EMPTY.load(cpu);
 }
 
 /// Handles a `syscall` up to the decision what comes next.
