@@ -339,6 +339,11 @@ pub fn map_hole(entry: u64) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Where the kernel has the user's stack page.
+pub fn stack_page() -> &'static Page {
+    &STACK_PAGE
+}
+
 /// The frame of the level-1 table of the user's.
 pub fn table_mfn() -> u64 {
     let [_, _, _, l1] = &TABLES;
