@@ -13,6 +13,7 @@
 
 mod forms;
 mod refused;
+mod table;
 mod user;
 
 use dom0_abi::xen::VmAssist;

@@ -39,10 +39,10 @@ fn bad(lab: Lab) -> [(&'static str, u64); 6] {
     [
         ("a frame of the hypervisor's", hypervisor | READ_ONLY),
         ("the same, writable", hypervisor | WRITABLE),
-        ("the table, writable", lab.table(1).mfn * 4096 | WRITABLE),
+        ("the table, writable", (lab.table(1).mfn * 4096) | WRITABLE),
         (
             "the root, writable",
-            Table::boot_root().mfn * 4096 | WRITABLE,
+            (Table::boot_root().mfn * 4096) | WRITABLE,
         ),
         ("the local APIC", 0xfee0_0000 | WRITABLE),
         ("a frame beyond all", 0x000f_fff0_0000_0000 | READ_ONLY),
@@ -106,7 +106,7 @@ fn parts(report: &mut Report, lab: Lab) {
     let table = lab.table(1);
     let place = table.address + SLOT as u64 * 8;
     // Read-only, the frame is a table: one bit is missing to what must not be.
-    let set = lab.set(1, SLOT, table.mfn * 4096 | READ_ONLY);
+    let set = lab.set(1, SLOT, (table.mfn * 4096) | READ_ONLY);
     let before = table.entry(SLOT);
     for (how, run) in [
         ("or m8", form!("or byte ptr [{a}], 2") as crate::forms::Run),
@@ -276,7 +276,7 @@ fn aliases(report: &mut Report, lab: Lab) {
     let window = Lab::address(40);
     report.equal(
         "the table in the window",
-        lab.set(1, 40, table.mfn * 4096 | READ_ONLY),
+        lab.set(1, 40, (table.mfn * 4096) | READ_ONLY),
         Ok(0),
     );
     let place = window + SLOT as u64 * 8;
@@ -293,7 +293,7 @@ fn aliases(report: &mut Report, lab: Lab) {
     report.equal(
         "a bad write there",
         (
-            fault(store(place, table.mfn * 4096 | WRITABLE)),
+            fault(store(place, (table.mfn * 4096) | WRITABLE)),
             table.entry(SLOT),
         ),
         (right(place), before),
@@ -329,7 +329,7 @@ fn unlinked(report: &mut Report, lab: Lab) {
     );
     report.equal(
         "a pinned L1: a bad entry",
-        fault(store(place + 8, lab.table(3).mfn * 4096 | WRITABLE)),
+        fault(store(place + 8, (lab.table(3).mfn * 4096) | WRITABLE)),
         right(place + 8),
     );
     report.equal(

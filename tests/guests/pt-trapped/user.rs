@@ -12,7 +12,7 @@ use crate::SLOT;
 pub fn check(report: &mut Report, lab: Lab) {
     let table = lab.table(1);
     let mapped = user::run(user_code!("syscall"), &Registers::default())
-        .and_then(|_| user::map_hole(table.mfn * 4096 | READ_ONLY));
+        .and_then(|_| user::map_hole((table.mfn * 4096) | READ_ONLY));
     report.equal("a table of the kernel's in user mode", mapped, Ok(()));
     let place = HOLE + SLOT as u64 * 8;
     let given = Registers {
@@ -80,7 +80,7 @@ pub fn check(report: &mut Report, lab: Lab) {
     // Nor does the user's own table become writable for user code or for the kernel.
     report.equal(
         "the user's table, writable",
-        user::map_hole(user::table_mfn() * 4096 | READ_ONLY | pte::RW).map_err(|no| no.error),
+        user::map_hole((user::table_mfn() * 4096) | READ_ONLY | pte::RW).map_err(|no| no.error),
         Err(dom0_abi::errno::Errno::EBUSY),
     );
     report.equal("the hole is a hole again", user::map_hole(0), Ok(()));
