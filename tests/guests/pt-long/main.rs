@@ -199,7 +199,7 @@ fn updates(
     for bad in [count - 1, count / 2 + 1, 3] {
         let (page, word) = place(bad);
         let old = page.word(word + 1).unwrap_or(0);
-        let _ = page.set_word(word + 1, lab.table(1).mfn * 4096 | WRITABLE);
+        let _ = page.set_word(word + 1, (lab.table(1).mfn * 4096) | WRITABLE);
         let right = (Err(Errno::EBUSY), bad as u32);
         report.equal(
             format_args!("thousands of updates, number {bad} is bad"),
