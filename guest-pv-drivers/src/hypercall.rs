@@ -6,6 +6,9 @@
 // UNSAFETY: the `syscall` instruction.
 #![allow(unsafe_code)]
 
+pub mod descriptors;
+pub mod memory;
+
 use core::arch::asm;
 use core::ptr;
 
@@ -16,7 +19,9 @@ use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::DomId;
 use dom0_abi::sched::{SchedCommand, SchedShutdown, ShutdownReason};
 use dom0_abi::version::VersionCommand;
-use dom0_abi::xen::{ConsoleIoCommand, MmuextOp, MulticallEntry, VmAssist, VmAssistCommand};
+use dom0_abi::xen::{
+    ConsoleIoCommand, MmuUpdate, MmuextOp, MulticallEntry, VmAssist, VmAssistCommand,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Issues the hypercall `number` as it stands: any number, any arguments (in the order of rdi, rsi, rdx, r10, r8), the
@@ -137,26 +142,83 @@ pub unsafe fn update_va_mapping(va: u64, entry: u64, flags: u64) -> Result<u64, 
     unsafe { call(Hypercall::UpdateVaMapping, [va, entry, flags, 0, 0]) }
 }
 
-/// Does what the entries say to page tables, roots and caches of the calling domain, in order; the first failure ends
-/// the list, and what came before it stays done.
+/// Writes the level-1 page-table entry that maps `va`, as [`update_va_mapping`] does, with a frame of another domain.
+///
+/// # Safety
+///
+/// As for [`update_va_mapping`].
+#[doc(alias = "HYPERVISOR_update_va_mapping_otherdomain")]
+pub unsafe fn update_va_mapping_otherdomain(
+    va: u64,
+    entry: u64,
+    flags: u64,
+    owner: DomId,
+) -> Result<u64, Errno> {
+    let args = [va, entry, flags, u64::from(owner.get()), 0];
+    // SAFETY: the caller answers for the change.
+    unsafe { call(Hypercall::UpdateVaMappingOtherdomain, args) }
+}
+
+/// How far a list of operations came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What the call answered. The first operation that fails ends the list; what came before it stays done.
+    pub result: Result<u64, Errno>,
+    /// How many operations the hypervisor says were done; [`Batch::UNTOLD`] if it did not say.
+    pub done: u32,
+}
+
+impl Batch {
+    /// A number of operations that no call has room for.
+    pub const UNTOLD: u32 = u32::MAX;
+}
+
+/// A call that takes a list, a count, where to write what was done, and whose frames are meant.
+///
+/// # Safety
+///
+/// As for [`raw`], for each operation.
+unsafe fn batch<T>(which: Hypercall, list: &[T], foreigndom: u32) -> Batch {
+    let mut done = Batch::UNTOLD;
+    let args = [
+        list.as_ptr() as u64,
+        list.len() as u64,
+        ptr::from_mut(&mut done) as u64,
+        u64::from(foreigndom),
+        0,
+    ];
+    // SAFETY: the hypervisor reads the list and writes `done`; the caller answers for the operations.
+    let result = unsafe { call(which, args) };
+    Batch { result, done }
+}
+
+/// Whose frames a batch is about, and whose page tables if those are another domain's still: `foreigndom`.
+pub fn foreigndom(frames: DomId, tables: Option<DomId>) -> u32 {
+    let tables = tables.map_or(0, |tables| u32::from(tables.get()) + 1);
+    tables << 16 | u32::from(frames.get())
+}
+
+/// Writes page-table entries and machine-to-physical entries, in order. `foreigndom` is that of [`foreigndom`].
+///
+/// # Safety
+///
+/// Whatever Rust knows to be at the addresses that change must stay true.
+#[doc(alias = "HYPERVISOR_mmu_update")]
+pub unsafe fn mmu_update(updates: &[MmuUpdate], foreigndom: u32) -> Batch {
+    // SAFETY: the caller answers for the updates.
+    unsafe { batch(Hypercall::MmuUpdate, updates, foreigndom) }
+}
+
+/// Does what the entries say to page tables, roots and caches, in order. `foreigndom` is that of [`foreigndom`].
 ///
 /// # Safety
 ///
 /// Whatever Rust knows of the guest's memory must stay true: frames that become page tables lose their writable
 /// mappings, a new root must map what the old one did.
 #[doc(alias = "HYPERVISOR_mmuext_op")]
-pub unsafe fn mmuext_op(entries: &[MmuextOp]) -> Result<u64, Errno> {
-    // No count of what was done is asked for.
-    let done = 0;
-    let list = entries.as_ptr() as u64;
-    let count = entries.len() as u64;
-    // SAFETY: the hypervisor reads the entries; the caller answers for what they do.
-    unsafe {
-        call(
-            Hypercall::MmuextOp,
-            [list, count, done, u64::from(DomId::SELF.get()), 0],
-        )
-    }
+pub unsafe fn mmuext_op(entries: &[MmuextOp], foreigndom: u32) -> Batch {
+    // SAFETY: the caller answers for the operations.
+    unsafe { batch(Hypercall::MmuextOp, entries, foreigndom) }
 }
 
 /// Sets the stack on which the hypervisor enters the guest kernel from user mode.
@@ -329,6 +391,13 @@ pub fn shutdown(reason: ShutdownReason) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreigndom_holds_the_owner_of_tables_plus_one() {
+        assert_eq!(foreigndom(DomId::SELF, None), 0x7ff0);
+        assert_eq!(foreigndom(DomId::IO, Some(DomId::DOM0)), 0x0001_7ff1);
+        assert_eq!(foreigndom(DomId::DOM0, Some(DomId::DOM0)), 0x0001_0000);
+    }
 
     #[test]
     fn errors_are_the_last_4095_numbers_and_nothing_else() {

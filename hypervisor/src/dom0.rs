@@ -12,6 +12,7 @@ use oxen_core::domain::builder::error::BuildError;
 use oxen_core::domain::builder::start_info::Firmware;
 use oxen_core::domain::builder::{self, Request};
 use oxen_core::domain::dom0;
+use oxen_core::frame::UndoQueue;
 use oxen_core::host::{AddDomainError, Host};
 use oxen_core::trap::entry;
 use oxen_core::{info, warn};
@@ -46,6 +47,10 @@ impl fmt::Display for Dom0Error {
 }
 
 /// Builds dom0 and makes its first vCPU the one that this CPU runs; returns what it starts with.
+///
+/// Not inlined: what it needs of the stack, the values that dom0 and its vCPU are made of, is not to be added to what the
+/// start of the hypervisor needs.
+#[inline(never)]
 pub fn start(
     host: &Host,
     cpu: &Cpu,
@@ -86,7 +91,8 @@ pub fn start(
         },
         arguments,
     };
-    let built = builder::build(&host.machine, &host.frames, request).map_err(Dom0Error::Build)?;
+    let undo = UndoQueue::new();
+    let built = builder::build(host.memory(cpu, &undo), request).map_err(Dom0Error::Build)?;
     info!(
         out,
         "dom0: {}, {} MiB, entry {:#x}",
@@ -97,7 +103,7 @@ pub fn start(
     if built.is_command_line_cut {
         warn!(out, "dom0's command line is too long: its end is missing");
     }
-    let domain = dom0::add(host, &built, &[]).map_err(Dom0Error::Domain)?;
+    let domain = dom0::add(host, cpu, &built, &[]).map_err(Dom0Error::Domain)?;
 
     let free = host.frames.statistics().free;
     let ram = boot.memory_map.ram_bytes() >> PAGE_SHIFT;

@@ -37,6 +37,7 @@ pub fn start(handover: Handover) -> ! {
         memory_limit: settings.mem,
         smep: settings.smep,
         smap: settings.smap,
+        pcid: settings.pcid,
     };
     let error = oxen_arch::start::<Entries>(&handover, boot, options, run);
     panic::stop(format_args!("{error}"))

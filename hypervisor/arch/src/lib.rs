@@ -11,14 +11,17 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_memory;
+pub mod descriptor_window;
 pub mod fpu;
 pub mod frame_bits;
 pub mod guest_range;
 pub mod memory_map;
+pub mod paging_facts;
 pub mod registers;
 pub mod scratch;
 pub mod slot;
 pub mod sync;
+pub mod tlb;
 
 #[cfg(target_os = "none")]
 #[path = "metal/mod.rs"]
@@ -29,6 +32,8 @@ mod backend;
 
 pub use backend::*;
 pub use boot::CpuId;
+pub use descriptor_window::{BadSelector, DataSelectors, TableOffset};
 pub use fpu::FpuArea;
 pub use guest_range::GuestFault;
+pub use paging_facts::PagingFacts;
 pub use registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};

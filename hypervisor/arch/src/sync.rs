@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use core::fmt;
+pub use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 pub use core::sync::atomic;
@@ -33,6 +34,10 @@ pub enum Rank {
     Scheduler,
     /// Timers and clocks.
     Time,
+    /// Page tables to be given back: references end everywhere.
+    Undo,
+    /// The list of a domain's frames.
+    Owners,
     /// The frame allocator.
     Frames,
     /// What boot left to be taken; descriptions of the machine.

@@ -9,18 +9,22 @@ use arrayvec::ArrayString;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::{BootInfo, CpuId};
-use oxen_arch::memory::{BootSlice, PhysMem};
-use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::memory::{BootSlice, FrameBox, PhysMem};
+use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use oxen_arch::{Cpu, Machine};
 
+use crate::address_space::Pcids;
+use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::{Console, Input, Out};
-use crate::domain::Domain;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, teardown};
 use crate::error;
-use crate::frame::Frames;
+use crate::frame::{Frames, Memory, UndoQueue};
+use crate::page_type::entry::EntryRules;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
+use crate::policy::io_memory::IoMemory;
 use crate::policy::msr::MsrPolicy;
 use crate::trap::return_path::{HostEnd, Wish};
 
@@ -38,9 +42,14 @@ pub struct Host {
     pub cpuid: CpuidPolicy,
     /// What guests see of model-specific registers.
     pub msrs: MsrPolicy,
+    /// What entries of page tables may be.
+    pub entry_rules: EntryRules,
+    /// What of the machine's addresses devices are that domains may reach.
+    pub io_memory: IoMemory,
     /// What the command line says.
     pub settings: CommandLine,
     command_line: ArrayString<2048>,
+    entry_budget: AtomicU32,
     pcpus: BootSlice<Pcpu>,
 }
 
@@ -79,6 +88,7 @@ impl Host {
             max_mfn: machine.max_mfn(),
         };
         let cpuid = CpuidPolicy::derive(&facts, |leaf, subleaf| cpu.cpuid(leaf, subleaf));
+        let entry_rules = EntryRules::new(machine.paging(), machine.tlb_mode(), machine.max_mfn());
         let msrs = MsrPolicy::derive(&cpuid, |msr| cpu.read_msr(msr));
         Ok(Self {
             machine,
@@ -86,6 +96,9 @@ impl Host {
             domains,
             cpuid,
             msrs,
+            entry_rules,
+            io_memory: IoMemory::new(),
+            entry_budget: AtomicU32::new(Budget::FULL.units()),
             console,
             settings,
             command_line: boot.command_line,
@@ -96,6 +109,26 @@ impl Host {
     /// The machine's memory.
     pub fn mem(&self) -> &PhysMem {
         self.machine.mem()
+    }
+
+    /// The frames in the hands of a CPU, for whoever has this queue.
+    pub fn memory<'a>(&'a self, cpu: &'a Cpu, undo: &'a UndoQueue) -> Memory<'a> {
+        Memory {
+            frames: &self.frames,
+            machine: &self.machine,
+            cpu,
+            undo,
+        }
+    }
+
+    /// What an entry of a guest begins with.
+    pub fn entry_budget(&self) -> Budget {
+        Budget::new(self.entry_budget.load(Ordering::Relaxed))
+    }
+
+    /// Makes entries of guests give way sooner, or later: where they do must make no difference.
+    pub fn set_entry_budget(&self, budget: Budget) {
+        self.entry_budget.store(budget.units(), Ordering::Relaxed);
     }
 
     /// The command line, as the loader gave it.
@@ -121,44 +154,39 @@ impl Host {
     /// Makes a domain with its vCPUs and makes it known. On failure there is no such domain, and no memory is lost.
     pub fn add_domain(
         &self,
-        mut domain: Domain,
+        cpu: &Cpu,
+        domain: Domain,
         vcpus: impl IntoIterator<Item = Vcpu>,
     ) -> Result<DomainRef<'_>, AddDomainError> {
+        let undo = UndoQueue::new();
+        let memory = self.memory(cpu, &undo);
+        // One after the other into frames of their own: each is too large for many copies of it on a stack.
+        let mut placed = place_domain(memory, domain)?;
         for vcpu in vcpus {
-            if let Err(error) = self.add_vcpu(&mut domain, vcpu) {
-                self.release_vcpus(&mut domain);
+            if let Err(error) = add_vcpu(memory, &mut placed, vcpu) {
+                release_domain(memory, placed);
                 return Err(error);
             }
         }
-        let placed = match self.frames.place(self.mem(), domain) {
-            Ok(placed) => placed,
-            Err(mut domain) => {
-                self.release_vcpus(&mut domain);
-                return Err(AddDomainError::NoMemory);
-            }
-        };
-        self.domains.insert(placed).map_err(|mut refused| {
-            self.release_vcpus(&mut refused);
-            self.frames.unplace(refused);
+        self.domains.insert(placed).map_err(|refused| {
+            release_domain(memory, refused);
             AddDomainError::DomainNumber
         })
     }
 
-    fn add_vcpu(&self, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
-        let placed = self
-            .frames
-            .place(self.mem(), vcpu)
-            .map_err(|_| AddDomainError::NoMemory)?;
-        domain.add_vcpu(placed).map_err(|refused| {
-            self.frames.unplace(refused);
-            AddDomainError::VcpuNumber
-        })
-    }
-
-    fn release_vcpus(&self, domain: &mut Domain) {
-        for vcpu in domain.take_vcpus() {
-            self.frames.unplace(vcpu);
+    /// Takes a domain out of the table whose end is done ([`teardown::release`]) and whose frames are all free, and frees
+    /// the rest of it. `false`: somebody still refers to it; try again.
+    pub fn reap_domain(&self, cpu: &Cpu, id: DomId) -> bool {
+        if self.frames.count_of(id) > 0 {
+            return false;
         }
+        let Some(domain) = self.domains.take(id) else {
+            return false;
+        };
+        let undo = UndoQueue::new();
+        let memory = self.memory(cpu, &undo);
+        release_domain(memory, domain);
+        true
     }
 
     /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
@@ -187,6 +215,35 @@ impl Host {
     }
 }
 
+#[inline(never)]
+fn place_domain(memory: Memory<'_>, domain: Domain) -> Result<FrameBox<Domain>, AddDomainError> {
+    memory.place(domain).map_err(|_| AddDomainError::NoMemory)
+}
+
+#[inline(never)]
+fn add_vcpu(memory: Memory<'_>, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
+    let placed = memory.place(vcpu).map_err(|vcpu| {
+        teardown::release_vcpu(memory, &mut vcpu.lock());
+        AddDomainError::NoMemory
+    })?;
+    domain.add_vcpu(placed).map_err(|refused| {
+        release_vcpu(memory, refused);
+        AddDomainError::VcpuNumber
+    })
+}
+
+fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
+    while let Some(vcpu) = domain.pop_vcpu() {
+        release_vcpu(memory, vcpu);
+    }
+    memory.unplace(domain);
+}
+
+fn release_vcpu(memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {
+    teardown::release_vcpu(memory, &mut vcpu.lock());
+    memory.unplace(vcpu);
+}
+
 /// Why a domain was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddDomainError {
@@ -196,6 +253,8 @@ pub enum AddDomainError {
     DomainNumber,
     /// A vCPU's number is not the next one, or there are too many.
     VcpuNumber,
+    /// Its page tables are not what a domain's may be.
+    PageTables,
     /// There are more ports to hide from it than a domain's rights can list.
     TooManyPorts,
 }
@@ -205,6 +264,8 @@ pub enum AddDomainError {
 pub struct Pcpu {
     /// Domain and vCPU, see [`Pcpu::encode`].
     running: AtomicU64,
+    /// What its TLB keeps of vCPUs.
+    pub pcids: Pcids,
 }
 
 /// A CPU that runs no vCPU.
@@ -214,6 +275,7 @@ impl Default for Pcpu {
     fn default() -> Self {
         Self {
             running: AtomicU64::new(NOTHING),
+            pcids: Pcids::new(),
         }
     }
 }
@@ -233,6 +295,11 @@ impl Pcpu {
         self.running
             .compare_exchange(NOTHING, word, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Makes it run nothing.
+    pub fn leave(&self) {
+        self.running.store(NOTHING, Ordering::Release);
     }
 
     const fn encode(domain: DomId, vcpu: VcpuId) -> u64 {

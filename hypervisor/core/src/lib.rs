@@ -12,13 +12,18 @@
     )
 )]
 
+pub mod address_space;
+pub mod budget;
 pub mod cmdline;
 pub mod console;
+pub mod descriptor;
 pub mod domain;
 pub mod frame;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;
+pub mod mmu;
+pub mod page_type;
 pub mod policy;
 pub mod trap;
 pub mod version;

@@ -9,13 +9,16 @@ use oxen_arch::boot::CpuId;
 use oxen_arch::{Cpu, Machine, SimConfig};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::Console;
 use crate::domain::privileged_state::PrivilegedState;
 use crate::domain::vcpu::{Vcpu, VcpuState};
 use crate::domain::{Capabilities, Domain};
-use crate::frame::{Placement, Scrub};
+use crate::frame::{Memory, Placement, Scrub, UndoQueue};
 use crate::host::Host;
+use crate::page_type::hold::Reach;
+use crate::page_type::{HeldType, Level, PageType, TypeRef, promote};
 use crate::policy::ports::PortRights;
 use crate::trap::entry;
 use crate::trap::return_path::Next;
@@ -197,6 +200,15 @@ impl Guest {
         look(&self.host.domains.get(self.domid).unwrap())
     }
 
+    /// Another root of the domain, with nothing in it.
+    pub fn empty_root(&self) -> HeldType {
+        self.domain(|domain| {
+            let memory = self.host.memory(&self.cpu, &domain.undo);
+            let root = frame(memory, self.domid);
+            promote_root(memory, &self.host, domain, root)
+        })
+    }
+
     /// Registers a handler for a vector.
     pub fn set_trap(&mut self, vector: u8, flags: u8, address: u64) {
         let mut info = TrapInfo::new_zeroed();
@@ -242,8 +254,10 @@ fn start(
     domid: DomId,
     capabilities: Capabilities,
 ) -> (CpuUserRegs, Mfn, Mfn) {
-    let root = build_root(host, domid);
-    let shared_info = frame(host, domid);
+    let undo = UndoQueue::new();
+    let memory = host.memory(cpu, &undo);
+    let root = build_root(memory, domid);
+    let shared_info = frame(memory, domid);
     for vcpu in 0..32 {
         host.mem()
             .store_u8(shared_info.at(vcpu * 64 + 1), 1)
@@ -254,20 +268,23 @@ fn start(
     (regs.rsp, regs.ss) = (STACK, FLAT_SS);
     regs.rflags = 0x202;
     let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-    let vcpu = Vcpu::new(
-        VcpuId::new(0),
-        shared_info.at(0),
-        VcpuState::new(regs, root, privileged),
-    );
     let ports = if domid == DomId::DOM0 {
         PortRights::dom0(&[]).unwrap()
     } else {
         PortRights::none()
     };
     let domain = Domain::new(domid, capabilities, ports, shared_info);
+    let held = promote_root(memory, host, &domain, root);
+    let shared = TypeRef::writable(memory, shared_info, domid).unwrap();
+    domain.hold_shared_info(shared.into_held());
+    let vcpu = Vcpu::new(
+        VcpuId::new(0),
+        shared_info.at(0),
+        VcpuState::new(regs, held, privileged),
+    );
     let mut started = CpuUserRegs::new_zeroed();
     {
-        let domain = host.add_domain(domain, [vcpu]).unwrap();
+        let domain = host.add_domain(cpu, domain, [vcpu]).unwrap();
         let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut started);
         assert_eq!(next, Next::Guest);
     }
@@ -280,51 +297,52 @@ pub fn failure(errno: Errno) -> i64 {
 }
 
 /// A zeroed frame of a domain.
-pub fn frame(host: &Host, domid: DomId) -> Mfn {
-    let frames = host.frames.alloc(0, Placement::Anywhere).unwrap();
-    let range = host
-        .frames
-        .assign(frames, domid, Scrub::Zero, host.mem())
-        .unwrap();
-    range.start
+pub fn frame(memory: Memory<'_>, domid: DomId) -> Mfn {
+    let frames = memory.alloc(0, Placement::Anywhere).unwrap();
+    memory.assign(frames, domid, Scrub::Zero).unwrap().start
+}
+
+/// Makes what was written a root in use.
+fn promote_root(memory: Memory<'_>, host: &Host, domain: &Domain, root: Mfn) -> HeldType {
+    let reach = Reach::own(host, domain);
+    let ty = PageType::Table(Level::L4);
+    let mut budget = Budget::ENDLESS;
+    let root = promote::acquire(memory, &reach, root, ty, &mut budget);
+    root.unwrap().into_held()
 }
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 const USER: u64 = 4;
 
-fn build_root(host: &Host, domid: DomId) -> Mfn {
-    let root = frame(host, domid);
-    for slot in 256..=271 {
-        let entry = host.machine.root_entry(slot).unwrap();
-        host.mem().store_u64(root.at(slot * 8), entry).unwrap();
-    }
+fn build_root(memory: Memory<'_>, domid: DomId) -> Mfn {
+    let root = frame(memory, domid);
     for page in 0..8 {
-        map(host, domid, root, DATA + page * 0x1000, WRITABLE);
+        map(memory, domid, root, DATA + page * 0x1000, WRITABLE);
     }
-    map(host, domid, root, READ_ONLY, 0);
-    map(host, domid, root, HIGH, WRITABLE);
+    map(memory, domid, root, READ_ONLY, 0);
+    map(memory, domid, root, HIGH, WRITABLE);
     root
 }
 
-/// Maps a fresh frame.
-pub fn map(host: &Host, domid: DomId, root: Mfn, va: u64, writable: u64) -> Mfn {
+/// Maps a fresh frame, in tables that are not in use yet.
+fn map(memory: Memory<'_>, domid: DomId, root: Mfn, va: u64, writable: u64) -> Mfn {
     let mut table = root;
     for level in [3, 2, 1] {
         let at = table.at(((va >> (12 + 9 * level)) & 511) as usize * 8);
-        let entry = host.mem().load_u64(at).unwrap();
+        let entry = memory.mem().load_u64(at).unwrap();
         table = if entry & PRESENT == 0 {
-            let next = frame(host, domid);
+            let next = frame(memory, domid);
             let entry = next.start().get() | PRESENT | WRITABLE | USER;
-            host.mem().store_u64(at, entry).unwrap();
+            memory.mem().store_u64(at, entry).unwrap();
             next
         } else {
             Mfn::new((entry >> 12) & 0xff_ffff_ffff)
         };
     }
-    let page = frame(host, domid);
+    let page = frame(memory, domid);
     let at = table.at(((va >> 12) & 511) as usize * 8);
     let entry = page.start().get() | PRESENT | writable | USER;
-    host.mem().store_u64(at, entry).unwrap();
+    memory.mem().store_u64(at, entry).unwrap();
     page
 }

@@ -9,9 +9,12 @@
 #![allow(unsafe_code)]
 
 pub mod console;
+pub mod descriptors;
 pub mod entry;
+pub mod frames;
 pub mod memory;
 mod notes;
+pub mod page_tables;
 pub mod registers;
 pub mod report;
 mod single;

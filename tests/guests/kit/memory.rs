@@ -11,7 +11,7 @@ use guest_pv_drivers::hypercall;
 use crate::probe;
 use crate::single::Single;
 use crate::start_info;
-use crate::trap::vector;
+use crate::trap::{Trap, vector};
 
 /// Where pfn 0 is mapped, as the ELF notes say.
 pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
@@ -34,8 +34,13 @@ pub mod pte {
     pub const P: u64 = 1 << 0;
     pub const RW: u64 = 1 << 1;
     pub const U: u64 = 1 << 2;
+    pub const PWT: u64 = 1 << 3;
+    pub const PCD: u64 = 1 << 4;
     pub const A: u64 = 1 << 5;
     pub const D: u64 = 1 << 6;
+    pub const PSE: u64 = 1 << 7;
+    pub const PAT: u64 = 1 << 7;
+    pub const G: u64 = 1 << 8;
     pub const NX: u64 = 1 << 63;
     pub const MFN: u64 = 0x000f_ffff_ffff_f000;
 }
@@ -75,9 +80,23 @@ pub fn read(va: u64) -> Result<u64, u64> {
     }
 }
 
+/// Writes eight bytes that may not be writable, and returns the trap if they are not. The place must be none that Rust
+/// knows of.
+pub fn write(va: u64, value: u64) -> Option<Trap> {
+    probe!("mov [{va}], {value}"; va = in(reg) va, value = in(reg) value)
+}
+
 /// Entry `mfn` of the machine-to-physical table.
 pub fn machine_to_physical(mfn: u64) -> Option<u64> {
     read(MACH2PHYS_VIRT_START.wrapping_add(mfn.wrapping_mul(8))).ok()
+}
+
+/// The mfn of one of the guest's frames, by the p2m list.
+pub fn physical_to_machine(pfn: u64) -> Option<u64> {
+    if pfn >= start_info().nr_pages {
+        return None;
+    }
+    read(start_info().mfn_list + pfn * 8).ok()
 }
 
 /// The page-table entry of each level that translates `va`, level 4 first, and how many there are: the last is the one
@@ -121,6 +140,27 @@ impl Page {
     /// Its address.
     pub fn address(&self) -> u64 {
         self.0.as_ptr().expose_provenance() as u64
+    }
+
+    /// Its frame, whether it is mapped or not.
+    pub fn mfn(&self) -> u64 {
+        let pfn = (self.address() - VIRT_BASE) / PAGE;
+        physical_to_machine(pfn).expect("the image is in the p2m list")
+    }
+
+    /// Its machine address.
+    pub fn machine(&self) -> u64 {
+        self.mfn() * PAGE
+    }
+
+    /// One of its 512 words; where it is not mapped, the error code of the fault.
+    pub fn word(&self, index: usize) -> Result<u64, u64> {
+        read(self.address() + index as u64 * 8)
+    }
+
+    /// Writes one of its words, and returns the trap if it may not.
+    pub fn set_word(&self, index: usize, value: u64) -> Option<Trap> {
+        write(self.address() + index as u64 * 8, value)
     }
 }
 

@@ -11,17 +11,19 @@ use crate::tools::{Need, require};
 use crate::workspace::{BARE_TARGET, host_packages, root};
 
 const ABI_PACKAGE: &str = "abi-layout";
+const INTERLEAVINGS_PACKAGE: &str = "interleavings";
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Packages that only exist for the bare target.
 const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
 /// All host tests; with `full` those too that want more than a stable toolchain.
 pub fn tests(full: bool) -> Vec<Test> {
-    let entries: [(&str, HostWork); 7] = [
+    let entries: [(&str, HostWork); 8] = [
         ("host/fmt", fmt),
         ("host/clippy", clippy),
         ("host/clippy-image", clippy_image),
         ("host/unit", unit),
+        ("host/interleavings", interleavings),
         ("dom0/debian-kernel-unpacks", debian_kernel),
         ("host/abi", abi),
         ("host/check", check),
@@ -56,13 +58,22 @@ fn clippy_image(log: &Path) -> Result<()> {
     run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
 }
 
-/// The tests of everything that runs on the host, but for the ABI.
+/// The tests of everything that runs on the host, but for those that have an entry of their own.
 fn unit(log: &Path) -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--quiet"]);
-    for name in host_packages()?.iter().filter(|name| *name != ABI_PACKAGE) {
-        test.args(["--package", name]);
+    for name in host_packages()? {
+        if name != ABI_PACKAGE && name != INTERLEAVINGS_PACKAGE {
+            test.args(["--package", &name]);
+        }
     }
+    run_logged(&mut test, log, LIMIT)
+}
+
+/// Lock-free parts under a model checker, in every order of their steps.
+fn interleavings(log: &Path) -> Result<()> {
+    let mut test = cargo();
+    test.args(["test", "--quiet", "--package", INTERLEAVINGS_PACKAGE]);
     run_logged(&mut test, log, LIMIT)
 }
 

@@ -12,7 +12,7 @@ use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use arrayvec::ArrayVec;
 use dom0_abi::addr::Maddr;
 
-use super::descriptors;
+use super::layout;
 
 /// An IO-APIC: where its registers are and the first interrupt that it serves.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub(super) struct ResetRegister {
 #[derive(Debug, Default)]
 pub(super) struct Topology {
     /// APIC ids of all CPUs that can be used, the one that runs first.
-    pub(super) cpus: ArrayVec<u32, { descriptors::MAX_CPUS }>,
+    pub(super) cpus: ArrayVec<u32, { layout::MAX_CPUS }>,
     pub(super) io_apics: ArrayVec<IoApic, 16>,
     pub(super) overrides: ArrayVec<Override, 16>,
     pub(super) reset: Option<ResetRegister>,

@@ -5,12 +5,10 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::CpuUserRegs;
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
-use x86_64::structures::paging::PhysFrame;
-use x86_64::{PhysAddr, VirtAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::fault::fixup;
@@ -22,6 +20,7 @@ use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
 use crate::registers::{
     BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
 };
+use crate::tlb::TlbMode;
 
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
@@ -38,7 +37,7 @@ static HAS_SMAP: AtomicBool = AtomicBool::new(false);
 
 /// The CPU that runs this code. It cannot leave it: neither `Send` nor `Sync`.
 pub struct Cpu {
-    local: &'static CpuLocal,
+    pub(super) local: &'static CpuLocal,
     stays: PhantomData<*const ()>,
 }
 
@@ -131,38 +130,6 @@ impl Cpu {
         value: &T,
     ) -> Result<(), GuestFault> {
         self.write_guest_bytes(at, value.as_bytes())
-    }
-
-    /// Loads a root. Its slots 256 to 271 must be the hypervisor's own (`Machine::root_entry`) and everything else may
-    /// lead to nothing of ours: that is what `core` keeps by page types (I7, I8).
-    pub fn load_root(&self, root: Mfn) {
-        if let Ok(frame) = PhysFrame::from_start_address(PhysAddr::new_truncate(root.start().get()))
-        {
-            // SAFETY: as the doc says.
-            unsafe { Cr3::write(frame, Cr3Flags::empty()) };
-        }
-    }
-
-    /// Drops every translation of this CPU, global ones included.
-    pub fn flush_tlb(&self) {
-        let cr4 = Cr4::read();
-        if cr4.contains(Cr4Flags::PAGE_GLOBAL) {
-            // SAFETY: toggling PGE has no effect but the flush.
-            unsafe {
-                Cr4::write(cr4 - Cr4Flags::PAGE_GLOBAL);
-                Cr4::write(cr4);
-            }
-        } else {
-            x86_64::instructions::tlb::flush_all();
-        }
-    }
-
-    /// Drops the translation of one page.
-    pub fn flush_page(&self, at: GuestAddr) {
-        // A non-canonical address has no translation (XSA-279: and some forms of invalidation fault on it).
-        if let Ok(at) = VirtAddr::try_new(at.get()) {
-            x86_64::instructions::tlb::flush(at);
-        }
     }
 
     /// The hardware's own answer.
@@ -405,8 +372,8 @@ impl Cpu {
         }
     }
 
-    /// Turns the CPU's protections on. `smep` and `smap` as the command line says.
-    pub(super) fn protect(smep: bool, smap: bool) {
+    /// Turns the CPU's protections on, as the command line says, and PCIDs if they are to be used.
+    pub(super) fn protect(smep: bool, smap: bool, mode: TlbMode) {
         let features = raw_cpuid::CpuId::new().get_extended_feature_info();
         let has_xsave = raw_cpuid::CpuId::new()
             .get_feature_info()
@@ -425,6 +392,8 @@ impl Cpu {
             features.as_ref().is_some_and(|info| info.has_fsgsbase()),
         );
         cr4.set(Cr4Flags::OSXSAVE, has_xsave);
+        // Allowed, since the root that is loaded has PCID 0.
+        cr4.set(Cr4Flags::PCID, mode == TlbMode::Pcid);
         HAS_SMAP.store(smap, Ordering::Relaxed);
         HOST_CR4.store(cr4.bits(), Ordering::Relaxed);
         let extended = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers();

@@ -1,9 +1,11 @@
-//! Descriptor tables: GDT, TSS, IDT.
+//! Descriptor tables: GDT, TSS, LDT register, IDT.
 //!
-//! The upper two pages of every GDT are the hypervisor's (ABI: `public/arch-x86/xen.h`, `FIRST_RESERVED_GDT_PAGE`). One
-//! pair of frames serves all CPUs, since it has room for the TSS of each: switching guests never writes a descriptor.
+//! The pages of the GDT that a guest cannot fill are the hypervisor's (ABI: `public/arch-x86/xen.h`,
+//! `FIRST_RESERVED_GDT_PAGE`). One is enough. Each CPU has its own, in its descriptor window, so that it finds its TSS and
+//! its LDT under the same selectors as any other.
 
 use dom0_abi::addr::PAGE_SIZE;
+use dom0_abi::arch::FIRST_RESERVED_GDT_PAGE;
 use x86_64::instructions::tables;
 use x86_64::registers::segmentation::{CS, SS, Segment};
 use x86_64::structures::DescriptorTablePointer;
@@ -14,6 +16,7 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 use super::entry::{self, Handlers};
 use super::layout;
 use super::per_cpu::CpuLocal;
+use crate::descriptor_window::{FLAT, GDT_LIMIT, LDT_START, Window};
 use crate::sync::Once;
 
 /// Selector of our code. SYSCALL wants the data segment right behind it.
@@ -21,58 +24,78 @@ pub(super) const CODE: u16 = 0xe008;
 pub(super) const DATA: u16 = 0xe010;
 /// SYSRET wants 32-bit code, data and 64-bit code in this order. ABI: `public/arch-x86/xen-x86_64.h`, `FLAT_RING3_*`.
 pub(super) const GUEST_CODE32: u16 = 0xe023;
-const FIRST_TSS: u16 = 0xe040;
+/// Of this CPU.
+const TSS: u16 = 0xe040;
+/// Of the guest that this CPU runs.
+const LDT: u16 = 0xe050;
 
-/// Flat descriptors as selectors 0xe000, 0xe008, … find them; all with the accessed bit, so that the CPU never writes.
-const FLAT: [u64; 7] = [
-    0,
-    0x00af_9b00_0000_ffff, // 64-bit code, ring 0
-    0x00cf_9300_0000_ffff, // data, ring 0
-    0,
-    0x00cf_fb00_0000_ffff, // 32-bit code, ring 3
-    0x00cf_f300_0000_ffff, // data, ring 3
-    0x00af_fb00_0000_ffff, // 64-bit code, ring 3
-];
-
-/// Each TSS takes two slots of what is left of two pages.
-pub(super) const MAX_CPUS: usize = (2 * PAGE_SIZE - (FIRST_TSS & 0xfff) as usize) / 16;
-
-/// Writes the flat descriptors into our pages of the GDT.
-pub(super) fn write_flat_descriptors() {
-    for (index, descriptor) in FLAT.iter().enumerate() {
-        // SAFETY: `paging` maps our two pages of the empty GDT writable; nothing reads them yet.
-        unsafe { our_gdt().add(index).write_volatile(*descriptor) };
+/// Writes descriptors of this CPU's, in our page of its GDT, from `selector` on.
+fn write(window: Window, selector: u16, descriptors: &[u64]) {
+    let page = window.page(FIRST_RESERVED_GDT_PAGE) as *mut u64;
+    let first = usize::from(selector) % PAGE_SIZE / 8;
+    for (index, descriptor) in descriptors.iter().enumerate() {
+        // SAFETY: the page of a CPU that runs is mapped and writable, and nobody else's; all selectors that are passed are
+        // near its start. The CPU reads it only when a selector is loaded.
+        unsafe { page.add(first + index).write_volatile(*descriptor) };
     }
 }
 
-fn our_gdt() -> *mut u64 {
-    (layout::EMPTY_GDT + layout::OUR_GDT_OFFSET) as *mut u64
-}
-
-/// Loads GDT, code and stack segment and TSS of a CPU.
+/// Fills our page of the GDT and loads GDT, code and stack segment and TSS of a CPU.
 pub(super) fn load_gdt(local: &'static CpuLocal) {
     let Descriptor::SystemSegment(low, high) = Descriptor::tss_segment(&local.tss) else {
         return;
     };
-    let selector = FIRST_TSS + 16 * local.id as u16;
-    let slot = usize::from(selector & 0xfff) / 8;
-    // SAFETY: within our two pages, as `local.id` is below MAX_CPUS; the slot is this CPU's alone.
-    unsafe {
-        our_gdt().add(slot).write_volatile(low);
-        our_gdt().add(slot + 1).write_volatile(high);
-    }
+    write(local.window_at, 0xe000, &FLAT);
+    write(local.window_at, TSS, &[low, high]);
     let pointer = DescriptorTablePointer {
-        limit: 0xffff,
-        base: VirtAddr::new(layout::EMPTY_GDT),
+        limit: GDT_LIMIT,
+        base: VirtAddr::new(local.window_at.page(0)),
     };
     // SAFETY: the window is mapped for ever; the selectors name the descriptors above.
     unsafe {
         tables::lgdt(&pointer);
         CS::set_reg(SegmentSelector(CODE));
         SS::set_reg(SegmentSelector(DATA));
-        tables::load_tss(SegmentSelector(selector));
-        core::arch::asm!("lldt {:x}", in(reg) 0_u16, options(nostack, preserves_flags));
+        tables::load_tss(SegmentSelector(TSS));
+        lldt(0);
     }
+}
+
+/// Loads an LDT of so many descriptors, in this CPU's window; none if it is 0.
+pub(super) fn load_ldt(local: &CpuLocal, nr_entries: u16) {
+    let Some(limit) = (u32::from(nr_entries) * 8).checked_sub(1) else {
+        // SAFETY: takes the LDT away.
+        unsafe { lldt(0) };
+        return;
+    };
+    write(
+        local.window_at,
+        LDT,
+        &ldt_descriptor(local.window_at.page(LDT_START), limit.min(0xffff)),
+    );
+    // SAFETY: the descriptor has just been written. Where the table's pages are not mapped, the CPU faults when it loads a
+    // selector, which is foreseen wherever a guest's selectors are loaded.
+    unsafe { lldt(LDT) };
+}
+
+/// SPEC: Intel SDM volume 3, figure 8-4.
+fn ldt_descriptor(base: u64, limit: u32) -> [u64; 2] {
+    const PRESENT_LDT: u64 = 0x82;
+    let limit = u64::from(limit);
+    let low = limit & 0xffff
+        | (base & 0xff_ffff) << 16
+        | PRESENT_LDT << 40
+        | (limit >> 16) << 48
+        | (base >> 24 & 0xff) << 56;
+    [low, base >> 32]
+}
+
+/// # Safety
+///
+/// The selector must be 0 or that of an LDT whose pages hold checked descriptors or are not mapped.
+unsafe fn lldt(selector: u16) {
+    // SAFETY: as the caller promises.
+    unsafe { core::arch::asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
 }
 
 static IDT: Once<InterruptDescriptorTable> = Once::new();

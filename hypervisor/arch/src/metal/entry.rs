@@ -385,6 +385,7 @@ extern "C" fn on_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserR
                 let guest = unsafe { fault::failed_return(regs) };
                 // SAFETY: the guest's registers, in their place at the top of the main stack.
                 let interrupted = unsafe { &mut *guest };
+                cpu.note_fault_address(vector);
                 H::exception(&cpu, interrupted);
                 stay_in_ring_3(interrupted);
                 guest

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 256 | `0xffff800000000000` | machine-to-physical table: guests read, we write through the direct map |
 //! | 257 | `0xffff808000000000` | the image; from 1 GiB on, the per-CPU areas |
-//! | 259 | `0xffff818000000000` | descriptor-table windows |
+//! | 259 | `0xffff818000000000` | descriptor windows (`descriptor_window`) |
 //! | 260 | `0xffff820000000000` | devices |
 //! | 262-271 | `0xffff830000000000` | direct map: all RAM but the image |
 
@@ -67,10 +67,8 @@ pub(crate) const GUEST_REGS_FROM_TOP: u64 = 200;
 /// Bytes at the top of the main stack that boot leaves free: room for a guest's registers, a multiple of 16.
 pub(crate) const BOOT_STACK_ROOM: u64 = 256;
 
-/// The descriptor table that every CPU uses as long as its guest has none: fourteen empty pages, two of ours.
-pub(crate) const EMPTY_GDT: u64 = 0xffff_8180_0000_0000;
-/// Where in a descriptor table our own pages begin. ABI: `public/arch-x86/xen.h`, `FIRST_RESERVED_GDT_BYTE`.
-pub(crate) const OUR_GDT_OFFSET: u64 = 14 * PAGE_SIZE as u64;
+/// The most CPUs that are used.
+pub(crate) const MAX_CPUS: usize = 512;
 
 /// Registers and memory of devices.
 pub(crate) const DEVICES: u64 = 0xffff_8200_0000_0000;

@@ -20,12 +20,16 @@ use super::handover::Handover;
 use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
 use super::paging::{Access, OwnHalf};
 use super::per_cpu::{self, CpuLocal};
-use super::{apic, descriptors, layout, power, screen, serial, time};
-use crate::boot::{BootInfo, BootModule, MfnRange};
+use super::segments::WindowEntries;
+use super::{apic, descriptors, layout, power, screen, serial, time, tlb};
+use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
+use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
 use crate::memory_map::MemoryMap;
+use crate::paging_facts::PagingFacts;
 use crate::sync::{Once, Rank, SpinLock};
+use crate::tlb::{CpuSet, CpuTlb, TlbMode};
 
 /// The least memory that Oxen starts with.
 const LEAST_RAM: u64 = 64 << 20;
@@ -54,6 +58,8 @@ pub struct StartOptions {
     pub smep: bool,
     /// Supervisor-mode access prevention, where the CPU has it.
     pub smap: bool,
+    /// Process-context identifiers in the TLB, where the CPU has them.
+    pub pcid: bool,
 }
 
 /// Why the machine cannot start.
@@ -100,20 +106,24 @@ impl core::fmt::Display for StartError {
 }
 
 /// The machine. There is one, and it stays where it is: this is a handle.
-pub struct Machine(&'static Parts);
+pub struct Machine(pub(super) &'static Parts);
 
 static PARTS: Once<Parts> = Once::new();
 
 /// What the machine consists of.
-struct Parts {
+pub(super) struct Parts {
     mem: &'static PhysMem,
     m2p: M2p,
+    m2p_frames: MfnRange,
     memory_map: MemoryMap,
     max_mfn: Mfn,
     boot_memory: SpinLock<Option<BootMemory>>,
     root_entries: [u64; 16],
     topology: Topology,
     tsc_khz: u32,
+    pub(super) tlb_mode: TlbMode,
+    pub(super) shared: &'static tlb::Shared,
+    paging: PagingFacts,
 }
 
 impl Machine {
@@ -125,6 +135,11 @@ impl Machine {
     /// The machine-to-physical table.
     pub fn m2p(&self) -> &M2p {
         &self.0.m2p
+    }
+
+    /// The frames that the machine-to-physical table lives in, all of one piece; aligned to 2 MiB if they are that many.
+    pub fn m2p_frames(&self) -> MfnRange {
+        self.0.m2p_frames
     }
 
     /// What is where in the machine's address space.
@@ -179,6 +194,11 @@ impl Machine {
             .root_entries
             .get(slot.checked_sub(*layout::OUR_SLOTS.start())?)
             .copied()
+    }
+
+    /// What the CPUs make of page tables.
+    pub fn paging(&self) -> PagingFacts {
+        self.0.paging
     }
 
     /// How many CPUs were found.
@@ -342,7 +362,7 @@ pub fn start<H: Handlers>(
     } else if let Some(module) = info.modules.iter().position(is_out_of_reach) {
         Err(StartError::ModuleOutOfReach { module })
     } else {
-        build(handover, &info, topology)
+        build(handover, &info, topology, options.pcid)
             .map_err(|(table, bytes)| StartError::NoRoom { table, bytes })
     };
     match built {
@@ -358,7 +378,7 @@ pub fn start<H: Handlers>(
             error
         }
         Ok(machine) => {
-            Cpu::protect(options.smep, options.smap);
+            Cpu::protect(options.smep, options.smap, machine.tlb_mode());
             apic::mask_all(&machine.0.topology);
             let mut started = Started {
                 machine: Some(machine),
@@ -390,7 +410,12 @@ extern "C" fn on_own_stack(started: usize) -> ! {
 type NoRoom = (&'static str, u64);
 
 /// Builds page tables and tables, and loads the former.
-fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Machine, NoRoom> {
+fn build(
+    handover: &Handover,
+    info: &BootInfo,
+    topology: Topology,
+    pcid: bool,
+) -> Result<Machine, NoRoom> {
     const TABLES: NoRoom = ("page tables of the hypervisor", 0);
     let map = &info.memory_map;
     let max_mfn = map.max_mfn();
@@ -423,7 +448,8 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
             .ok_or(TABLES)?;
     }
     map_cpu_area(&mut half, &mut boot_memory, 0).ok_or(TABLES)?;
-    map_empty_gdt(&mut half, &mut boot_memory).ok_or(TABLES)?;
+    let zeros = half.zeroed_frame(&mut boot_memory).ok_or(TABLES)?.mfn();
+    let window_table = map_window(&mut half, &mut boot_memory, CpuId::BOOT, zeros).ok_or(TABLES)?;
     for (at, to) in apic::mappings(&topology) {
         half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device)
             .ok_or(TABLES)?;
@@ -452,10 +478,11 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
     // an address below 4 GiB again.
     unsafe { half.load() };
 
-    descriptors::write_flat_descriptors();
     let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *mut CpuLocal;
+    // SAFETY: `map_window` has found the table, which stays for ever and is reached through the direct map.
+    let window = unsafe { window_entries(window_table, CpuId::BOOT, zeros) };
     // SAFETY: mapped by `map_cpu_area`, nobody else's.
-    unsafe { local.write(CpuLocal::new(0)) };
+    unsafe { local.write(CpuLocal::new(0, window)) };
     if let Some(Some(screen)) = screen {
         // SAFETY: mapped by `map_screen`.
         unsafe { screen::open(&screen, screen::AT) };
@@ -472,16 +499,29 @@ fn build(handover: &Handover, info: &BootInfo, topology: Topology) -> Result<Mac
     let bits = zeroed_table::<AtomicU64>(&mut boot_memory, words)
         .ok_or(("frame bits", words as u64 * 8))?;
     let mem = MEM.call_once(|| PhysMem::new(FrameBits::new(bits)));
+    let cpus = topology.cpus.len().clamp(1, CpuSet::CAPACITY as usize);
+    let tlbs = raw_table::<CpuTlb>(&mut boot_memory, cpus)
+        .ok_or(("mailboxes", (cpus * size_of::<CpuTlb>()) as u64))?;
+    for index in 0..cpus {
+        // SAFETY: room for so many values, nobody else's.
+        unsafe { tlbs.add(index).write(CpuTlb::new()) };
+    }
+    // SAFETY: every value has just been written.
+    let shared = tlb::init(unsafe { BootSlice::new(tlbs, cpus) }, half.root());
 
     let parts = Parts {
         mem,
         m2p: M2p::new(m2p),
+        m2p_frames: frames_of(m2p_start, m2p_len),
         memory_map: map.clone(),
         max_mfn,
         boot_memory: SpinLock::new(Rank::Machine, Some(boot_memory)),
         root_entries,
         topology,
         tsc_khz: time::calibrate_tsc(),
+        tlb_mode: tlb::mode(pcid),
+        shared,
+        paging: tlb::paging_facts(),
     };
     Ok(Machine(PARTS.call_once(|| parts)))
 }
@@ -513,30 +553,38 @@ fn map_cpu_area(half: &mut OwnHalf, memory: &mut BootMemory, index: u32) -> Opti
     Some(())
 }
 
-/// Maps the descriptor table of a guest that has none: fourteen times the same page of zeros, then our two pages.
-fn map_empty_gdt(half: &mut OwnHalf, memory: &mut BootMemory) -> Option<()> {
+/// Maps a CPU's descriptor window as long as its guest has no tables: the pages of the GDT that guests fill are the page of
+/// zeros, then comes a page of ours, and no LDT. Returns the page table that holds the window.
+fn map_window(
+    half: &mut OwnHalf,
+    memory: &mut BootMemory,
+    cpu: CpuId,
+    zeros: Mfn,
+) -> Option<Maddr> {
     let page = PAGE_SIZE as u64;
-    let zeros = half.zeroed_frame(memory)?;
-    for index in 0..layout::OUR_GDT_OFFSET / page {
-        half.map(
-            memory,
-            layout::EMPTY_GDT + index * page,
-            zeros,
-            page,
-            Access::ReadOnly,
-        )?;
+    let window = Window::of(cpu);
+    for index in 0..GDT_PAGES {
+        let access = Access::ReadOnly;
+        half.map(memory, window.page(index), zeros.start(), page, access)?;
     }
-    for index in 0..2 {
-        let frame = half.zeroed_frame(memory)?;
-        half.map(
-            memory,
-            layout::EMPTY_GDT + layout::OUR_GDT_OFFSET + index * page,
-            frame,
-            page,
-            Access::Data,
-        )?;
-    }
-    Some(())
+    let own = half.zeroed_frame(memory)?;
+    half.map(memory, window.page(GDT_PAGES), own, page, Access::Data)?;
+    half.page_table_of(window.page(0))
+}
+
+/// The entries of a CPU's window in their page table.
+///
+/// # Safety
+///
+/// The table must be the one that [`map_window`] found, and the direct map must be loaded.
+unsafe fn window_entries(table: Maddr, cpu: CpuId, zeros: Mfn) -> WindowEntries {
+    const _: () = assert!(512_usize.is_multiple_of(WINDOW_PAGES));
+    let first = Window::of(cpu).page(0) as usize / PAGE_SIZE % 512;
+    let table = memory::direct(table).cast::<AtomicU64>();
+    // SAFETY: a window does not reach over the end of its table, as its size divides the table's. The table is a frame of ours
+    // that stays for ever; after boot nobody but this CPU writes the entries, and the CPU's own walks are atomic.
+    let entries = unsafe { &*table.add(first).cast::<[AtomicU64; WINDOW_PAGES]>() };
+    WindowEntries::new(entries, zeros)
 }
 
 /// Maps the memory of the screen; `None` if it makes no sense.

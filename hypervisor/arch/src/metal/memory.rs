@@ -124,6 +124,23 @@ impl PhysMem {
         Ok(())
     }
 
+    /// Rids all caches of a frame: what devices and uncached mappings see of it is what was written last.
+    pub fn flush_cache(&self, mfn: Mfn) -> Result<(), BadFrame> {
+        /// SPEC: Intel SDM volume 2, CPUID leaf 1: every 64-bit CPU has lines of 64 bytes for this instruction.
+        const LINE: usize = 64;
+        let frame = self.check(mfn.start(), PAGE_SIZE)?;
+        // SAFETY: `check` covers the frame; the instruction changes no value in memory. The fences order it with accesses
+        // before and behind.
+        unsafe {
+            asm!("mfence", options(nostack, preserves_flags));
+            for offset in (0..PAGE_SIZE).step_by(LINE) {
+                asm!("clflush [{}]", in(reg) frame.as_ptr().wrapping_add(offset), options(nostack, preserves_flags));
+            }
+            asm!("mfence", options(nostack, preserves_flags));
+        }
+        Ok(())
+    }
+
     atomics! {
         load_u8 store_u8 AtomicU8 u8;
         load_u16 store_u16 AtomicU16 u16;
@@ -163,6 +180,58 @@ impl PhysMem {
     /// Replaces a word; returns what was there.
     pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
         Ok(self.atomic::<AtomicU64>(at)?.swap(value, Ordering::SeqCst))
+    }
+
+    /// The first word of a frame that is not 0, from word `from` on, and which it is. Passes empty words four at a time: most
+    /// entries of most page tables are empty.
+    pub fn next_nonzero_word(
+        &self,
+        mfn: Mfn,
+        from: usize,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        let words = self.words(mfn)?;
+        let mut index = from;
+        while let Some([a, b, c, d]) = words.get(index..).and_then(<[_]>::first_chunk::<4>) {
+            let all = [a, b, c, d].map(|word| word.load(Ordering::Acquire));
+            if all != [0; 4] {
+                break;
+            }
+            index += 4;
+        }
+        let mut rest = words.iter().enumerate().skip(index);
+        Ok(rest.find_map(|(index, word)| {
+            let word = word.load(Ordering::Acquire);
+            (word != 0).then_some((index, word))
+        }))
+    }
+
+    /// The last word of a frame that is not 0, below word `below`, and which it is.
+    pub fn last_nonzero_word(
+        &self,
+        mfn: Mfn,
+        below: usize,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        let words = self.words(mfn)?;
+        let mut words = words.get(..below).unwrap_or(words);
+        while let Some((rest, [a, b, c, d])) = words.split_last_chunk::<4>() {
+            let all = [a, b, c, d].map(|word| word.load(Ordering::Acquire));
+            if all != [0; 4] {
+                break;
+            }
+            words = rest;
+        }
+        let mut rest = words.iter().enumerate().rev();
+        Ok(rest.find_map(|(index, word)| {
+            let word = word.load(Ordering::Acquire);
+            (word != 0).then_some((index, word))
+        }))
+    }
+
+    /// The words of a frame. The reference must not outlive the operation: hence private.
+    fn words(&self, mfn: Mfn) -> Result<&[AtomicU64; PAGE_SIZE / 8], BadFrame> {
+        let frame = self.check(mfn.start(), PAGE_SIZE)?;
+        // SAFETY: a whole frame that is mapped and holds only bytes (`check`), aligned; any bytes are valid atomics.
+        Ok(unsafe { frame.cast().as_ref() })
     }
 
     /// Takes frames out of ordinary memory for an object; false, and nothing done, unless all of them were in it.

@@ -18,8 +18,10 @@ mod paging;
 mod per_cpu;
 mod power;
 mod screen;
+mod segments;
 mod serial;
 mod time;
+mod tlb;
 
 pub use apic::SERIAL_VECTOR;
 pub use cpu::Cpu;

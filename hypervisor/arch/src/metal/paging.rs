@@ -122,6 +122,11 @@ impl OwnHalf {
         }
     }
 
+    /// The root: our half and nothing else.
+    pub(super) fn root(&self) -> Mfn {
+        self.root
+    }
+
     fn table(&mut self) -> &mut PageTable {
         // SAFETY: the root is a table of ours, borrowed with `self`, and the window shows it.
         unsafe { &mut *((self.window + self.root.start().get()) as *mut PageTable) }
@@ -188,6 +193,21 @@ impl OwnHalf {
         // Nothing was mapped there before: there is nothing to flush.
         mapped.ok()?.ignore();
         Some(S::SIZE)
+    }
+
+    /// The page table that an address is mapped by, if it is, in a page of the smallest size.
+    pub(super) fn page_table_of(&mut self, at: u64) -> Option<Maddr> {
+        let window = self.window;
+        let at = VirtAddr::new(at);
+        let mut table = self.table();
+        let mut found = None;
+        for index in [at.p4_index(), at.p3_index(), at.p2_index()] {
+            let frame = table[index].frame().ok()?.start_address();
+            found = Some(Maddr::new(frame.as_u64()));
+            // SAFETY: a table of ours, which the window shows, borrowed with `self`.
+            table = unsafe { &mut *((window + frame.as_u64()) as *mut PageTable) };
+        }
+        found
     }
 
     /// Maps RAM, all but the image, in the direct map.

@@ -6,6 +6,10 @@ use core::sync::atomic::AtomicBool;
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::layout;
+use super::segments::WindowEntries;
+use crate::boot::CpuId;
+use crate::descriptor_window::Window;
+use crate::tlb::Pcid;
 
 /// What a CPU knows about itself. The first two fields are the SYSCALL stub's.
 #[repr(C)]
@@ -23,6 +27,16 @@ pub(super) struct CpuLocal {
     pub(super) xcr0: Cell<u64>,
     /// An NMI arrived while the CPU was in the hypervisor.
     pub(super) nmi_seen: AtomicBool,
+    /// Where the CPU sees descriptor tables.
+    pub(super) window_at: Window,
+    /// The page-table entries of that.
+    pub(super) window: WindowEntries,
+    /// Descriptors of the LDT that is loaded.
+    pub(super) ldt_entries: Cell<u16>,
+    /// The PCIDs that may have translations, one bit for each.
+    pub(super) live_pcids: Cell<u64>,
+    /// The PCID of the root that is loaded.
+    pub(super) pcid: Cell<Pcid>,
     pub(super) tss: TaskStateSegment,
 }
 
@@ -42,8 +56,8 @@ pub(super) fn area(index: u32) -> u64 {
 }
 
 impl CpuLocal {
-    /// The record of CPU `index`, with its stacks in the task state segment.
-    pub(super) fn new(index: u32) -> Self {
+    /// The record of CPU `index`, with its stacks in the task state segment. `window`: where its descriptor window is mapped.
+    pub(super) fn new(index: u32, window: WindowEntries) -> Self {
         let area = area(index);
         let guest_regs_end = area + layout::MAIN_STACK.top() - DATA_SELECTORS;
         let mut tss = TaskStateSegment::new();
@@ -59,6 +73,11 @@ impl CpuLocal {
             user_gs_base: Cell::new(0),
             xcr0: Cell::new(0),
             nmi_seen: AtomicBool::new(false),
+            window_at: Window::of(CpuId::new(index)),
+            window,
+            ldt_entries: Cell::new(0),
+            live_pcids: Cell::new(0),
+            pcid: Cell::new(Pcid::ZERO),
             tss,
         }
     }

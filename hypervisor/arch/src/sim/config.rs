@@ -5,6 +5,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use crate::boot::{MemoryKind, MemoryMap, MemoryRange, Screen};
+use crate::paging_facts::{ARCH_CAPABILITIES, PagingFacts};
 use crate::registers::CpuidResult;
 
 /// The description of a model machine. [`SimConfig::new`] describes a plain one; what differs is set afterwards.
@@ -27,6 +28,10 @@ pub struct SimConfig {
     pub cpuid: BTreeMap<(u32, u32), CpuidResult>,
     /// The model-specific registers that exist, and what they hold.
     pub msrs: BTreeMap<u32, u64>,
+    /// Address spaces have PCIDs in the TLB, if the CPU has them.
+    pub pcid: bool,
+    /// What the CPUs make of page tables; `None`: as `CPUID` and the registers say.
+    pub paging: Option<PagingFacts>,
     /// How fast the time-stamp counter runs.
     pub tsc_khz: u32,
     /// From where the adversary's choices follow.
@@ -46,18 +51,29 @@ impl SimConfig {
             screen: None,
             cpuid: cpuid(),
             msrs: msrs(),
+            pcid: false,
+            paging: None,
             tsc_khz: 2_000_000,
             seed: 1,
         }
     }
 
-    /// How many bits a machine address has, as `CPUID` says it.
-    pub(super) fn address_bits(&self) -> u32 {
-        let bits = self
-            .cpuid
-            .get(&(0x8000_0008, 0))
-            .map_or(36, |leaf| leaf.eax & 0xff);
-        bits.clamp(32, 52)
+    /// What the CPUs make of page tables.
+    pub(super) fn paging_facts(&self) -> PagingFacts {
+        let cpuid = |leaf, subleaf| {
+            let answer = self.cpuid.get(&(leaf, subleaf));
+            answer.copied().unwrap_or_default()
+        };
+        let capabilities = || self.msrs.get(&ARCH_CAPABILITIES).copied();
+        self.paging
+            .unwrap_or_else(|| PagingFacts::of(cpuid, capabilities))
+    }
+
+    /// Whether PCIDs are wanted and there.
+    pub(super) fn uses_pcids(&self) -> bool {
+        const PCID: u32 = 1 << 17;
+        let features = self.cpuid.get(&(1, 0)).map_or(0, |leaf| leaf.ecx);
+        self.pcid && features & PCID != 0
     }
 }
 

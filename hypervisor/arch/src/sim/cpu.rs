@@ -2,10 +2,10 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::vec::Vec;
 
-use dom0_abi::addr::{GuestAddr, Mfn, PAGE_SIZE};
+use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::machine::Parts;
@@ -21,8 +21,8 @@ use crate::sync::atomic::Ordering;
 /// The CPU that runs this code. One thread at a time holds it, got it from [`Machine::cpu`](super::Machine::cpu), and
 /// gives it back by dropping it.
 pub struct Cpu {
-    parts: Arc<Parts>,
-    id: CpuId,
+    pub(super) parts: Arc<Parts>,
+    pub(super) id: CpuId,
     not_send: PhantomData<*const ()>,
 }
 
@@ -62,11 +62,8 @@ impl Cpu {
         }
     }
 
-    fn processor(&self) -> MutexGuard<'_, Processor> {
-        let slot = &self.parts.cpus[self.id.get() as usize];
-        slot.processor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn processor(&self) -> MutexGuard<'_, Processor> {
+        self.parts.processor(self.id)
     }
 
     /// Which one it is.
@@ -144,21 +141,6 @@ impl Cpu {
         value: &T,
     ) -> Result<(), GuestFault> {
         self.write_guest_bytes(at, value.as_bytes())
-    }
-
-    /// Loads a root, in PCID 0, and with that forgets all translations that are not global.
-    pub fn load_root(&self, root: Mfn) {
-        self.write_cr3(root.start().get());
-    }
-
-    /// Forgets all translations.
-    pub fn flush_tlb(&self) {
-        self.processor().flush_all();
-    }
-
-    /// Forgets the translation of one page, global or not.
-    pub fn flush_page(&self, at: GuestAddr) {
-        self.processor().flush_page(at);
     }
 
     /// The hardware's own answer.

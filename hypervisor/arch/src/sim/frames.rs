@@ -5,10 +5,12 @@
 
 use core::ops::Range;
 use std::boxed::Box;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock};
 use std::vec::Vec;
 
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE};
+use dom0_abi::arch::INVALID_M2P_ENTRY;
 
 use crate::boot::{MemoryMap, MfnRange};
 use crate::frame_bits::FrameBits;
@@ -27,6 +29,10 @@ pub(super) struct Frames {
     chunks: Vec<OnceLock<Box<Chunk>>>,
     ram: Vec<MfnRange>,
     pub(super) bits: FrameBits<Vec<AtomicU64>>,
+    /// Where the machine-to-physical table lives.
+    m2p: OnceLock<MfnRange>,
+    /// How often the caches were rid of a frame.
+    pub(super) cache_flushes: Mutex<BTreeMap<Mfn, u64>>,
 }
 
 impl Frames {
@@ -39,6 +45,8 @@ impl Frames {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             ram: map.ram().collect(),
             bits: FrameBits::new((0..words).map(|_| AtomicU64::new(0)).collect()),
+            m2p: OnceLock::new(),
+            cache_flushes: Mutex::default(),
         };
         frames.ram.iter().for_each(|range| frames.bits.set(*range));
         frames
@@ -47,6 +55,21 @@ impl Frames {
     /// Whether there is memory behind this number at all.
     pub(super) fn is_ram(&self, mfn: Mfn) -> bool {
         self.ram.iter().any(|range| range.contains(mfn))
+    }
+
+    /// Makes frames that nobody has used the machine-to-physical table.
+    pub(super) fn set_m2p(&self, range: MfnRange) {
+        assert!(self.m2p.set(range).is_ok(), "there is one such table");
+    }
+
+    /// The frames of the machine-to-physical table.
+    pub(super) fn m2p(&self) -> MfnRange {
+        self.m2p.get().copied().unwrap_or(MfnRange::EMPTY)
+    }
+
+    /// Whether it is one of them.
+    pub(super) fn is_m2p(&self, mfn: Mfn) -> bool {
+        self.m2p().contains(mfn)
     }
 
     /// The frame's words; `None` where there is no memory.
@@ -59,8 +82,15 @@ impl Frames {
             .chunks
             .get(index / CHUNK)?
             .get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
-        let garbage = || Box::new([const { AtomicU64::new(GARBAGE) }; WORDS]);
-        Some(chunk.get(index % CHUNK)?.get_or_init(garbage))
+        let make = || {
+            if self.is_m2p(mfn) {
+                // As boot leaves it: no frame has an entry.
+                Box::new([const { AtomicU64::new(INVALID_M2P_ENTRY) }; WORDS])
+            } else {
+                Box::new([const { AtomicU64::new(GARBAGE) }; WORDS])
+            }
+        };
+        Some(chunk.get(index % CHUNK)?.get_or_init(make))
     }
 
     /// The word that holds the byte at `at`; `None` where there is no memory.

@@ -5,7 +5,7 @@
 
 use core::fmt;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
 use arrayvec::{ArrayString, ArrayVec};
@@ -20,9 +20,11 @@ use super::processor::Processor;
 use super::stop::Stop;
 use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange};
 use crate::boot_memory::BootMemory;
+use crate::paging_facts::PagingFacts;
 use crate::registers::CpuidResult;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Rank, SpinLock};
+use crate::tlb::{CpuSet, CpuTlb, Tlb, TlbMode};
 
 /// Slots of a root that belong to the hypervisor. ABI: `public/arch-x86/xen-x86_64.h`, `ROOT_PAGETABLE_FIRST_XEN_SLOT`.
 const FIRST_SLOT: usize = 256;
@@ -56,11 +58,24 @@ pub(super) struct Parts {
     pub(super) devices: SpinLock<Devices>,
     /// How many guest writes are left until one fails; 0 if none is to fail.
     pub(super) failing_write: AtomicU64,
+    pub(super) tlb: Tlb<Vec<CpuTlb>>,
+    pub(super) tlb_mode: TlbMode,
+    paging: PagingFacts,
+}
+
+impl Parts {
+    /// The state of a CPU, for one operation. Panics if there is no such CPU.
+    pub(super) fn processor(&self, id: CpuId) -> MutexGuard<'_, Processor> {
+        let slot = &self.cpus[id.get() as usize];
+        slot.processor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A machine. Several may exist in a process, and several threads may use one.
 pub struct Machine {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
     mem: PhysMem,
     m2p: M2p,
     memory_map: MemoryMap,
@@ -75,7 +90,13 @@ impl Machine {
     /// the protocol allows, no CPU.
     pub fn new(config: SimConfig) -> (Self, BootInfo) {
         assert!(config.cpus > 0, "a machine has a CPU");
-        let address_bits = config.address_bits();
+        assert!(
+            config.cpus <= CpuSet::CAPACITY,
+            "a set of CPUs holds no more"
+        );
+        let paging = config.paging_facts();
+        let address_bits = u32::from(paging.address_bits);
+        let has_pcids = config.uses_pcids();
         let mut memory_map = config.memory_map;
         memory_map.normalise();
         let max_mfn = memory_map.max_mfn();
@@ -115,13 +136,20 @@ impl Machine {
             .alloc(SLOTS as u64, 1, None)
             .expect("no memory for the hypervisor's tables");
         assert!(frames.bits.take(root_frames), "free memory is ordinary RAM");
+        let m2p_frames = boot_memory
+            .alloc(M2p::frames_for(max_mfn), 1, None)
+            .expect("no memory for the machine-to-physical table");
+        assert!(frames.bits.take(m2p_frames), "free memory is ordinary RAM");
+        let m2p = M2p::new(frames.clone(), m2p_frames, max_mfn);
         let mut root_entries = [0; SLOTS];
         for (slot, (entry, mfn)) in root_entries.iter_mut().zip(root_frames.iter()).enumerate() {
             // Present, writable, accessed, dirty; the first one, the machine-to-physical table, is for guests too.
             *entry = mfn.start().get() | 0x63 | if slot == 0 { 4 } else { 0 };
         }
-        let processor =
-            |id: u32| Processor::new(config.seed.wrapping_add(u64::from(id) << 32), address_bits);
+        let processor = |id: u32| {
+            let seed = config.seed.wrapping_add(u64::from(id) << 32);
+            Processor::new(seed, address_bits, has_pcids)
+        };
         let cpus = (0..config.cpus)
             .map(|id| Slot {
                 is_held: AtomicBool::new(false),
@@ -137,11 +165,18 @@ impl Machine {
             tsc_khz: config.tsc_khz,
             devices: SpinLock::new(Rank::Devices, Devices::default()),
             failing_write: AtomicU64::new(0),
+            tlb: Tlb::new((0..config.cpus).map(|_| CpuTlb::new()).collect()),
+            tlb_mode: if has_pcids {
+                TlbMode::Pcid
+            } else {
+                TlbMode::Global
+            },
+            paging,
         };
         let machine = Self {
             parts: Arc::new(parts),
             mem,
-            m2p: M2p::new(max_mfn),
+            m2p,
             memory_map,
             root_entries,
             boot_memory: SpinLock::new(Rank::Machine, Some(boot_memory)),
@@ -157,6 +192,11 @@ impl Machine {
     /// The machine-to-physical table.
     pub fn m2p(&self) -> &M2p {
         &self.m2p
+    }
+
+    /// The frames that the machine-to-physical table lives in.
+    pub fn m2p_frames(&self) -> MfnRange {
+        self.parts.frames.m2p()
     }
 
     /// The normalised map.
@@ -211,6 +251,11 @@ impl Machine {
         self.root_entries
             .get(slot.checked_sub(FIRST_SLOT)?)
             .copied()
+    }
+
+    /// What the CPUs make of page tables.
+    pub fn paging(&self) -> PagingFacts {
+        self.parts.paging
     }
 
     /// How many CPUs were found.
@@ -286,11 +331,8 @@ impl Machine {
     /// Lets every CPU speculate for a while: it fills its TLB from the tables as they are now, for addresses that it used
     /// lately and ones near by.
     pub fn agitate(&self) {
-        for slot in &self.parts.cpus {
-            let mut processor = slot
-                .processor
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+        for (id, _) in (0..).zip(&self.parts.cpus) {
+            let mut processor = self.parts.processor(CpuId::new(id));
             processor.speculate(&self.parts.frames, 16);
         }
     }

@@ -7,17 +7,22 @@
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use std::boxed::Box;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::vec;
 use std::vec::Vec;
 
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use dom0_abi::arch::INVALID_M2P_ENTRY;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::frames::{Frames, GARBAGE, update};
 use crate::boot::MfnRange;
 pub use crate::frame_bits::BadFrame;
 use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Words in a frame.
+const WORDS: usize = PAGE_SIZE / 8;
 
 /// The machine's memory, by frame. Every access checks that the frame is RAM and holds no object of the hypervisor. An
 /// access never crosses the end of a frame. A refused access changes nothing.
@@ -86,6 +91,25 @@ impl PhysMem {
         self.write_bytes(to.start(), &bytes)
     }
 
+    /// Rids all caches of a frame: what devices and uncached mappings see of it is what was written last.
+    pub fn flush_cache(&self, mfn: Mfn) -> Result<(), BadFrame> {
+        self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
+        let mut flushes = self.cache_flushes_of_all();
+        let count = flushes.entry(mfn).or_default();
+        *count = count.saturating_add(1);
+        Ok(())
+    }
+
+    /// How often [`Self::flush_cache`] was asked for a frame. Only the model knows.
+    pub fn cache_flushes(&self, mfn: Mfn) -> u64 {
+        self.cache_flushes_of_all().get(&mfn).copied().unwrap_or(0)
+    }
+
+    fn cache_flushes_of_all(&self) -> MutexGuard<'_, BTreeMap<Mfn, u64>> {
+        let flushes = self.frames.cache_flushes.lock();
+        flushes.unwrap_or_else(PoisonError::into_inner)
+    }
+
     atomics! {
         load_u8 store_u8 u8;
         load_u16 store_u16 u16;
@@ -117,6 +141,39 @@ impl PhysMem {
     /// Replaces an aligned word; returns what was there.
     pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
         Ok(self.aligned(at, 8)?.0.swap(value, Ordering::SeqCst))
+    }
+
+    /// The first word of a frame that is not 0, from word `from` on, and which it is.
+    pub fn next_nonzero_word(
+        &self,
+        mfn: Mfn,
+        from: usize,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        self.nonzero_word(mfn, from..WORDS)
+    }
+
+    /// The last word of a frame that is not 0, below word `below`, and which it is.
+    pub fn last_nonzero_word(
+        &self,
+        mfn: Mfn,
+        below: usize,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        self.nonzero_word(mfn, (0..below.min(WORDS)).rev())
+    }
+
+    fn nonzero_word(
+        &self,
+        mfn: Mfn,
+        indexes: impl Iterator<Item = usize>,
+    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
+        for index in indexes {
+            let word = self.load_u64(mfn.at(index * 8))?;
+            if word != 0 {
+                return Ok(Some((index, word)));
+            }
+        }
+        Ok(None)
     }
 
     /// The word that holds a number of `len` bytes, and how far to the left it lies there.
@@ -282,39 +339,52 @@ impl<T> Deref for BootSlice<T> {
     }
 }
 
-/// The machine-to-physical table: what each frame is called by the guest that has it.
-pub struct M2p(Vec<AtomicU64>);
+/// The machine-to-physical table: what each frame is called by the guest that has it. It lives in frames that guests may
+/// map, but not writable.
+pub struct M2p {
+    frames: Arc<Frames>,
+    len: u64,
+}
 
 impl M2p {
-    pub(super) fn new(max_mfn: Mfn) -> Self {
-        Self(
-            FromZeros::new_vec_zeroed(max_mfn.get() as usize)
-                .unwrap_or_else(|_| panic!("no host memory for the M2P")),
-        )
+    /// How many frames a table for so many frames has.
+    pub(super) fn frames_for(max_mfn: Mfn) -> u64 {
+        max_mfn.get().div_ceil(PAGE_SIZE as u64 / 8)
+    }
+
+    /// Puts the table into frames that are taken and that nobody has used. Panics if they are too few.
+    pub(super) fn new(frames: Arc<Frames>, range: MfnRange, max_mfn: Mfn) -> Self {
+        assert!(range.len() >= Self::frames_for(max_mfn));
+        frames.set_m2p(range);
+        Self {
+            frames,
+            len: max_mfn.get(),
+        }
     }
 
     /// Writes an entry. Frames behind the end of the table have none.
     pub fn set(&self, mfn: Mfn, pfn: Option<Pfn>) {
         if let Some(entry) = self.entry(mfn) {
-            // Inverted, so that the zeros of a fresh table are the ABI's "no entry", all ones.
-            entry.store(!pfn.map_or(u64::MAX, Pfn::get), Ordering::Relaxed);
+            entry.store(pfn.map_or(INVALID_M2P_ENTRY, Pfn::get), Ordering::Relaxed);
         }
     }
 
     /// Reads an entry.
     pub fn get(&self, mfn: Mfn) -> Option<Pfn> {
-        let value = !self.entry(mfn)?.load(Ordering::Relaxed);
-        (value != u64::MAX).then_some(Pfn::new(value))
+        let value = self.entry(mfn)?.load(Ordering::Relaxed);
+        (value != INVALID_M2P_ENTRY).then_some(Pfn::new(value))
     }
 
     fn entry(&self, mfn: Mfn) -> Option<&AtomicU64> {
-        self.0.get(usize::try_from(mfn.get()).ok()?)
+        let start = self.frames.m2p().start.start().get();
+        let at = (mfn.get() < self.len).then(|| Maddr::new(start + mfn.get() * 8))?;
+        self.frames.word(at)
     }
 }
 
 impl fmt::Debug for M2p {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("M2p").field("len", &self.0.len()).finish()
+        f.debug_struct("M2p").field("len", &self.len).finish()
     }
 }
 

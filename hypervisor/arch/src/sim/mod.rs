@@ -12,6 +12,8 @@ mod machine;
 pub mod memory;
 mod processor;
 mod rng;
+mod segments;
+mod shootdown;
 mod stop;
 mod tlb;
 mod walk;
@@ -20,6 +22,8 @@ pub use config::SimConfig;
 pub use cpu::Cpu;
 pub use machine::Machine;
 pub use processor::{CpuRegisters, Invpcid, PortAccess};
+pub use segments::SegmentFault;
+pub use shootdown::CachedFrames;
 pub use stop::{Stop, catch_stop};
 
 #[cfg(test)]

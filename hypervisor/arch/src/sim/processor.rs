@@ -6,8 +6,11 @@ use dom0_abi::addr::{GuestAddr, Mfn};
 
 use super::frames::Frames;
 use super::rng::Rng;
+use super::segments::MappedPages;
+use super::shootdown::CachedFrames;
 use super::tlb::Tlb;
 use super::walk::{Paging, Walker};
+use crate::descriptor_window::DataSelectors;
 use crate::fpu::FpuArea;
 use crate::registers::{DebugRegisters, PortWidth};
 
@@ -25,7 +28,7 @@ const RECENT: usize = 32;
 pub struct CpuRegisters {
     /// CR0.TS.
     pub task_switched: bool,
-    /// The root of the page tables and the PCID; 0 until a root is loaded.
+    /// The root of the page tables and the PCID; 0 while no guest's root is loaded.
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
@@ -41,6 +44,10 @@ pub struct CpuRegisters {
     pub gs_base: u64,
     /// The base of GS that `SWAPGS` brings in.
     pub user_gs_base: u64,
+    /// DS, ES, FS, GS.
+    pub selectors: DataSelectors,
+    /// Descriptors of the LDT; 0 if there is none.
+    pub ldt_entries: u16,
     /// Breakpoints.
     pub debug: DebugRegisters,
     /// CR2.
@@ -86,24 +93,29 @@ pub(super) struct Processor {
     pub(super) registers: CpuRegisters,
     pub(super) fpu: FpuArea,
     pub(super) ports: Vec<PortAccess>,
+    pub(super) pages: MappedPages,
     tlb: Tlb,
     rng: Rng,
     recent: Vec<u64>,
     address_bits: u32,
+    /// The PCIDs that may have translations, one bit for each.
+    pub(super) live_pcids: u64,
 }
 
 impl Processor {
-    pub(super) fn new(seed: u64, address_bits: u32) -> Self {
+    pub(super) fn new(seed: u64, address_bits: u32, has_pcids: bool) -> Self {
         let registers = CpuRegisters {
             task_switched: false,
             cr3: 0,
-            cr4: CR4_START,
+            cr4: CR4_START | if has_pcids { CR4_PCIDE } else { 0 },
             tsc_aux: 0,
             nmi_seen: false,
             xcr0: 1,
             fs_base: 0,
             gs_base: 0,
             user_gs_base: 0,
+            selectors: DataSelectors::default(),
+            ldt_entries: 0,
             debug: DebugRegisters::RESET,
             fault_address: 0,
             cache_write_backs: 0,
@@ -115,10 +127,12 @@ impl Processor {
             registers,
             fpu: FpuArea::new(),
             ports: Vec::new(),
+            pages: MappedPages::default(),
             tlb: Tlb::default(),
             rng: Rng::new(seed),
             recent: Vec::new(),
             address_bits,
+            live_pcids: 0,
         }
     }
 
@@ -141,6 +155,13 @@ impl Processor {
         }
     }
 
+    /// `MOV CR3` of a root that maps nothing of a guest's, in PCID 0.
+    pub(super) fn unload_root(&mut self) {
+        self.registers.cr3 = 0;
+        self.registers.root_loads += 1;
+        self.tlb.flush_space(0);
+    }
+
     pub(super) fn invpcid(&mut self, what: Invpcid) {
         match what {
             Invpcid::Address(pcid, at) => self.tlb.flush_page_of_space(pcid, at.get()),
@@ -160,8 +181,13 @@ impl Processor {
         self.tlb.flush_all();
     }
 
-    fn pcid(&self) -> u16 {
+    pub(super) fn pcid(&self) -> u16 {
         (self.registers.cr3 & 0xfff) as u16
+    }
+
+    /// What the TLB holds.
+    pub(super) fn cached(&self) -> Vec<CachedFrames> {
+        self.tlb.cached()
     }
 
     /// The way to memory; `None` if no root is loaded.
@@ -170,9 +196,10 @@ impl Processor {
             root: Mfn::new((self.registers.cr3 & CR3_ROOT) >> 12),
             pcid: self.pcid(),
             global_pages: self.registers.cr4 & CR4_PGE != 0,
+            has_pcids: self.registers.cr4 & CR4_PCIDE != 0,
             address_bits: self.address_bits,
         };
-        let is_loaded = self.registers.root_loads > 0;
+        let is_loaded = self.registers.cr3 & CR3_ROOT != 0;
         is_loaded.then_some(Walker {
             frames,
             tlb: &mut self.tlb,

@@ -9,6 +9,7 @@ use crate::boot::{CpuId, MfnRange};
 
 mod machine_tests;
 mod memory_tests;
+mod segment_tests;
 // Walks and flushes are plain safe code on one thread: slow to interpret, and an interpreter sees nothing new there.
 #[cfg(not(miri))]
 mod paging;

@@ -10,9 +10,11 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use dom0_abi::addr::Mfn;
+use dom0_abi::addr::{GuestAddr, Maddr, Mfn};
 
 use super::rng::Rng;
+use super::shootdown::CachedFrames;
+use crate::boot::MfnRange;
 
 /// A level of the page tables, named after the entries in a table of that level.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -203,6 +205,30 @@ impl Tlb {
     pub(super) fn flush_all(&mut self) {
         self.leaves.clear();
         self.tables.clear();
+    }
+
+    /// All frames that can be reached by what is remembered, without a further look into memory.
+    pub(super) fn cached(&self) -> Vec<CachedFrames> {
+        let leaves = self.leaves.iter().map(|((_, (level, number)), leaf)| {
+            let frames = 1 << (level.shift() - Level::L1.shift());
+            CachedFrames {
+                address: GuestAddr::new(number << level.shift()),
+                frames: MfnRange::of(Maddr::new(leaf.base).mfn(), frames)
+                    .unwrap_or(MfnRange::EMPTY),
+                writable: leaf.rights.write,
+                is_table: false,
+            }
+        });
+        let tables = self
+            .tables
+            .iter()
+            .map(|((_, (level, number)), table)| CachedFrames {
+                address: GuestAddr::new(number << level.shift()),
+                frames: MfnRange::of(table.mfn, 1).unwrap_or(MfnRange::EMPTY),
+                writable: false,
+                is_table: true,
+            });
+        leaves.chain(tables).collect()
     }
 
     fn leaf_keys(pcid: u16, address: u64) -> [(Space, (Level, u64)); 6] {

@@ -30,6 +30,8 @@ pub(super) struct Paging {
     pub(super) pcid: u16,
     /// CR4.PGE.
     pub(super) global_pages: bool,
+    /// CR4.PCIDE.
+    pub(super) has_pcids: bool,
     /// How many bits a machine address has.
     pub(super) address_bits: u32,
 }
@@ -65,7 +67,10 @@ impl Walker<'_> {
                     .filter(|leaf| leaf.serves(access))?
             }
         };
-        Some(Maddr::new(leaf.translate(address)))
+        let at = Maddr::new(leaf.translate(address));
+        // Cached before the frame became what it is, perhaps.
+        self.allowed(at.mfn(), leaf.rights);
+        Some(at)
     }
 
     /// Fills the caches for an address that nobody asked for, as processors do. What is cached already stays.
@@ -94,7 +99,7 @@ impl Walker<'_> {
             let index = (address >> level.shift()) & 0x1ff;
             // Where there is no memory all bits are ones, which no entry may have.
             let word = self
-                .memory(table.mfn)
+                .table(table.mfn)
                 .and_then(|_| self.frames.word(table.mfn.at(index as usize * 8)))?;
             let (entry, rights) = self.visit(word, level, table.rights, access)?;
             match level.below() {
@@ -114,7 +119,12 @@ impl Walker<'_> {
                         rights,
                         dirty: entry & DIRTY != 0,
                     };
+                    self.allowed(Maddr::new(leaf.translate(address)).mfn(), rights);
                     let global = self.paging.global_pages && entry & GLOBAL != 0;
+                    assert!(
+                        !(global && self.paging.has_pcids),
+                        "the guest's entry for {address:#x} is global while PCIDs are in use"
+                    );
                     let space = if global {
                         Space::Global
                     } else {
@@ -172,22 +182,36 @@ impl Walker<'_> {
             }
     }
 
-    /// Passes a frame that there is memory behind. Panics if an object of the hypervisor lives in it: no guest's tables,
-    /// and nothing that is left of them in a TLB, may lead there.
-    fn memory(&self, mfn: Mfn) -> Option<Mfn> {
+    /// Passes the frame of a table if there is memory behind it. Panics if an object of the hypervisor lives there, as
+    /// [`Self::allowed`] does.
+    fn table(&self, mfn: Mfn) -> Option<Mfn> {
         let is_ram = self.frames.is_ram(mfn);
-        let private = is_ram && !self.frames.bits.test(mfn);
         assert!(
-            !private,
+            !is_ram || self.frames.bits.test(mfn),
             "a guest's page tables lead to frame {mfn}, where an object of the hypervisor lives"
         );
         is_ram.then_some(mfn)
     }
 
+    /// Panics if user mode must not reach the frame of a page with these rights: no guest's tables, and nothing that is
+    /// left of them in a TLB, may lead to an object of the hypervisor. Only the machine-to-physical table may be read.
+    fn allowed(&self, mfn: Mfn, rights: Rights) {
+        if !rights.user || !self.frames.is_ram(mfn) || self.frames.bits.test(mfn) {
+            return;
+        }
+        assert!(
+            self.frames.is_m2p(mfn),
+            "a guest's page tables lead to frame {mfn}, where an object of the hypervisor lives"
+        );
+        assert!(
+            !rights.write,
+            "a guest's page tables let it write to frame {mfn} of the machine-to-physical table"
+        );
+    }
+
     /// Reads bytes of one page of user mode's memory.
     pub(super) fn read(&mut self, address: u64, into: &mut [u8]) -> Option<()> {
         let at = self.translate(address, Access::Read)?;
-        self.memory(at.mfn());
         self.frames.read(at, into);
         Some(())
     }
@@ -195,7 +219,6 @@ impl Walker<'_> {
     /// Writes bytes of one page of user mode's memory.
     pub(super) fn write(&mut self, address: u64, from: &[u8]) -> Option<()> {
         let at = self.translate(address, Access::Write)?;
-        self.memory(at.mfn());
         self.frames.write(at, from);
         Some(())
     }

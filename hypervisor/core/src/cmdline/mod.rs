@@ -61,8 +61,8 @@ pub struct CommandLine {
     pub smep: bool,
     /// `smap=`.
     pub smap: bool,
-    /// `pcid=`; `None`: as the CPU is.
-    pub pcid: Option<bool>,
+    /// `pcid=`.
+    pub pcid: bool,
     /// `xpti=`; `None`: as the CPU is.
     pub xpti: Option<bool>,
 }
@@ -91,7 +91,7 @@ impl CommandLine {
         mem: None,
         smep: true,
         smap: true,
-        pcid: None,
+        pcid: false,
         xpti: None,
     };
 

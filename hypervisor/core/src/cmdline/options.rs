@@ -152,9 +152,11 @@ pub const OPTIONS: &[CommandOption] = &[
     CommandOption {
         name: "pcid",
         syntax: "boolean",
-        default: "as the CPU is",
-        meaning: "Use of process-context identifiers in the TLB. Read, but without effect yet: none are used.",
-        set: into!(pcid, |value: Value<'_>| value.boolean().map(Some)),
+        default: "off",
+        meaning: "Address spaces of guests have numbers in the TLB (process-context identifiers), if the CPU has them, so \
+                  that a switch of page tables need not empty it. Off by default, since it has not run on such a CPU. \
+                  Xen's `pcid=xpti` and `pcid=noxpti` are not supported.",
+        set: into!(pcid, Value::boolean),
     },
     CommandOption {
         name: "reboot",

@@ -97,7 +97,7 @@ fn every_option_changes_its_field() {
         ("mem=2g", |c| c.mem = Some(2 << 30)),
         ("noreboot=yes", |c| c.noreboot = true),
         ("nosmp", |c| c.nosmp = true),
-        ("no-pcid", |c| c.pcid = Some(false)),
+        ("pcid", |c| c.pcid = true),
         ("reboot=no", |c| c.noreboot = true),
         ("no-smap", |c| c.smap = false),
         ("smep=off", |c| c.smep = false),

@@ -1,8 +1,10 @@
 //! dom0, from its memory to a domain that can be started.
 
 use arrayvec::ArrayVec;
+use dom0_abi::addr::Mfn;
 use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::xen::VmAssist;
+use oxen_arch::Cpu;
 use oxen_arch::sync::atomic::Ordering;
 
 use super::builder::Built;
@@ -10,7 +12,10 @@ use super::privileged_state::PrivilegedState;
 use super::table::DomainRef;
 use super::vcpu::{Vcpu, VcpuState};
 use super::{Capabilities, Domain};
+use crate::budget::Budget;
 use crate::host::{AddDomainError, Host};
+use crate::page_type::hold::Reach;
+use crate::page_type::{HeldType, Level, PageType, TypeRef, promote};
 use crate::policy::ports::{MAX_HIDDEN, PortRange, PortRights};
 
 /// Ports of a serial line.
@@ -20,8 +25,11 @@ const SERIAL_PORTS: u16 = 8;
 /// in use and those in `hidden`, which firmware names.
 ///
 /// Fails as [`Host::add_domain`], or if there are too many ports to hide; the frames of `built` stay the owner's then.
+// As its caller, and for the same reason.
+#[inline(never)]
 pub fn add<'h>(
     host: &'h Host,
+    cpu: &Cpu,
     built: &Built,
     hidden: &[PortRange],
 ) -> Result<DomainRef<'h>, AddDomainError> {
@@ -45,11 +53,38 @@ pub fn add<'h>(
     if built.has_extended_cr3 {
         domain.assists.set(VmAssist::PaeExtendedCr3, true);
     }
+    let root = initial_root(host, cpu, &domain, built.root)?;
     let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-    let vcpu = Vcpu::new(
-        VcpuId::new(0),
-        built.shared_info.at(0),
-        VcpuState::new(built.start, built.root, privileged),
-    );
-    host.add_domain(domain, [vcpu])
+    // Made where it is needed: it is large.
+    let vcpu = core::iter::once_with(|| {
+        Vcpu::new(
+            VcpuId::new(0),
+            built.shared_info.at(0),
+            VcpuState::new(built.start, root, privileged),
+        )
+    });
+    host.add_domain(cpu, domain, vcpu)
+}
+
+/// Checks the tables that the builder wrote like any others, and pins their root: that is how kernels expect to find it. The
+/// vCPU gets a reference of its own. The page that is shared with the hypervisor stays writable for good.
+fn initial_root(
+    host: &Host,
+    cpu: &Cpu,
+    domain: &Domain,
+    root: Mfn,
+) -> Result<HeldType, AddDomainError> {
+    let memory = host.memory(cpu, &domain.undo);
+    let reach = Reach::own(host, domain);
+    let ty = PageType::Table(Level::L4);
+    let acquire = || {
+        let mut budget = Budget::ENDLESS;
+        promote::acquire(memory, &reach, root, ty, &mut budget)
+            .map_err(|_| AddDomainError::PageTables)
+    };
+    let shared = TypeRef::writable(memory, domain.shared_info, domain.id);
+    let shared = shared.map_err(|_| AddDomainError::PageTables)?;
+    domain.hold_shared_info(shared.into_held());
+    acquire()?.pin().map_err(|_| AddDomainError::PageTables)?;
+    Ok(acquire()?.into_held())
 }

@@ -7,6 +7,7 @@ pub mod dom0;
 pub mod privileged_state;
 pub mod shutdown;
 pub mod table;
+pub mod teardown;
 pub mod trap_table;
 pub mod upcall;
 pub mod vcpu;
@@ -19,7 +20,10 @@ use dom0_abi::ids::{DomId, DomainHandle, Port, VcpuId};
 use dom0_abi::xen::{SharedInfo, VmAssist};
 use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::sync::{Rank, SpinLock};
 
+use crate::frame::UndoQueue;
+use crate::page_type::HeldType;
 use crate::policy::ports::PortRights;
 use shutdown::Shutdown;
 use vcpu::Vcpu;
@@ -55,6 +59,8 @@ pub struct Domain {
     pub handle: DomainHandle,
     /// The page that it shares with the hypervisor.
     pub shared_info: Mfn,
+    /// What keeps that page writable as long as the domain lives.
+    shared_info_hold: SpinLock<Option<HeldType>>,
     /// The behaviours that it switched on.
     pub assists: Assists,
     /// Whether and why it ended.
@@ -63,6 +69,8 @@ pub struct Domain {
     pub ports: PortRights,
     /// How much memory it has.
     pub memory: MemoryAccount,
+    /// Page tables that it took out of use, its own or those of domains that it controls.
+    pub undo: UndoQueue,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
 }
 
@@ -74,12 +82,19 @@ impl Domain {
             capabilities,
             handle: [0; 16],
             shared_info,
+            shared_info_hold: SpinLock::new(Rank::Domain, None),
             assists: Assists(AtomicU64::new(0)),
             shutdown: Shutdown::new(),
             ports,
             memory: MemoryAccount::default(),
+            undo: UndoQueue::new(),
             vcpus: ArrayVec::new(),
         }
+    }
+
+    /// Keeps the shared page writable from now on: it can be mapped so, and be nothing else.
+    pub fn hold_shared_info(&self, hold: HeldType) {
+        *self.shared_info_hold.lock() = Some(hold);
     }
 
     /// Adds the vCPU of the next number; refused, with the vCPU, if there are too many or it has another number.
@@ -92,9 +107,9 @@ impl Domain {
             .map_err(arrayvec::CapacityError::element)
     }
 
-    /// Takes all vCPUs out again, to give their memory back.
-    pub fn take_vcpus(&mut self) -> ArrayVec<FrameBox<Vcpu>, MAX_VCPUS> {
-        self.vcpus.take()
+    /// Takes the last vCPU out again, to give its memory back.
+    pub fn pop_vcpu(&mut self) -> Option<FrameBox<Vcpu>> {
+        self.vcpus.pop()
     }
 
     /// The vCPU of this number.

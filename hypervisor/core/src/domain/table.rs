@@ -34,6 +34,14 @@ impl DomainTable {
         self.slots.get(usize::from(id.get()))?.acquire()
     }
 
+    /// Takes a domain out; nobody finds it from then on. `None`: there is none, or somebody refers to it; then it is out once they
+    /// do not any more and this is called again.
+    pub fn take(&self, id: DomId) -> Option<FrameBox<Domain>> {
+        let slot = self.slots.get(usize::from(id.get()))?;
+        slot.retire();
+        slot.reap()
+    }
+
     /// Makes a domain known. Refused, with the domain, if its number is taken or too large.
     pub fn insert(&self, domain: FrameBox<Domain>) -> Result<DomainRef<'_>, FrameBox<Domain>> {
         match self.slots.get(usize::from(domain.id.get())) {

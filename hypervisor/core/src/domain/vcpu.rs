@@ -9,12 +9,15 @@ use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::FpuArea;
-use oxen_arch::sync::atomic::{AtomicBool, Ordering};
+use oxen_arch::boot::CpuId;
+use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use oxen_arch::sync::{Guard, Rank, SpinLock};
 
 use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
+use crate::descriptor::Tables;
+use crate::page_type::HeldType;
 use crate::trap::Injection;
 
 /// One vCPU.
@@ -25,6 +28,8 @@ pub struct Vcpu {
     /// Events.
     pub upcall: Upcall,
     nmi_pending: AtomicBool,
+    /// The CPU that may hold translations of it, or [`NO_CPU`].
+    last_cpu: AtomicU32,
     state: SpinLock<VcpuState>,
 }
 
@@ -35,6 +40,7 @@ impl Vcpu {
             id,
             upcall: Upcall::new(info),
             nmi_pending: AtomicBool::new(false),
+            last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),
         }
     }
@@ -42,6 +48,19 @@ impl Vcpu {
     /// Locks the state.
     pub fn lock(&self) -> Guard<'_, VcpuState> {
         self.state.lock()
+    }
+
+    /// Notes the CPU that is going to run it.
+    pub fn runs_on(&self, cpu: CpuId) {
+        self.last_cpu.store(cpu.get(), Ordering::Release);
+    }
+
+    /// The CPU that ran it last: no other one holds translations of it.
+    pub fn last_cpu(&self) -> Option<CpuId> {
+        match self.last_cpu.load(Ordering::Acquire) {
+            NO_CPU => None,
+            cpu => Some(CpuId::new(cpu)),
+        }
     }
 
     /// Sends an NMI; one that was sent before and is not delivered yet is the same.
@@ -60,6 +79,9 @@ impl Vcpu {
     }
 }
 
+/// No CPU has run it.
+const NO_CPU: u32 = u32::MAX;
+
 /// Everything that only the CPU that runs a vCPU touches.
 pub struct VcpuState {
     /// Registers, while it is on no CPU; otherwise they are where the entry stub put them.
@@ -72,10 +94,12 @@ pub struct VcpuState {
     pub callbacks: Callbacks,
     /// Where the kernel is entered from user mode.
     pub kernel_stack: KernelStack,
-    /// The root that kernel mode runs on.
-    pub root: Mfn,
+    /// The root that kernel mode runs on; none any more once the domain ends.
+    pub root: Option<HeldType>,
     /// The root that user mode runs on, once the kernel gave one.
-    pub user_root: Option<Mfn>,
+    pub user_root: Option<HeldType>,
+    /// Descriptor tables.
+    pub tables: Tables,
     /// Segment bases, while it is on no CPU.
     pub bases: SegmentBases,
     /// Control and debug registers.
@@ -92,15 +116,16 @@ pub struct VcpuState {
 
 impl VcpuState {
     /// The state of a vCPU whose first instruction is described by `regs` and which runs on `root`.
-    pub const fn new(regs: CpuUserRegs, root: Mfn, privileged: PrivilegedState) -> Self {
+    pub const fn new(regs: CpuUserRegs, root: HeldType, privileged: PrivilegedState) -> Self {
         Self {
             regs,
             mode: GuestMode::Kernel,
             traps: TrapTable::EMPTY,
             callbacks: Callbacks::NONE,
             kernel_stack: KernelStack { ss: 0, sp: 0 },
-            root,
+            root: Some(root),
             user_root: None,
+            tables: Tables::EMPTY,
             bases: SegmentBases {
                 fs: 0,
                 gs_kernel: 0,
@@ -112,6 +137,13 @@ impl VcpuState {
             injection: None,
             run: RunState::Running,
         }
+    }
+}
+
+impl VcpuState {
+    /// The root that kernel mode runs on.
+    pub fn kernel_root(&self) -> Option<Mfn> {
+        self.root.as_ref().map(HeldType::mfn)
     }
 }
 

@@ -1,35 +1,46 @@
-//! Who has which frame of the machine's memory.
+//! Who has which frame of the machine's memory, and what it is used as.
 //!
-//! `table`: a record per frame. `word`: how a frame changes hands. `allocator`: the free ones. `handle`: frames that are
-//! held and belong to nobody. `refs`: references to a domain's frames.
+//! `table`: a record per frame. `word`: how a frame changes hands. `type_word`: how it changes its use. `allocator`: the free
+//! ones. `owners`: those of each domain. `handle`: frames that are held and belong to nobody. `refs`: references to a
+//! domain's frames. What types mean is the room `page_type`'s.
 //!
 //! A frame is free, held by an [`OwnedFrames`] or the hypervisor itself, or a domain's. Each way between those consumes
 //! the proof of the state before: no frame is ever in two hands, and none gets lost, because handles give back what
 //! they hold when they are dropped.
 //!
 //! INVARIANT: frames that the hypervisor uses for itself are never owned by a domain.
-//! LOCK: the free lists have rank `Frames`; records of frames that are not free change by compare-exchange.
+//! INVARIANT (I5): a frame is free only when nobody has a reference to it, hence without a type. It keeps the time since when
+//! no entry leads to it, and before anybody gets it every CPU that has not flushed since then does.
+//! LOCK: the free lists have rank `Frames`, the lists of each domain `Owners`; records of frames that are not free change
+//! by compare-exchange.
 
 mod allocator;
 mod handle;
+mod owners;
 mod refs;
 mod table;
+pub(crate) mod type_word;
+pub(crate) mod undo;
 mod word;
 
 use dom0_abi::addr::{Mfn, PAGE_SIZE};
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
-use oxen_arch::Machine;
 use oxen_arch::boot::MfnRange;
 use oxen_arch::memory::{BootSlice, FrameBox, PhysMem};
 use oxen_arch::sync::{Rank, SpinLock};
+use oxen_arch::tlb::TlbStamp;
+use oxen_arch::{Cpu, Machine};
 
 use allocator::FreeLists;
 pub use allocator::{MAX_ORDER, MIN_ADDRESS_BITS};
 pub use handle::OwnedFrames;
+use owners::Owners;
 pub use refs::FrameRef;
-pub use table::FrameRecord;
 use table::Table;
+pub use table::{FrameIndex, FrameRecord};
+use type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState, TypeWord};
+pub use undo::UndoQueue;
 use word::{Effect, Event, Kind};
 
 /// Where frames may lie.
@@ -63,6 +74,7 @@ pub struct Statistics {
 /// All frames of the machine.
 pub struct Frames {
     records: BootSlice<FrameRecord>,
+    owners: Owners,
     lists: SpinLock<Lists>,
 }
 
@@ -71,12 +83,26 @@ struct Lists {
     total: u64,
 }
 
+/// The frames in the hands of a CPU: what every change of them needs to know.
+#[derive(Clone, Copy)]
+pub struct Memory<'m> {
+    /// All frames.
+    pub frames: &'m Frames,
+    /// The machine that they are in.
+    pub machine: &'m Machine,
+    /// The CPU that makes the change.
+    pub cpu: &'m Cpu,
+    /// Where page tables go that have lost their last reference.
+    pub undo: &'m UndoQueue,
+}
+
 impl Frames {
     /// Makes the frame table and takes all frames that boot left over. `None`: the table does not fit into memory.
     pub fn new(machine: &Machine) -> Option<Self> {
         let records = machine.zeroed_boot_slice(usize::try_from(machine.max_mfn().get()).ok()?)?;
         let frames = Self {
             records,
+            owners: Owners::new(machine)?,
             lists: SpinLock::new(
                 Rank::Frames,
                 Lists {
@@ -101,9 +127,112 @@ impl Frames {
         OwnedFrames::new(self, range)
     }
 
+    /// The domain that has the frame; a domain that has given it back has it no more.
+    pub fn owner(&self, mfn: Mfn) -> Option<DomId> {
+        match self.table().of(mfn)?.word().kind() {
+            Kind::Owned {
+                owner,
+                is_allocated: true,
+                ..
+            } => Some(owner),
+            _ => None,
+        }
+    }
+
+    /// Whether the domain has the frame.
+    #[inline]
+    pub fn is_of(&self, mfn: Mfn, owner: DomId) -> bool {
+        self.table()
+            .of(mfn)
+            .is_some_and(|record| record.word().is_of(owner))
+    }
+
+    /// How many references there are to a frame of a domain, that of its being allocated included; 0 for others.
+    pub fn reference_count(&self, mfn: Mfn) -> u32 {
+        match self.table().of(mfn).map(|record| record.word().kind()) {
+            Some(Kind::Owned { count, .. }) => count,
+            _ => 0,
+        }
+    }
+
+    /// What the frame is used as. That of a frame to which the caller has no reference may change at any moment.
+    pub fn type_state(&self, mfn: Mfn) -> Option<TypeState> {
+        Some(self.table().of(mfn)?.type_word().state())
+    }
+
+    /// How many frames a domain has, with those that it gave back and that somebody still refers to.
+    pub fn count_of(&self, owner: DomId) -> u64 {
+        self.owners.count(owner)
+    }
+
+    /// Visits the frames that [`Self::count_of`] counts. The domain must stand still.
+    pub fn visit_of(&self, owner: DomId, visit: impl FnMut(Mfn)) {
+        self.owners.walk(self.table(), owner, visit);
+    }
+
+    /// The next frame that the end of the domain has not come to. It comes once.
+    pub(crate) fn next_to_release(&self, owner: DomId) -> Option<Mfn> {
+        self.owners.next_held(self.table(), owner)
+    }
+
+    /// How much memory there is, and how much of it is free.
+    pub fn statistics(&self) -> Statistics {
+        let lists = self.lists.lock();
+        Statistics {
+            total: lists.total,
+            free: lists.free.nr_free(),
+        }
+    }
+
+    /// Applies an event that leaves the frame with an owner.
+    fn event(&self, mfn: Mfn, event: Event) -> Result<Effect, Errno> {
+        let record = self.table().of(mfn).ok_or(Errno::EINVAL)?;
+        Ok(record.apply(event)?)
+    }
+
+    /// Applies an event to the type of a frame that the table has.
+    #[inline]
+    pub(crate) fn type_event(&self, mfn: Mfn, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
+        let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
+        record.apply_type(event)
+    }
+
+    /// Ends a reference to the type of a frame; see [`FrameRecord::release_type`].
+    #[inline]
+    pub(crate) fn release_type(
+        &self,
+        mfn: Mfn,
+        now: impl Fn() -> TlbStamp,
+    ) -> Result<TypeEffect, TypeRefused> {
+        let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
+        record.release_type(now)
+    }
+
+    /// Remembers that caches have to be written back for the frame. The caller has a reference.
+    pub(crate) fn mark_incoherent(&self, mfn: Mfn) {
+        if let Some(record) = self.table().of(mfn) {
+            record.mark_incoherent();
+        }
+    }
+
+    fn put(&self, range: MfnRange) {
+        self.lists.lock().free.put(self.table(), range);
+    }
+
+    fn table(&self) -> Table<'_> {
+        Table(&self.records)
+    }
+}
+
+impl<'m> Memory<'m> {
+    /// The machine's memory.
+    pub fn mem(&self) -> &'m PhysMem {
+        self.machine.mem()
+    }
+
     /// Allocates 2^`order` frames, aligned to their number. `ENOMEM`: there is no such block, or the order is above
-    /// [`MAX_ORDER`]. The frames hold whatever their last owner left.
-    pub fn alloc(&self, order: u8, placement: Placement) -> Result<OwnedFrames<'_>, Errno> {
+    /// [`MAX_ORDER`]. The frames hold whatever their last owner left, but nobody has a way to them, on no CPU.
+    pub fn alloc(&self, order: u8, placement: Placement) -> Result<OwnedFrames<'m>, Errno> {
         if order > MAX_ORDER {
             return Err(Errno::ENOMEM);
         }
@@ -111,23 +240,50 @@ impl Frames {
             Placement::Anywhere => u8::MAX,
             Placement::AddressBits(bits) => bits,
         };
-        let index = self
+        let frames = self.frames;
+        let index = frames
             .lists
             .lock()
             .free
-            .take(self.table(), order, address_bits)
+            .take(frames.table(), order, address_bits)
             .ok_or(Errno::ENOMEM)?;
         let range = MfnRange::of(index.mfn(), 1 << order).ok_or(Errno::ENOMEM)?;
-        Ok(OwnedFrames::new(self, range))
+        self.forget_uses(range);
+        Ok(OwnedFrames::new(frames, range))
+    }
+
+    /// Makes sure that nothing is left of how frames were used before: translations, lines in caches.
+    fn forget_uses(&self, range: MfnRange) {
+        let mut latest = TlbStamp::NEVER;
+        for mfn in range.iter() {
+            let Some(record) = self.frames.table().of(mfn) else {
+                continue;
+            };
+            let word = record.type_word();
+            if word == TypeWord::NEVER_USED {
+                continue;
+            }
+            if let TypeState::None { stamp, .. } = word.state() {
+                latest = latest.max(stamp);
+            }
+            if word.is_incoherent() {
+                // A frame that was free is RAM.
+                let _ = self.mem().flush_cache(mfn);
+            }
+            record.set_type_word(TypeWord::NEVER_USED);
+        }
+        if latest != TlbStamp::NEVER {
+            self.machine.flush_stale(self.cpu, latest);
+        }
     }
 
     /// Allocates `nr_frames` frames in a row: a block of the next order, of which the tail goes back. Fails as
-    /// [`Frames::alloc`]; `EINVAL` for no frame.
+    /// [`Memory::alloc`]; `EINVAL` for no frame.
     pub fn alloc_contiguous(
         &self,
         nr_frames: u64,
         placement: Placement,
-    ) -> Result<OwnedFrames<'_>, Errno> {
+    ) -> Result<OwnedFrames<'m>, Errno> {
         if nr_frames == 0 {
             return Err(Errno::EINVAL);
         }
@@ -141,23 +297,26 @@ impl Frames {
     }
 
     /// Gives frames to a domain: each gets an owner and one reference, that of its being allocated. Takes time with the
-    /// number of frames. `EIO`: a frame cannot be zeroed; then the frames are free and the domain has none of them.
+    /// number of frames. `EIO`: a frame cannot be zeroed; `EINVAL`: no domain has that number; then the frames are free and
+    /// the domain has none of them.
     pub fn assign(
         &self,
         frames: OwnedFrames<'_>,
         owner: DomId,
         scrub: Scrub,
-        mem: &PhysMem,
     ) -> Result<MfnRange, Errno> {
+        if !self.frames.owners.can_own(owner) {
+            return Err(Errno::EINVAL);
+        }
         if scrub == Scrub::Zero {
             for mfn in frames.range().iter() {
-                mem.zero_frame(mfn).map_err(|_| Errno::EIO)?;
+                self.mem().zero_frame(mfn).map_err(|_| Errno::EIO)?;
             }
         }
         let range = frames.into_range();
+        let table = self.frames.table();
         for mfn in range.iter() {
-            let assigned = self
-                .table()
+            let assigned = table
                 .of(mfn)
                 .map(|record| record.apply(Event::Assign(owner)));
             debug_assert_eq!(
@@ -166,6 +325,7 @@ impl Frames {
                 "{mfn} was held and not private"
             );
         }
+        self.frames.owners.add(table, owner, range.iter());
         Ok(range)
     }
 
@@ -175,46 +335,38 @@ impl Frames {
         self.apply(mfn, Event::GiveBack(owner))
     }
 
+    /// Takes a frame from a domain, to which nobody else refers and which has no type. `EBUSY`: somebody does; `EINVAL`: it is
+    /// not the domain's. Nothing has changed then. Translations may still lead to it: it can become free, or the same
+    /// domain's again by [`Self::give_back`].
+    pub fn take_domain_frame(&self, mfn: Mfn, owner: DomId) -> Result<TakenFrame<'m>, Errno> {
+        let index = FrameIndex::new(mfn.get()).ok_or(Errno::EINVAL)?;
+        self.frames.event(mfn, Event::Take(owner))?;
+        self.frames.owners.remove(self.frames.table(), owner, index);
+        self.leave(mfn);
+        let end = Mfn::new(mfn.get().saturating_add(1));
+        let frames = OwnedFrames::new(self.frames, MfnRange::new(mfn, end));
+        Ok(TakenFrame { frames, owner })
+    }
+
+    /// Gives a frame back to the domain that it was taken from, as it is.
+    pub fn give_back(&self, taken: TakenFrame<'_>) {
+        let TakenFrame { frames, owner } = taken;
+        // It was the domain's, so the domain can own it; it is not scrubbed, so it can be accessed or not.
+        let given = self.assign(frames, owner, Scrub::Keep);
+        debug_assert!(given.is_ok());
+    }
+
     /// Takes a reference to a frame of a domain. `EINVAL`: it is not the domain's. `EBUSY`: there are too many.
-    pub fn acquire(&self, mfn: Mfn, owner: DomId) -> Result<FrameRef<'_>, Errno> {
-        FrameRef::acquire(self, mfn, owner)
-    }
-
-    /// The domain that has the frame; a domain that has given it back has it no more.
-    pub fn owner(&self, mfn: Mfn) -> Option<DomId> {
-        match self.table().of(mfn)?.word().kind() {
-            Kind::Owned {
-                owner,
-                is_allocated: true,
-                ..
-            } => Some(owner),
-            _ => None,
-        }
-    }
-
-    /// How many references there are to a frame of a domain, that of its being allocated included; 0 for others.
-    pub fn reference_count(&self, mfn: Mfn) -> u32 {
-        match self.table().of(mfn).map(|record| record.word().kind()) {
-            Some(Kind::Owned { count, .. }) => count,
-            _ => 0,
-        }
-    }
-
-    /// How much memory there is, and how much of it is free.
-    pub fn statistics(&self) -> Statistics {
-        let lists = self.lists.lock();
-        Statistics {
-            total: lists.total,
-            free: lists.free.nr_free(),
-        }
+    pub fn acquire(&self, mfn: Mfn, owner: DomId) -> Result<FrameRef<'m>, Errno> {
+        FrameRef::acquire(*self, mfn, owner)
     }
 
     /// Moves an object into frames of its own. The value comes back if there are none.
-    pub fn place<T>(&self, mem: &PhysMem, value: T) -> Result<FrameBox<T>, T> {
+    pub fn place<T>(&self, value: T) -> Result<FrameBox<T>, T> {
         let nr_frames = size_of::<T>().div_ceil(PAGE_SIZE).max(1);
         match self.alloc_contiguous(nr_frames as u64, Placement::Anywhere) {
             Ok(frames) => {
-                let object = FrameBox::new(mem, frames.range(), value)?;
+                let object = FrameBox::new(self.mem(), frames.range(), value)?;
                 frames.into_range();
                 Ok(object)
             }
@@ -224,24 +376,54 @@ impl Frames {
 
     /// Ends an object and gives its frames back, zeroed.
     pub fn unplace<T>(&self, object: FrameBox<T>) {
-        self.put(object.into_frames());
+        self.frames.put(object.into_frames());
     }
 
     /// Applies an event to a frame's record, and frees the frame if that was the last hand it was in.
     fn apply(&self, mfn: Mfn, event: Event) -> Result<(), Errno> {
-        let record = self.table().of(mfn).ok_or(Errno::EINVAL)?;
+        let record = self.frames.table().of(mfn).ok_or(Errno::EINVAL)?;
+        let owner = match record.word().kind() {
+            Kind::Owned { owner, .. } => owner,
+            _ => return Err(Errno::EINVAL),
+        };
         if record.apply(event)? == Effect::Free {
-            self.put(MfnRange::new(mfn, Mfn::new(mfn.get().saturating_add(1))));
+            let index = FrameIndex::new(mfn.get()).ok_or(Errno::EINVAL)?;
+            self.frames.owners.remove(self.frames.table(), owner, index);
+            self.leave(mfn);
+            let end = Mfn::new(mfn.get().saturating_add(1));
+            self.frames.put(MfnRange::new(mfn, end));
         }
         Ok(())
     }
 
-    fn put(&self, range: MfnRange) {
-        self.lists.lock().free.put(self.table(), range);
+    /// Remembers that the last entry that led to the frame is gone as of now.
+    fn leave(&self, mfn: Mfn) {
+        if let Some(record) = self.frames.table().of(mfn) {
+            let word = TypeWord::new(TypeState::None {
+                was: None,
+                stamp: self.machine.tlb_stamp(),
+            });
+            let word = if record.type_word().is_incoherent() {
+                word.incoherent()
+            } else {
+                word
+            };
+            record.set_type_word(word);
+        }
     }
+}
 
-    fn table(&self) -> Table<'_> {
-        Table(&self.records)
+/// A frame that was taken from a domain and may still be in TLBs. Dropping it frees it.
+#[must_use = "dropping it frees the frame"]
+pub struct TakenFrame<'f> {
+    frames: OwnedFrames<'f>,
+    owner: DomId,
+}
+
+impl TakenFrame<'_> {
+    /// The frame.
+    pub fn mfn(&self) -> Mfn {
+        self.frames.start()
     }
 }
 

@@ -1,37 +1,50 @@
 //! General references to frames of domains.
 
 use core::fmt;
+use core::mem;
 
 use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 
-use super::Frames;
 use super::word::{Event, Refused};
+use super::{Frames, Memory};
 
 /// A general reference: as long as it exists, the frame is neither free nor another domain's, even if its domain gives
 /// it back meanwhile. Dropping it ends the reference, and frees the frame if it was the last.
 #[must_use = "dropping the reference ends it"]
-pub struct FrameRef<'f> {
-    frames: &'f Frames,
+pub struct FrameRef<'m> {
+    memory: Memory<'m>,
     mfn: Mfn,
 }
 
-impl<'f> FrameRef<'f> {
-    pub(super) fn acquire(frames: &'f Frames, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
-        frames.apply(mfn, Event::Acquire(owner))?;
-        Ok(Self { frames, mfn })
+impl<'m> FrameRef<'m> {
+    pub(super) fn acquire(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
+        memory.frames.event(mfn, Event::Acquire(owner))?;
+        Ok(Self { memory, mfn })
     }
 
     /// The frame.
     pub fn mfn(&self) -> Mfn {
         self.mfn
     }
+
+    /// Leaves the reference to what is not a Rust value: an entry of a page table, the type of the frame.
+    pub(crate) fn into_raw(self) -> Mfn {
+        let mfn = self.mfn;
+        mem::forget(self);
+        mfn
+    }
+
+    /// Takes back a reference that was left by [`Self::into_raw`], once.
+    pub(crate) fn from_raw(memory: Memory<'m>, mfn: Mfn) -> Self {
+        Self { memory, mfn }
+    }
 }
 
 impl Drop for FrameRef<'_> {
     fn drop(&mut self) {
-        let released = self.frames.apply(self.mfn, Event::Release);
+        let released = self.memory.apply(self.mfn, Event::Release);
         debug_assert_eq!(
             released,
             Ok(()),
@@ -47,11 +60,20 @@ impl fmt::Debug for FrameRef<'_> {
     }
 }
 
+impl Frames {
+    /// Whether somebody may hold references to the frame: it is a domain's, or was.
+    pub(crate) fn is_owned(&self, mfn: Mfn) -> bool {
+        self.table()
+            .of(mfn)
+            .is_some_and(|record| record.word().is_owned())
+    }
+}
+
 impl From<Refused> for Errno {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::NotPrivate | Refused::NotOwned | Refused::NoReference => Self::EINVAL,
-            Refused::TooManyReferences => Self::EBUSY,
+            Refused::TooManyReferences | Refused::InUse => Self::EBUSY,
         }
     }
 }

@@ -4,8 +4,10 @@
 
 use dom0_abi::addr::Mfn;
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::tlb::TlbStamp;
 use zerocopy::FromZeros;
 
+use super::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
 use super::word::{Effect, Event, Kind, OwnerWord, Refused};
 
 /// What is kept of one frame.
@@ -14,31 +16,33 @@ use super::word::{Effect, Event, Kind, OwnerWord, Refused};
 pub struct FrameRecord {
     /// An [`OwnerWord`].
     owner: AtomicU64,
-    /// [`Links`], while the frame heads a block on a free list. They change under the allocator's lock only.
+    /// A [`TypeWord`].
+    ty: AtomicU64,
+    /// [`Links`]: of a block among the free ones, under the allocator's lock; of a domain's frame among its others, under
+    /// the lock of that list.
     links: AtomicU64,
 }
 
-// Two words, and a third for the page type.
-const _: () = assert!(size_of::<FrameRecord>() <= 16);
+const _: () = assert!(size_of::<FrameRecord>() == 24);
 
-/// The neighbours of a block in its free list.
+/// The neighbours of a frame in its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Links {
-    /// The block before this one.
-    pub(super) previous: Option<FrameIndex>,
-    /// The block behind this one.
-    pub(super) next: Option<FrameIndex>,
+pub(crate) struct Links {
+    /// The one before this.
+    pub(crate) previous: Option<FrameIndex>,
+    /// The one behind this.
+    pub(crate) next: Option<FrameIndex>,
 }
 
 /// The number of a frame that fits the table: `u32::MAX` never occurs, it means "none" in links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FrameIndex(u32);
+pub struct FrameIndex(u32);
 
 const NO_INDEX: u32 = u32::MAX;
 
 impl FrameIndex {
     /// The index of a frame; `None` if no table is that long.
-    pub(super) fn new(mfn: u64) -> Option<Self> {
+    pub(crate) fn new(mfn: u64) -> Option<Self> {
         u32::try_from(mfn)
             .ok()
             .filter(|&index| index != NO_INDEX)
@@ -46,43 +50,49 @@ impl FrameIndex {
     }
 
     /// The index as a number.
-    pub(super) const fn get(self) -> u32 {
+    pub(crate) const fn get(self) -> u32 {
         self.0
     }
 
     /// The frame.
-    pub(super) const fn mfn(self) -> Mfn {
+    pub(crate) const fn mfn(self) -> Mfn {
         Mfn::new(self.0 as u64)
     }
 
-    const fn pack(index: Option<Self>) -> u32 {
+    /// Packs an index that may be missing.
+    pub(crate) const fn pack(index: Option<Self>) -> u32 {
         match index {
             Some(index) => index.0,
             None => NO_INDEX,
         }
     }
 
-    fn unpack(value: u32) -> Option<Self> {
-        (value != NO_INDEX).then_some(Self(value))
+    /// Unpacks what [`Self::pack`] made.
+    pub(crate) const fn unpack(value: u32) -> Option<Self> {
+        if value == NO_INDEX {
+            None
+        } else {
+            Some(Self(value))
+        }
     }
 }
 
 impl FrameRecord {
     /// What the frame is now.
-    pub(super) fn word(&self) -> OwnerWord {
+    pub(crate) fn word(&self) -> OwnerWord {
         // ORDERING: pairs with the changes below: who sees a frame's new state sees what was done before it.
         OwnerWord::from_bits(self.owner.load(Ordering::Acquire))
     }
 
     /// Makes the frame head a free block, or private. The caller holds the frame alone.
-    pub(super) fn set(&self, kind: Kind) {
+    pub(crate) fn set(&self, kind: Kind) {
         // ORDERING: pairs with `word`.
         self.owner
             .store(OwnerWord::new(kind).bits(), Ordering::Release);
     }
 
     /// Applies an event, against whatever other CPUs do meanwhile.
-    pub(super) fn apply(&self, event: Event) -> Result<Effect, Refused> {
+    pub(crate) fn apply(&self, event: Event) -> Result<Effect, Refused> {
         let mut word = self.word();
         loop {
             let (new, effect) = word.after(event)?;
@@ -99,9 +109,72 @@ impl FrameRecord {
         }
     }
 
-    /// The neighbours in the free list.
-    pub(super) fn links(&self) -> Links {
-        // ORDERING: the allocator's lock orders all accesses to links.
+    /// What the frame is used as now.
+    pub(crate) fn type_word(&self) -> TypeWord {
+        // ORDERING: as `word`.
+        TypeWord::from_bits(self.ty.load(Ordering::Acquire))
+    }
+
+    /// Makes the type word this. The caller holds the frame alone.
+    pub(crate) fn set_type_word(&self, word: TypeWord) {
+        self.ty.store(word.bits(), Ordering::Release);
+    }
+
+    /// Says that the frame is mapped with a cache mode that is not coherent with ours. The caller has a reference.
+    pub(crate) fn mark_incoherent(&self) {
+        let bit = TypeWord::from_bits(0).incoherent().bits();
+        self.ty.fetch_or(bit, Ordering::AcqRel);
+    }
+
+    /// Applies an event to the type, against whatever other CPUs do meanwhile.
+    #[inline]
+    pub(crate) fn apply_type(&self, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
+        let mut word = self.type_word();
+        loop {
+            let (new, effect) = word.after(event)?;
+            // ORDERING: Release lets who gets the type next see what was done under the last; Acquire is the other side.
+            match self.ty.compare_exchange_weak(
+                word.bits(),
+                new.bits(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(effect),
+                Err(bits) => word = TypeWord::from_bits(bits),
+            }
+        }
+    }
+
+    /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
+    #[inline]
+    pub(super) fn release_type(
+        &self,
+        now: impl Fn() -> TlbStamp,
+    ) -> Result<TypeEffect, TypeRefused> {
+        let mut word = self.type_word();
+        loop {
+            let stamp = if word.is_last() {
+                now()
+            } else {
+                TlbStamp::NEVER
+            };
+            let (new, effect) = word.after(TypeEvent::Release(stamp))?;
+            // ORDERING: as `apply_type`.
+            match self.ty.compare_exchange_weak(
+                word.bits(),
+                new.bits(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(effect),
+                Err(bits) => word = TypeWord::from_bits(bits),
+            }
+        }
+    }
+
+    /// The neighbours in the list.
+    pub(crate) fn links(&self) -> Links {
+        // ORDERING: the list's lock orders all accesses to links.
         let packed = self.links.load(Ordering::Relaxed);
         Links {
             previous: FrameIndex::unpack((packed >> 32) as u32),
@@ -110,7 +183,7 @@ impl FrameRecord {
     }
 
     /// Changes the neighbours.
-    pub(super) fn set_links(&self, links: Links) {
+    pub(crate) fn set_links(&self, links: Links) {
         let packed = u64::from(FrameIndex::pack(links.previous)) << 32
             | u64::from(FrameIndex::pack(links.next));
         self.links.store(packed, Ordering::Relaxed);
@@ -119,23 +192,23 @@ impl FrameRecord {
 
 /// The records, for those who look frames up.
 #[derive(Clone, Copy)]
-pub(super) struct Table<'a>(pub(super) &'a [FrameRecord]);
+pub(crate) struct Table<'a>(pub(super) &'a [FrameRecord]);
 
 impl<'a> Table<'a> {
     /// The record of a frame.
-    pub(super) fn get(self, index: FrameIndex) -> Option<&'a FrameRecord> {
+    pub(crate) fn get(self, index: FrameIndex) -> Option<&'a FrameRecord> {
         #[cfg(test)]
         super::allocator::tests::count_access();
         self.0.get(usize::try_from(index.get()).ok()?)
     }
 
     /// The record of a frame by its number.
-    pub(super) fn of(self, mfn: Mfn) -> Option<&'a FrameRecord> {
+    pub(crate) fn of(self, mfn: Mfn) -> Option<&'a FrameRecord> {
         self.get(FrameIndex::new(mfn.get())?)
     }
 
     /// One more than the highest frame with a record and an index.
-    pub(super) fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         u64::try_from(self.0.len())
             .unwrap_or(u64::MAX)
             .min(u64::from(NO_INDEX))

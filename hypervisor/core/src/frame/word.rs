@@ -14,7 +14,7 @@ use dom0_abi::ids::DomId;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Not RAM, the hypervisor's own, held by an `OwnedFrames`, or inside a block that another frame heads.
     Private,
     /// The first frame of a block on a free list.
@@ -35,7 +35,7 @@ pub(super) enum Kind {
 
 /// What may happen to a frame outside the free lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// Whoever holds the private frame gives it to a domain.
     Assign(DomId),
     /// Somebody takes a reference, if the frame is this domain's.
@@ -44,11 +44,13 @@ pub(super) enum Event {
     Release,
     /// The domain gives the frame back.
     GiveBack(DomId),
+    /// The frame is taken from the domain at once, if nobody has a reference to it.
+    Take(DomId),
 }
 
 /// What is to be done after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// Nothing.
     None,
     /// Nobody has the frame any more: who made the change puts it on a free list.
@@ -57,7 +59,7 @@ pub(super) enum Effect {
 
 /// Why an event cannot happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// The frame is not private.
     NotPrivate,
     /// The frame is not the domain's, or the domain has given it back.
@@ -66,11 +68,13 @@ pub(super) enum Refused {
     TooManyReferences,
     /// There is no reference that could end.
     NoReference,
+    /// Somebody has a reference to it.
+    InUse,
 }
 
 /// The packed word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OwnerWord(u64);
+pub(crate) struct OwnerWord(u64);
 
 const COUNT: u64 = 0xffff_ffff;
 const OWNER_SHIFT: u32 = 32;
@@ -82,20 +86,20 @@ const ALLOCATED: u64 = 1 << 62;
 
 impl OwnerWord {
     /// The word of a private frame.
-    pub(super) const PRIVATE: Self = Self(0);
+    pub(crate) const PRIVATE: Self = Self(0);
 
     /// Takes the word as the table holds it.
-    pub(super) const fn from_bits(bits: u64) -> Self {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// The word as the table holds it.
-    pub(super) const fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 
     /// Packs.
-    pub(super) const fn new(kind: Kind) -> Self {
+    pub(crate) const fn new(kind: Kind) -> Self {
         Self(match kind {
             Kind::Private => 0,
             Kind::FreeHead { order } => KIND_FREE_HEAD | (order as u64) << ORDER_SHIFT,
@@ -111,7 +115,7 @@ impl OwnerWord {
     }
 
     /// Unpacks.
-    pub(super) const fn kind(self) -> Kind {
+    pub(crate) const fn kind(self) -> Kind {
         match self.0 & KIND {
             KIND_FREE_HEAD => Kind::FreeHead {
                 order: (self.0 >> ORDER_SHIFT) as u8,
@@ -125,13 +129,24 @@ impl OwnerWord {
         }
     }
 
+    /// Whether the frame is a domain's, or was and is still referred to.
+    pub(crate) const fn is_owned(self) -> bool {
+        self.0 & KIND == KIND_OWNED
+    }
+
+    /// Whether the frame is this domain's and was not given back.
+    pub(crate) const fn is_of(self, owner: DomId) -> bool {
+        let mask = KIND | ALLOCATED | 0xffff << OWNER_SHIFT;
+        self.0 & mask == KIND_OWNED | ALLOCATED | (owner.get() as u64) << OWNER_SHIFT
+    }
+
     /// Whether the frame heads a free block of exactly this order.
-    pub(super) fn is_free_head(self, order: u8) -> bool {
+    pub(crate) fn is_free_head(self, order: u8) -> bool {
         self == Self::new(Kind::FreeHead { order })
     }
 
     /// The word after an event, and what then is to be done.
-    pub(super) fn after(self, event: Event) -> Result<(Self, Effect), Refused> {
+    pub(crate) fn after(self, event: Event) -> Result<(Self, Effect), Refused> {
         match (event, self.kind()) {
             (Event::Assign(owner), Kind::Private) => Ok((
                 Self::new(Kind::Owned {
@@ -170,7 +185,18 @@ impl OwnerWord {
                     count,
                 },
             ) if owner == domain => Self::less(owner, false, count),
-            (Event::Acquire(_) | Event::GiveBack(_), _) => Err(Refused::NotOwned),
+            (
+                Event::Take(domain),
+                Kind::Owned {
+                    owner,
+                    is_allocated: true,
+                    count,
+                },
+            ) if owner == domain => match count {
+                1 => Ok((Self::PRIVATE, Effect::None)),
+                _ => Err(Refused::InUse),
+            },
+            (Event::Acquire(_) | Event::GiveBack(_) | Event::Take(_), _) => Err(Refused::NotOwned),
 
             // The last reference of an allocated frame is that of the allocation: only `GiveBack` ends it.
             (
@@ -282,11 +308,10 @@ mod tests {
                 },
                 _,
             ) => Err(Refused::NotOwned),
-            (Kind::Owned { owner, .. }, Event::Acquire(domain) | Event::GiveBack(domain))
-                if owner != domain =>
-            {
-                Err(Refused::NotOwned)
-            }
+            (
+                Kind::Owned { owner, .. },
+                Event::Acquire(domain) | Event::GiveBack(domain) | Event::Take(domain),
+            ) if owner != domain => Err(Refused::NotOwned),
             (
                 Kind::Owned {
                     count: u32::MAX, ..
@@ -297,6 +322,8 @@ mod tests {
                 Ok((owned(owner, true, count + 1), Effect::None))
             }
             (Kind::Owned { owner, count, .. }, Event::GiveBack(_)) => less(owner, false, count),
+            (Kind::Owned { count: 1, .. }, Event::Take(_)) => Ok((Kind::Private, Effect::None)),
+            (Kind::Owned { .. }, Event::Take(_)) => Err(Refused::InUse),
         }
     }
 
@@ -311,6 +338,8 @@ mod tests {
                 Event::Release,
                 Event::GiveBack(A),
                 Event::GiveBack(B),
+                Event::Take(A),
+                Event::Take(B),
             ] {
                 let got = OwnerWord::new(kind)
                     .after(event)

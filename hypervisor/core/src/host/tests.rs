@@ -14,6 +14,7 @@ use crate::domain::builder::sample::Sample;
 use crate::domain::builder::start_info::Firmware;
 use crate::domain::builder::{Request, build};
 use crate::domain::{Capabilities, dom0};
+use crate::page_type::{Level, PageType, TypeRef};
 use crate::policy::ports::PortRights;
 use crate::testing::{DATA, Guest};
 use crate::trap::entry;
@@ -43,10 +44,11 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
         firmware: Firmware::Bios,
         arguments: "",
     };
-    let built = build(&host.machine, &host.frames, request).unwrap();
+    let undo = crate::frame::UndoQueue::new();
+    let built = build(host.memory(&cpus[0], &undo), request).unwrap();
     let mut regs = CpuUserRegs::new_zeroed();
     {
-        let domain = dom0::add(&host, &built, &[]).unwrap();
+        let domain = dom0::add(&host, &cpus[0], &built, &[]).unwrap();
         let next = entry::start(&host, &cpus[0], &domain, VcpuId::new(0), &mut regs);
         assert_eq!(next, Next::Guest);
     }
@@ -140,33 +142,46 @@ fn a_domain_that_is_refused_leaves_no_memory_behind() {
             guest.shared_info,
         )
     };
+    let host = &guest.host;
+    let undo = crate::frame::UndoQueue::new();
+    let memory = host.memory(&guest.cpu, &undo);
+    let ty = PageType::Table(Level::L4);
+    let root = || {
+        let root = TypeRef::share(memory, guest.root, ty, guest.domid);
+        root.unwrap().into_held()
+    };
+    let references = || host.frames.type_state(guest.root);
+    let before = references();
     let vcpu = |id| {
         let privileged =
             crate::domain::privileged_state::PrivilegedState::new(guest.host.cpuid.owned_bits());
         let state =
-            crate::domain::vcpu::VcpuState::new(CpuUserRegs::new_zeroed(), guest.root, privileged);
+            crate::domain::vcpu::VcpuState::new(CpuUserRegs::new_zeroed(), root(), privileged);
         Vcpu::new(VcpuId::new(id), guest.shared_info.at(0), state)
     };
-    let host = &guest.host;
     let refused = |result: Result<DomainRef<'_>, AddDomainError>| result.map(|_| ()).unwrap_err();
     assert_eq!(
-        refused(host.add_domain(domain(0), [vcpu(0)])),
+        refused(host.add_domain(&guest.cpu, domain(0), [vcpu(0)])),
         AddDomainError::DomainNumber
     );
     assert_eq!(
-        refused(host.add_domain(domain(0x7ff0), [vcpu(0)])),
+        refused(host.add_domain(&guest.cpu, domain(0x7ff0), [vcpu(0)])),
         AddDomainError::DomainNumber
     );
     assert_eq!(
-        refused(host.add_domain(domain(5), [vcpu(0), vcpu(2)])),
+        refused(host.add_domain(&guest.cpu, domain(5), [vcpu(0), vcpu(2)])),
         AddDomainError::VcpuNumber
     );
     let many = (0..=128).map(vcpu);
     assert_eq!(
-        refused(host.add_domain(domain(5), many)),
+        refused(host.add_domain(&guest.cpu, domain(5), many)),
         AddDomainError::VcpuNumber
     );
     assert_eq!(host.frames.statistics().free, free);
-    assert!(host.add_domain(domain(5), [vcpu(0), vcpu(1)]).is_ok());
+    assert_eq!(references(), before);
+    assert!(
+        host.add_domain(&guest.cpu, domain(5), [vcpu(0), vcpu(1)])
+            .is_ok()
+    );
     assert!(host.frames.statistics().free < free);
 }

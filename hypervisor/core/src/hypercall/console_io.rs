@@ -3,7 +3,8 @@
 use dom0_abi::handle::GuestHandle;
 
 use super::continuation::Continuation;
-use super::{Budget, CallCtx, HypercallResult, Reply};
+use super::{CallCtx, HypercallResult, Reply};
+use crate::budget::Budget;
 use crate::console::op::{self, Progress};
 use crate::domain::Capabilities;
 

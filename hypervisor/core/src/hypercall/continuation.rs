@@ -5,10 +5,12 @@
 //! of the call. INVARIANT: nothing is kept on our side, and what comes back is an ordinary call, decoded and checked like
 //! any other; a guest that changes it only makes a different call.
 
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::{CpuUserRegs, TrapInfo};
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
-use dom0_abi::xen::{ConsoleIoCommand, MulticallEntry};
+use dom0_abi::ids::DomId;
+use dom0_abi::xen::{ConsoleIoCommand, MMU_COUNT_PREEMPTED, MmuUpdate, MmuextOp, MulticallEntry};
 
 use super::decode::Arguments;
 
@@ -37,6 +39,75 @@ pub enum Continuation {
         /// The next one.
         buffer: GuestHandle<u8>,
     },
+    /// Of `mmu_update`: the requests from `requests` on.
+    MmuUpdate {
+        /// The next request.
+        requests: GuestHandle<MmuUpdate>,
+        /// How many are left, and the mark of a call that goes on.
+        count: u32,
+        /// Where the number done is wanted, and is kept meanwhile.
+        done: GuestHandle<u32>,
+        /// Whose pages and tables.
+        foreign: u32,
+    },
+    /// Of `mmuext_op`: the requests from `ops` on.
+    MmuextOp {
+        /// The next request.
+        ops: GuestHandle<MmuextOp>,
+        /// How many are left, and the mark of a call that goes on.
+        count: u32,
+        /// Where the number done is wanted, and is kept meanwhile.
+        done: GuestHandle<u32>,
+        /// Whose frames.
+        foreign: u32,
+    },
+    /// Of `update_va_mapping`: all of it.
+    UpdateVaMapping {
+        /// The address.
+        va: GuestAddr,
+        /// The entry.
+        entry: u64,
+        /// What is flushed.
+        flags: u64,
+    },
+    /// Of `update_va_mapping_otherdomain`: all of it.
+    UpdateVaMappingOtherdomain {
+        /// The address.
+        va: GuestAddr,
+        /// The entry.
+        entry: u64,
+        /// What is flushed.
+        flags: u64,
+        /// Whose page.
+        owner: DomId,
+    },
+    /// Of `set_gdt`: all of it, with what has been taken waiting in the caller's state.
+    SetGdt {
+        /// The frames.
+        frames: GuestHandle<u64>,
+        /// How many descriptors.
+        entries: u32,
+    },
+    /// Of `update_descriptor`: all of it.
+    UpdateDescriptor {
+        /// Where.
+        maddr: u64,
+        /// What.
+        descriptor: u64,
+    },
+    /// Of `set_segment_base`: all of it.
+    SetSegmentBase {
+        /// Which.
+        which: u32,
+        /// The base, or the selector.
+        base: u64,
+    },
+    /// Of any call: only its result is left, which it brings when all page tables that it took out of use are undone. An
+    /// `mmu_update` without requests; where the domain stands there is the result.
+    Settle {
+        /// The result: a number or an error of 32 bits.
+        value: u64,
+    },
 }
 
 impl Continuation {
@@ -60,6 +131,58 @@ impl Continuation {
                     0,
                     0,
                 ]),
+            ),
+            Self::MmuUpdate {
+                requests,
+                count,
+                done,
+                foreign,
+            } => (
+                Hypercall::MmuUpdate,
+                list(requests.addr(), count, done.addr(), foreign),
+            ),
+            Self::MmuextOp {
+                ops,
+                count,
+                done,
+                foreign,
+            } => (
+                Hypercall::MmuextOp,
+                list(ops.addr(), count, done.addr(), foreign),
+            ),
+            Self::UpdateVaMapping { va, entry, flags } => (
+                Hypercall::UpdateVaMapping,
+                Arguments([va.get(), entry, flags, 0, 0]),
+            ),
+            Self::UpdateVaMappingOtherdomain {
+                va,
+                entry,
+                flags,
+                owner,
+            } => (
+                Hypercall::UpdateVaMappingOtherdomain,
+                Arguments([va.get(), entry, flags, owner.get() as u64, 0]),
+            ),
+            Self::SetGdt { frames, entries } => (
+                Hypercall::SetGdt,
+                Arguments([frames.addr().get(), entries as u64, 0, 0, 0]),
+            ),
+            Self::UpdateDescriptor { maddr, descriptor } => (
+                Hypercall::UpdateDescriptor,
+                Arguments([maddr, descriptor, 0, 0, 0]),
+            ),
+            Self::SetSegmentBase { which, base } => (
+                Hypercall::SetSegmentBase,
+                Arguments([which as u64, base, 0, 0, 0]),
+            ),
+            Self::Settle { value } => (
+                Hypercall::MmuUpdate,
+                list(
+                    GuestAddr::new(0),
+                    MMU_COUNT_PREEMPTED,
+                    GuestAddr::new(0),
+                    value as u32,
+                ),
             ),
         }
     }
@@ -89,4 +212,9 @@ impl Continuation {
         }
         entry.op = call.number();
     }
+}
+
+/// The arguments of a call with a list.
+const fn list(requests: GuestAddr, count: u32, done: GuestAddr, foreign: u32) -> Arguments {
+    Arguments([requests.get(), count as u64, done.get(), foreign as u64, 0])
 }

@@ -4,7 +4,9 @@ use dom0_abi::arch::SegmentBase;
 use dom0_abi::errno::Errno;
 use oxen_arch::NotCanonical;
 
+use super::continuation::Continuation;
 use super::{CallCtx, HypercallResult, Reply};
+use crate::descriptor;
 use crate::domain::vcpu::KernelStack;
 
 /// Sets the stack on which the kernel is entered from user mode. Nothing is checked here: the frame is, when it is
@@ -34,8 +36,16 @@ pub fn set_segment_base(ctx: &mut CallCtx<'_>, which: u32, base: u64) -> Hyperca
         // The caller is in kernel mode, so the base of user mode is the one that is put aside.
         SegmentBase::GsUser => ctx.cpu.set_user_gs_base(base),
         SegmentBase::GsKernel => ctx.cpu.set_gs_base(base),
-        // As long as a guest has no descriptor tables of its own, every selector that can be loaded has base 0.
-        SegmentBase::GsUserSelector => ctx.cpu.set_user_gs_base(0),
+        SegmentBase::GsUserSelector => {
+            // The other bits are not looked at.
+            if descriptor::set_user_gs_selector(ctx, base as u16).is_err() {
+                return Ok(Reply::Continue(Continuation::SetSegmentBase {
+                    which,
+                    base,
+                }));
+            }
+            Ok(())
+        }
     };
     // XSA-193: loading it all the same would fault in the hypervisor.
     loaded.map_err(|NotCanonical| Errno::EINVAL)?;

@@ -25,9 +25,12 @@ use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use oxen_arch::Cpu;
 
+use crate::budget::Budget;
 use crate::domain::Domain;
 use crate::domain::vcpu::{RunState, Vcpu, VcpuState};
+use crate::frame::Memory;
 use crate::host::Host;
+use crate::page_type::undo;
 use continuation::Continuation;
 use decode::{Arguments, Request};
 
@@ -51,32 +54,15 @@ pub struct CallCtx<'a> {
     pub in_multicall: bool,
 }
 
-impl CallCtx<'_> {
+impl<'a> CallCtx<'a> {
+    /// The frames in the hands of this CPU, for the caller's domain.
+    pub fn memory(&self) -> Memory<'a> {
+        self.host.memory(self.cpu, &self.domain.undo)
+    }
+
     /// Whether the caller went to sleep or was shut down, so that nothing more may be done in its name.
     pub fn must_leave(&self) -> bool {
         self.state.run != RunState::Running || self.domain.shutdown.is_down()
-    }
-}
-
-/// Steps that an entry may take before it must give way. A step is what takes about a microsecond at most (I18).
-#[derive(Clone, Copy, Debug)]
-pub struct Budget(u32);
-
-impl Budget {
-    /// What every entry begins with.
-    pub const FULL: Self = Self(64);
-    /// What is left to an entry that has waited for a device: no further step.
-    pub const SPENT: Self = Self(0);
-
-    /// Takes one step; `false` if there was none left.
-    pub fn spend(&mut self) -> bool {
-        match self.0.checked_sub(1) {
-            Some(left) => {
-                self.0 = left;
-                true
-            }
-            None => false,
-        }
     }
 }
 
@@ -111,10 +97,26 @@ pub fn from_registers(ctx: &mut CallCtx<'_>) {
         }
         Err(_) => Err(Errno::ENOSYS),
     };
-    match result {
+    match undone(ctx, result) {
         Ok(Reply::Value(value)) => ctx.regs.rax = value,
         Ok(Reply::Continue(continuation)) => continuation.resume_in(ctx.regs),
         Ok(Reply::ContextLeft) => {}
         Err(errno) => ctx.regs.rax = errno.as_register(),
+    }
+}
+
+/// Gives back what page tables held that the call took out of use, before its result is the caller's: so whoever unpins a
+/// table finds what was in it free again. A result that has to wait for that is kept by the caller itself.
+fn undone(ctx: &mut CallCtx<'_>, result: HypercallResult) -> HypercallResult {
+    if ctx.domain.undo.is_empty() {
+        return result;
+    }
+    let is_over = undo::drain(ctx.memory(), &mut ctx.budget);
+    match result {
+        Ok(Reply::Value(value)) if !is_over => Ok(Reply::Continue(Continuation::Settle { value })),
+        Err(errno) if !is_over => Ok(Reply::Continue(Continuation::Settle {
+            value: errno.as_register(),
+        })),
+        other => other,
     }
 }

@@ -11,7 +11,9 @@ use super::{
     CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
     version, vm_assist,
 };
+use crate::descriptor;
 use crate::domain::Capabilities;
+use crate::mmu;
 use crate::trap::iret;
 
 /// How far a call is done.
@@ -55,8 +57,8 @@ macro_rules! table {
 table! {
     |ctx|
     SetTrapTable { traps } => Done("", trap_table::set_trap_table(ctx, traps));
-    MmuUpdate => Planned("page types");
-    SetGdt => Planned("page types");
+    MmuUpdate { requests, count, done, foreign } => Done("", mmu::mmu_update(ctx, requests, count, done, foreign));
+    SetGdt { frames, entries } => Done("", descriptor::set_gdt(ctx, frames, entries));
     StackSwitch { ss, sp } => Done("", cpu_state::stack_switch(ctx, ss, sp));
     SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
     FpuTaskswitch { set } => Done("", cpu_state::fpu_taskswitch(ctx, set));
@@ -64,10 +66,10 @@ table! {
     PlatformOp => Planned("Debian's kernel as dom0");
     SetDebugreg { register, value } => Done("", cpu_state::set_debugreg(ctx, register, value));
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
-    UpdateDescriptor => Planned("page types");
+    UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));
     MemoryOp => Planned("page types");
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
-    UpdateVaMapping => Planned("page types");
+    UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));
     SetTimerOp => Planned("time and timers");
     EventChannelOpCompat => Planned("event channels");
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
@@ -78,14 +80,14 @@ table! {
         "writable page tables are recorded; their emulation comes with page types",
         vm_assist::vm_assist(ctx, command, kind)
     );
-    UpdateVaMappingOtherdomain => Planned("page types");
-    Iret => Done(
-        "a return to user mode needs a second root, which `mmuext_op` sets: it comes with page types",
-        iret::iret(ctx)
+    UpdateVaMappingOtherdomain { va, entry, flags, owner } => Done(
+        "",
+        mmu::update_va_mapping_otherdomain(ctx, va, entry, flags, owner)
     );
+    Iret => Done("", iret::iret(ctx));
     VcpuOp => Planned("several vCPUs");
     SetSegmentBase { which, base } => Done("", cpu_state::set_segment_base(ctx, which, base));
-    MmuextOp => Planned("page types");
+    MmuextOp { ops, count, done, foreign } => Done("", mmu::mmuext_op(ctx, ops, count, done, foreign));
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");
     NmiOp { command, arg } => Done("", callbacks::nmi_op(ctx, command, arg));
     SchedOp { command, arg } => Done(

@@ -86,7 +86,7 @@ fn registers(ctx: &CallCtx<'_>) {
         "  {:?} mode  cr2 {:016x}  cr3 {:016x}",
         ctx.state.mode,
         ctx.state.privileged.cr2(),
-        ctx.state.root.start().get()
+        ctx.state.kernel_root().unwrap_or_default().start().get()
     );
     error!(
         out,

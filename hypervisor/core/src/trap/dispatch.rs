@@ -1,6 +1,5 @@
 //! Exceptions of a guest: which are ours to handle, and which are its own.
 
-use dom0_abi::arch::FLAT_CS64;
 use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::nmi::NmiReason;
 use oxen_arch::registers::{ENTRY_RETURN, ENTRY_SYSCALL32};
@@ -10,8 +9,8 @@ use super::Injection;
 use super::crash::CrashReason;
 use super::emulate;
 use super::exception::{Exception, PageFaultCode, Vector};
-use super::flags;
 use super::return_path::HostEnd;
+use crate::descriptor;
 use crate::domain::Capabilities;
 use crate::domain::vcpu::{Callback, GuestMode};
 use crate::host::Host;
@@ -54,7 +53,6 @@ fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) {
             .wrapping_sub(hypercall::continuation::SYSCALL_LENGTH);
         Injection::Exception(Exception::ud())
     } else {
-        ctx.regs.rflags = flags::after_syscall(ctx.regs.rflags);
         Injection::Syscall(callback)
     });
 }
@@ -76,6 +74,13 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         .ok()
         .and_then(Vector::from_number)
         .ok_or(Stop::Domain(CrashReason::UnknownVector(number)))?;
+    // The return loads selectors too.
+    if vector == Vector::PageFault
+        && let Some(handled) = descriptor::window_fault(ctx)
+    {
+        ctx.state.injection = handled.err().map(Injection::Exception);
+        return Ok(());
+    }
     let injected = match vector {
         // The guest has executed nothing, so there is nothing to emulate: doing so would keep a guest with registers that
         // cannot be loaded in here for as long as it likes.
@@ -137,9 +142,8 @@ fn emulate(ctx: &mut CallCtx<'_>) -> Option<Exception> {
             GuestMode::Kernel => emulate::Mode::Kernel,
             GuestMode::User => emulate::Mode::User,
         },
-        // As long as a guest has no descriptor tables of its own, this is the one selector for such code.
-        has_64bit_code: ctx.regs.cs == FLAT_CS64,
-        root: ctx.state.root,
+        has_64bit_code: ctx.state.tables.is_64bit_code(ctx.host.mem(), ctx.regs.cs),
+        root: ctx.state.kernel_root().unwrap_or_default(),
         vcpu: ctx.vcpu.id,
         is_dom0: ctx.domain.capabilities.contains(Capabilities::HARDWARE),
         cpuid: &ctx.host.cpuid,
@@ -158,14 +162,19 @@ fn may_interrupt(ctx: &CallCtx<'_>, vector: u8) -> bool {
     ctx.state.traps.get(vector).dpl() >= level
 }
 
-/// A page fault of the guest's own. What the CPU calls user mode is, for the guest, its kernel too.
+/// A page fault of the guest's own.
 fn page_fault(ctx: &CallCtx<'_>) -> Exception {
+    Exception::pf(ctx.cpu.fault_address(), page_fault_code(ctx))
+}
+
+/// The error code of a page fault as the guest sees it. What the CPU calls user mode is, for the guest, its kernel too.
+pub(crate) fn page_fault_code(ctx: &CallCtx<'_>) -> u32 {
     let hardware = ctx.regs.error_code & !PageFaultCode::USER;
     let mode = match ctx.state.mode {
         GuestMode::Kernel => 0,
         GuestMode::User => PageFaultCode::USER,
     };
-    Exception::pf(ctx.cpu.fault_address(), hardware | mode)
+    hardware | mode
 }
 
 /// A breakpoint register or a single step: DR6 says which, and the guest reads it by hypercall.

@@ -5,15 +5,17 @@
 
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::VcpuId;
-use oxen_arch::{BadXcr0, Cpu, NotCanonical};
+use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
 
 use super::crash;
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
+use crate::address_space;
+use crate::descriptor::Tables;
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
-use crate::hypercall::{Budget, CallCtx};
+use crate::hypercall::CallCtx;
 
 /// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
 pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
@@ -57,7 +59,22 @@ pub fn start(
     }
     {
         let state = target.lock();
-        cpu.load_root(state.root);
+        let Some(root) = state.kernel_root() else {
+            pcpu.leave();
+            return Next::Idle;
+        };
+        let is_new_here = target.last_cpu() != Some(cpu.id());
+        target.runs_on(cpu.id());
+        address_space::enter(host, cpu, domain.id, vcpu, root, is_new_here);
+        state.tables.load(cpu);
+        let selectors = DataSelectors {
+            ds: state.regs.ds,
+            es: state.regs.es,
+            fs: state.regs.fs,
+            gs: state.regs.gs,
+        };
+        // Those that cannot be loaded are 0 now.
+        let _: Result<(), BadSelector> = cpu.load_selectors(&selectors);
         // What a vCPU holds was checked when it was set.
         let _: Result<(), NotCanonical> = cpu.set_fs_base(state.bases.fs);
         let _: Result<(), NotCanonical> = cpu.set_gs_base(state.bases.gs_kernel);
@@ -74,6 +91,16 @@ pub fn start(
         host.console.dom0_starts();
     }
     look_again(host, cpu, regs)
+}
+
+/// Ends running a vCPU on this CPU: its registers are in its state already. Nothing of its domain is reached from here any
+/// more, by no translation and no descriptor table.
+pub fn stop(host: &Host, cpu: &Cpu) {
+    if let Some(pcpu) = host.pcpu(cpu) {
+        pcpu.leave();
+    }
+    cpu.load_idle_root();
+    Tables::EMPTY.load(cpu);
 }
 
 /// Handles a `syscall` up to the decision what comes next.
@@ -137,7 +164,7 @@ fn with_running(
         vcpu,
         state: &mut state,
         regs,
-        budget: Budget::FULL,
+        budget: host.entry_budget(),
         in_multicall: false,
     })
 }

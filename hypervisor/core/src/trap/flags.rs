@@ -42,11 +42,6 @@ pub const fn for_handler(rflags: u64) -> u64 {
     for_guest(rflags) & !(TF | RF | AC)
 }
 
-/// The flags that a `syscall` of user code arrives with: string instructions go up.
-pub const fn after_syscall(rflags: u64) -> u64 {
-    rflags & !DF
-}
-
 /// The flags as a frame shows them.
 pub const fn as_shown(rflags: u64, events_are_on: bool, iopl: u8) -> u64 {
     let shown_if = if events_are_on { IF } else { 0 };

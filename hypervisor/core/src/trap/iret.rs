@@ -8,6 +8,7 @@ use super::crash::{self, CrashReason};
 use super::{flags, mode};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
+use crate::page_type::HeldType;
 
 /// Loads the frame at the caller's stack pointer. There is no caller left to report an error to: one that cannot be carried
 /// out ends the domain. ABI: `public/arch-x86/xen-x86_64.h`, `iret_context`.
@@ -24,8 +25,8 @@ fn load(ctx: &mut CallCtx<'_>) -> Result<(), CrashReason> {
         .read(ctx.cpu)
         .map_err(|_| CrashReason::IretFrame(at))?;
     if frame.cs & 3 == 3 {
-        let root = ctx.state.user_root.ok_or(CrashReason::NoUserRoot)?;
-        mode::enter_user(ctx, root);
+        let root = ctx.state.user_root.as_ref().map(HeldType::mfn);
+        mode::enter_user(ctx, root.ok_or(CrashReason::NoUserRoot)?);
     }
     if ctx.domain.assists.contains(VmAssist::ArchitecturalIopl) {
         // Two bits are never out of range.

@@ -3,6 +3,7 @@
 use dom0_abi::addr::Mfn;
 use oxen_arch::{Cpu, NotCanonical};
 
+use crate::address_space;
 use crate::domain::vcpu::GuestMode;
 use crate::hypercall::CallCtx;
 
@@ -10,7 +11,10 @@ use crate::hypercall::CallCtx;
 pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
     if ctx.state.mode == GuestMode::User {
         ctx.state.mode = GuestMode::Kernel;
-        ctx.cpu.load_root(ctx.state.root);
+        // A vCPU that runs has one.
+        if let Some(root) = ctx.state.kernel_root() {
+            address_space::load(ctx, root, GuestMode::Kernel);
+        }
         swap_gs(ctx.cpu);
     }
 }
@@ -19,7 +23,7 @@ pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
 pub fn enter_user(ctx: &mut CallCtx<'_>, root: Mfn) {
     if ctx.state.mode == GuestMode::Kernel {
         ctx.state.mode = GuestMode::User;
-        ctx.cpu.load_root(root);
+        address_space::load(ctx, root, GuestMode::User);
         swap_gs(ctx.cpu);
     }
 }

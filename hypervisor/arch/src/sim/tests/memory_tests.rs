@@ -173,6 +173,28 @@ fn the_table_of_names_has_an_entry_for_each_frame() {
     );
     m2p.set(Mfn::new(0x3ff), None);
     assert_eq!(m2p.get(Mfn::new(0x3ff)), None);
+    let frames = machine.m2p_frames();
+    assert_eq!(frames.len(), 2);
+    assert!(
+        frames
+            .iter()
+            .all(|mfn| machine.mem().load_u8(mfn.start()).is_err())
+    );
+}
+
+#[test]
+fn the_model_counts_cache_flushes_by_frame() {
+    let machine = machine();
+    let (one, other) = (Mfn::new(0x200), Mfn::new(0x201));
+    assert_eq!(machine.mem().flush_cache(one), Ok(()));
+    assert_eq!(machine.mem().flush_cache(one), Ok(()));
+    assert_eq!(
+        [one, other].map(|mfn| machine.mem().cache_flushes(mfn)),
+        [2, 0]
+    );
+    let private = machine.m2p_frames().start;
+    assert_eq!(machine.mem().flush_cache(private), Err(BadFrame));
+    assert_eq!(machine.mem().flush_cache(Mfn::new(0x400)), Err(BadFrame));
 }
 
 #[test]

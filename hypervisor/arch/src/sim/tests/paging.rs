@@ -4,6 +4,7 @@ use dom0_abi::addr::GuestAddr;
 
 use super::*;
 
+mod shootdown_tests;
 mod tlb_tests;
 mod walk_tests;
 
@@ -25,11 +26,15 @@ struct Bench {
 
 impl Bench {
     fn new(seed: u64, cpus: u32) -> Self {
-        let (machine, _) = Machine::new(SimConfig {
+        Self::of(SimConfig {
             cpus,
             seed,
             ..SimConfig::new(4 * MIB)
-        });
+        })
+    }
+
+    fn of(config: SimConfig) -> Self {
+        let (machine, _) = Machine::new(config);
         let free = machine
             .take_free_ranges()
             .iter()

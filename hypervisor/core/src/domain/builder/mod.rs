@@ -38,11 +38,10 @@ use dom0_abi::addr::{Mfn, PAGE_SIZE};
 use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS};
 use dom0_abi::ids::DomId;
 use dom0_abi::xen::Dom0VgaConsoleInfo;
-use oxen_arch::Machine;
 use oxen_arch::boot::{BootModule, MfnRange, Screen};
 use oxen_arch::memory::FrameBuf;
 
-use crate::frame::{Frames, OwnedFrames, Placement};
+use crate::frame::{Frames, Memory, OwnedFrames, Placement};
 use bzimage::KernelModule;
 use error::{BuildError, KernelError, Purpose};
 use kernel::Kernel;
@@ -104,17 +103,16 @@ pub struct Built {
     pub is_command_line_cut: bool,
 }
 
-/// Builds dom0 in frames of the machine. Consumes the modules: the kernel's frames become free, the initrd's become the
+/// Builds dom0. Consumes the modules: the kernel's frames become free, the initrd's become the
 /// domain's, or free if it had to be copied or after an error.
 ///
 /// After an error no frame has changed hands but those of the modules, which are free. Needs no scrubbed memory and does
 /// not scrub: what is not written here may hold anything that was in memory at boot. Uses less than 8 KiB of stack.
-pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Built, BuildError> {
+pub fn build(memory: Memory<'_>, request: Request) -> Result<Built, BuildError> {
     let Request { kernel, initrd, .. } = request;
     let built = match &*kernel {
         Some(kernel) => Build {
-            machine,
-            frames,
+            memory,
             nr_pages: request.nr_pages,
             owner: request.owner,
             screen: request
@@ -126,7 +124,7 @@ pub fn build(machine: &Machine, frames: &Frames, request: Request) -> Result<Bui
         None => Err(KernelError::Missing.into()),
     };
     for module in [kernel, initrd] {
-        drop(adopt(frames, module));
+        drop(adopt(memory.frames, module));
     }
     built
 }
@@ -140,8 +138,7 @@ fn adopt<'f>(frames: &'f Frames, module: &mut Option<BootModule>) -> Option<Owne
 
 /// A build under way.
 struct Build<'a> {
-    machine: &'a Machine,
-    frames: &'a Frames,
+    memory: Memory<'a>,
     nr_pages: u64,
     owner: DomId,
     screen: Option<Dom0VgaConsoleInfo>,
@@ -200,8 +197,7 @@ impl Build<'_> {
         let kernel = Kernel::parse(elf)?;
         let layout = Layout::new(&needs(&kernel, initrd.as_ref(), self.nr_pages))?;
         let plan = Plan {
-            machine: self.machine,
-            frames: self.frames,
+            memory: self.memory,
             owner: self.owner,
             kernel: &kernel,
             layout: &layout,
@@ -236,10 +232,10 @@ impl Build<'_> {
         let nr_frames = len.div_ceil(PAGE_SIZE).max(1) as u64;
         let no_memory = || BuildError::NoMemory(Purpose::Unpacking, nr_frames);
         let held = self
-            .frames
+            .memory
             .alloc_contiguous(nr_frames, Placement::Anywhere)
             .map_err(|_| no_memory())?;
-        let buffer = FrameBuf::new(self.machine.mem(), held.range());
+        let buffer = FrameBuf::new(self.memory.mem(), held.range());
         let mut buffer = buffer.ok_or_else(no_memory)?;
         let result = work(&mut buffer);
         // The frames are ordinary again before the handle frees them.

@@ -10,7 +10,6 @@ use dom0_abi::addr::{Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use dom0_abi::arch::LEGACY_MAX_VCPUS;
 use dom0_abi::ids::DomId;
 use dom0_abi::xen::{Dom0VgaConsoleInfo, VcpuInfo};
-use oxen_arch::Machine;
 use oxen_arch::boot::{BootModule, MfnRange};
 use oxen_arch::memory::{BadFrame, PhysMem};
 
@@ -20,15 +19,14 @@ use super::kernel::{Kernel, Segment};
 use super::layout::{Layout, P2M_ENTRIES, P2mPlace, PfnRange};
 use super::start_info::Contents;
 use super::tables::{Protection, Tables};
-use crate::frame::{Frames, MAX_ORDER, OwnedFrames, Placement, Scrub};
+use crate::frame::{MAX_ORDER, Memory, OwnedFrames, Placement, Scrub};
 
 /// The bits of an address that say where in its page it is.
 const IN_PAGE: u64 = PAGE_SIZE as u64 - 1;
 
 /// What to put where.
 pub(super) struct Plan<'a> {
-    pub machine: &'a Machine,
-    pub frames: &'a Frames,
+    pub memory: Memory<'a>,
     pub owner: DomId,
     pub kernel: &'a Kernel<'a>,
     pub layout: &'a Layout,
@@ -61,13 +59,13 @@ impl Plan<'_> {
         };
         let shared_info = self.alloc(1, Purpose::SharedInfo)?;
         let nr_rest = layout.nr_pages.saturating_sub(layout.rest.get());
-        if nr_rest > self.frames.statistics().free {
+        if nr_rest > self.memory.frames.statistics().free {
             return Err(BuildError::NoMemory(Purpose::Rest, nr_rest));
         }
 
         let initrd_len = initrd.as_ref().map(|module| module.bytes().len() as u64);
         let module = match (layout.initrd, layout.initrd_behind()) {
-            (_, Some(pfns)) => super::adopt(self.frames, initrd).map(|frames| {
+            (_, Some(pfns)) => super::adopt(self.memory.frames, initrd).map(|frames| {
                 let (used, _unused) = frames.split(pfns.len());
                 used
             }),
@@ -96,7 +94,7 @@ impl Plan<'_> {
         write_shared_info(self.mem(), shared_info.start())?;
 
         // Pfns in order: what is mapped, the initrd, the p2m list apart, the rest.
-        let mut list = P2m::new(self.machine, p2m_list)?;
+        let mut list = P2m::new(self.memory, p2m_list)?;
         let held = [Some(&block), module.as_ref(), apart.as_ref()];
         let filled = held
             .into_iter()
@@ -113,17 +111,17 @@ impl Plan<'_> {
         let handles = [Some(block), module, apart, Some(shared_info)];
         let assigned = filled.and_then(|()| self.assign(handles));
         if assigned.is_err() {
-            list.take_back(self.frames, self.owner, layout.rest);
+            list.take_back(self.owner, layout.rest);
         }
         assigned.map(|()| placed)
     }
 
     fn mem(&self) -> &PhysMem {
-        self.machine.mem()
+        self.memory.mem()
     }
 
     fn alloc(&self, nr_frames: u64, purpose: Purpose) -> Result<OwnedFrames<'_>, BuildError> {
-        self.frames
+        self.memory
             .alloc_contiguous(nr_frames, Placement::Anywhere)
             .map_err(|_| BuildError::NoMemory(purpose, nr_frames))
     }
@@ -151,7 +149,7 @@ impl Plan<'_> {
         p2m_tables: MfnRange,
     ) -> Result<Mfn, BadFrame> {
         let layout = self.layout;
-        let mut tables = Tables::new(self.machine, sub_range(block, layout.tables))?;
+        let mut tables = Tables::new(self.memory.machine, sub_range(block, layout.tables))?;
         for (pfn, mfn) in layout.mapped.iter().zip(block.iter()) {
             let protection = if layout.tables.contains(pfn) {
                 Protection::ReadOnly
@@ -178,7 +176,7 @@ impl Plan<'_> {
                 return Ok(());
             };
             order = order.min(u8::try_from(largest).unwrap_or(MAX_ORDER));
-            match self.frames.alloc(order, Placement::Anywhere) {
+            match self.memory.alloc(order, Placement::Anywhere) {
                 Ok(extent) => {
                     list.append(extent.range())?;
                     self.assign([Some(extent)])?;
@@ -197,15 +195,12 @@ impl Plan<'_> {
     fn assign<const N: usize>(&self, handles: [Option<OwnedFrames>; N]) -> Result<(), BuildError> {
         let mut assigned = ArrayVec::<MfnRange, N>::new();
         for frames in handles.into_iter().flatten() {
-            match self
-                .frames
-                .assign(frames, self.owner, Scrub::Keep, self.mem())
-            {
+            match self.memory.assign(frames, self.owner, Scrub::Keep) {
                 Ok(range) => assigned.push(range),
                 Err(_) => {
                     for mfn in assigned.iter().flat_map(|range| range.iter()) {
                         // Just assigned, so it is the domain's.
-                        let _ = self.frames.release_domain_frame(mfn, self.owner);
+                        let _ = self.memory.release_domain_frame(mfn, self.owner);
                     }
                     return Err(BuildError::BadFrame);
                 }
@@ -217,18 +212,18 @@ impl Plan<'_> {
 
 /// The p2m list under construction: pfns get their frames in order.
 struct P2m<'m> {
-    machine: &'m Machine,
+    memory: Memory<'m>,
     list: MfnRange,
     len: u64,
 }
 
 impl<'m> P2m<'m> {
     /// Starts a list; what is behind its last entry, in its last frame, is zero.
-    fn new(machine: &'m Machine, list: MfnRange) -> Result<Self, BadFrame> {
+    fn new(memory: Memory<'m>, list: MfnRange) -> Result<Self, BadFrame> {
         let last = offset(list.start, list.len().saturating_sub(1));
-        machine.mem().zero_frame(last)?;
+        memory.mem().zero_frame(last)?;
         Ok(Self {
-            machine,
+            memory,
             list,
             len: 0,
         })
@@ -239,25 +234,25 @@ impl<'m> P2m<'m> {
         for mfn in frames.iter() {
             let pfn = Pfn::new(self.len);
             let (frame, at) = self.place(pfn);
-            self.machine.mem().store_u64(frame.at(at), mfn.get())?;
-            self.machine.m2p().set(mfn, Some(pfn));
+            self.memory.mem().store_u64(frame.at(at), mfn.get())?;
+            self.memory.machine.m2p().set(mfn, Some(pfn));
             self.len = self.len.saturating_add(1);
         }
         Ok(())
     }
 
     /// Forgets all that was appended. Frames from pfn `rest` on were assigned, and go back.
-    fn take_back(&self, frames: &Frames, owner: DomId, rest: Pfn) {
+    fn take_back(&self, owner: DomId, rest: Pfn) {
         for pfn in (0..self.len).map(Pfn::new) {
             let (frame, at) = self.place(pfn);
             // What was written there can be read.
-            let Ok(mfn) = self.machine.mem().load_u64(frame.at(at)).map(Mfn::new) else {
+            let Ok(mfn) = self.memory.mem().load_u64(frame.at(at)).map(Mfn::new) else {
                 continue;
             };
-            self.machine.m2p().set(mfn, None);
+            self.memory.machine.m2p().set(mfn, None);
             if pfn >= rest {
                 // Refused for frames whose handle has freed them already.
-                let _ = frames.release_domain_frame(mfn, owner);
+                let _ = self.memory.release_domain_frame(mfn, owner);
             }
         }
     }

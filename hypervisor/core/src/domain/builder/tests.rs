@@ -6,14 +6,15 @@ use std::vec::Vec;
 
 use dom0_abi::addr::{GuestAddr, Maddr, Pfn};
 use dom0_abi::xen::{Dom0VgaConsoleInfo, StartInfo};
-use oxen_arch::SimConfig;
 use oxen_arch::boot::CpuId;
+use oxen_arch::{Cpu, Machine, SimConfig};
 use proptest::prelude::*;
 
 use super::layout::{P2mPlace, PfnRange};
 use super::packed_samples::{GZIP, XZ};
 use super::sample::{Sample, VIRT_BASE, numeric};
 use super::*;
+use crate::frame::UndoQueue;
 
 const MIB: u64 = 1 << 20;
 const INIT_P2M: u64 = 0x80_0000_0000;
@@ -21,7 +22,9 @@ const INIT_P2M: u64 = 0x80_0000_0000;
 /// A booted machine.
 struct Host {
     machine: Machine,
+    cpu: Cpu,
     frames: Frames,
+    undo: UndoQueue,
     kernel: Option<BootModule>,
     initrd: Option<BootModule>,
     /// Frames that boot modules lie in.
@@ -45,8 +48,10 @@ fn host(memory: u64, kernel: &[u8], initrd: Option<&[u8]>) -> Host {
         .sum();
     let mut modules = boot.modules.into_iter();
     Host {
+        cpu: machine.cpu(CpuId::BOOT),
         machine,
         frames,
+        undo: UndoQueue::new(),
         kernel: modules.next(),
         initrd: modules.next(),
         nr_module_frames,
@@ -69,7 +74,13 @@ impl Host {
             firmware: Firmware::Bios,
             arguments: self.arguments,
         };
-        build(&self.machine, &self.frames, request)
+        let memory = Memory {
+            frames: &self.frames,
+            machine: &self.machine,
+            cpu: &self.cpu,
+            undo: &self.undo,
+        };
+        build(memory, request)
     }
 
     fn word(&self, mfn: Mfn, n: usize) -> u64 {
@@ -225,7 +236,7 @@ fn check(host: &Host, built: &Built, sample: &Sample, initrd: &[u8]) {
     }
 
     // The CPU agrees, from what the registers say.
-    let cpu = host.machine.cpu(CpuId::BOOT);
+    let cpu = &host.cpu;
     cpu.load_root(built.root);
     let info: StartInfo = cpu.read_guest(GuestAddr::new(built.start.rsi)).unwrap();
     assert_eq!(info.nr_pages, layout.nr_pages);

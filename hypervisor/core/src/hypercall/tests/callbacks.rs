@@ -7,9 +7,9 @@ use dom0_abi::hypercalls::Hypercall::{CallbackOp, NmiOp, SetCallbacks, SetTrapTa
 use dom0_abi::nmi::NmiCallback;
 use zerocopy::FromZeros;
 
+use crate::budget::Budget;
 use crate::domain::trap_table::TrapEntry;
 use crate::domain::vcpu::Callback;
-use crate::hypercall::Budget;
 use crate::testing::{CODE, DATA, DATA_END, Guest, failure};
 use crate::trap::return_path::Next;
 

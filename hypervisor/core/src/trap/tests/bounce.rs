@@ -4,7 +4,7 @@ use dom0_abi::xen::VmAssist;
 use oxen_arch::boot::CpuId;
 
 use crate::domain::vcpu::{GuestMode, KernelStack};
-use crate::testing::{CODE, DATA, DATA_END, Guest, HIGH, READ_ONLY, STACK, frame};
+use crate::testing::{CODE, DATA, DATA_END, Guest, HIGH, READ_ONLY, STACK};
 use crate::trap::exception::Vector;
 use crate::trap::return_path::Next;
 
@@ -136,8 +136,8 @@ fn user_mode_enters_on_the_kernels_stack_and_root() {
     guest.cpu.set_gs_base(0x1000).unwrap();
     guest.cpu.set_user_gs_base(0x2000).unwrap();
     // A root on which the kernel's stack does not exist.
-    let user_root = frame(&guest.host, guest.domid);
-    guest.cpu.load_root(user_root);
+    let user_root = guest.empty_root();
+    guest.cpu.load_root(user_root.mfn());
     distinct(&mut guest);
     guest.cpu.set_fault_address(0x1_2345);
     assert_eq!(guest.exception(14, 0x6), Next::Guest);

@@ -6,7 +6,7 @@ use dom0_abi::xen::VmAssist;
 use proptest::prelude::*;
 
 use crate::domain::vcpu::GuestMode;
-use crate::testing::{CODE, DATA_END, Guest, HOSTILE, STACK, frame};
+use crate::testing::{CODE, DATA_END, Guest, HOSTILE, STACK};
 use crate::trap::return_path::Next;
 
 const HANDLER: u64 = CODE + 0x100;
@@ -147,8 +147,9 @@ fn user_mode_needs_a_root() {
 #[test]
 fn user_mode_runs_on_its_root_and_gs_base() {
     let mut guest = Guest::ordinary();
-    let user_root = frame(&guest.host, guest.domid);
-    guest.state(|state| state.user_root = Some(user_root));
+    let held = guest.empty_root();
+    let user_root = held.mfn();
+    guest.state(|state| state.user_root = Some(held));
     guest.cpu.set_gs_base(0x1000).unwrap();
     guest.cpu.set_user_gs_base(0x2000).unwrap();
     let frame = IretContext {

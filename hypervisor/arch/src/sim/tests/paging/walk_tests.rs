@@ -1,5 +1,6 @@
 //! What a walk through fresh caches finds.
 
+use dom0_abi::addr::Pfn;
 use proptest::prelude::*;
 
 use super::*;
@@ -195,6 +196,46 @@ fn a_mapping_of_a_private_frame_is_a_broken_invariant() {
     let _object =
         crate::memory::FrameBox::new(bench.machine.mem(), range(page.get(), page.get() + 1), 0u8)
             .unwrap();
+    let cpu = bench.cpu();
+    cpu.load_root(root);
+    read(&cpu, 0x1000);
+}
+
+#[test]
+fn a_guest_may_read_the_machine_to_physical_table() {
+    let mut bench = Bench::new(1, 1);
+    let (root, page) = (bench.frame(), bench.page(7));
+    let index = page.get() % 512;
+    let frame = Mfn::new(bench.machine.m2p_frames().start.get() + page.get() / 512);
+    bench.map(root, 0x1000, frame, P | US);
+    bench.machine.m2p().set(page, Some(Pfn::new(99)));
+    let cpu = bench.cpu();
+    cpu.load_root(root);
+    assert_eq!(read(&cpu, 0x1000 + 8 * index), Some(99));
+    assert_eq!(read(&cpu, 0x1000 + 8 * index + 8), Some(u64::MAX));
+    assert!(!write(&cpu, 0x1000 + 8 * index, 1));
+}
+
+#[test]
+#[should_panic(expected = "let it write to frame")]
+fn a_writable_mapping_of_the_machine_to_physical_table_is_a_broken_invariant() {
+    let mut bench = Bench::new(1, 1);
+    let root = bench.frame();
+    bench.map(root, 0x1000, bench.machine.m2p_frames().start, FULL);
+    let cpu = bench.cpu();
+    cpu.load_root(root);
+    // Before anything is written.
+    read(&cpu, 0x1000);
+}
+
+#[test]
+#[should_panic(expected = "where an object of the hypervisor lives")]
+fn the_machine_to_physical_table_is_no_page_table() {
+    let mut bench = Bench::new(1, 1);
+    let root = bench.frame();
+    bench.table(root, 2, 0x1000);
+    let slot = Bench::slot(bench.table(root, 2, 0x1000), 2, 0x1000);
+    bench.set(slot, bench.machine.m2p_frames().start, FULL);
     let cpu = bench.cpu();
     cpu.load_root(root);
     read(&cpu, 0x1000);

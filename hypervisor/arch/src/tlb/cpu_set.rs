@@ -1,0 +1,94 @@
+//! A set of CPUs.
+
+use core::fmt;
+
+use crate::boot::CpuId;
+
+const WORDS: usize = 4;
+
+/// A set of CPUs: one bit for each.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CpuSet([u64; WORDS]);
+
+impl CpuSet {
+    /// CPUs of this number and above are never in a set; the machine uses none of them.
+    pub const CAPACITY: u32 = 64 * WORDS as u32;
+    /// The set without a CPU.
+    pub const EMPTY: Self = Self([0; WORDS]);
+
+    /// The set of one CPU.
+    pub fn one(cpu: CpuId) -> Self {
+        let mut set = Self::EMPTY;
+        set.insert(cpu);
+        set
+    }
+
+    /// Puts a CPU in.
+    pub fn insert(&mut self, cpu: CpuId) {
+        let (index, bit) = place(cpu);
+        if let Some(word) = self.0.get_mut(index) {
+            *word |= bit;
+        }
+    }
+
+    /// Takes a CPU out.
+    pub fn remove(&mut self, cpu: CpuId) {
+        let (index, bit) = place(cpu);
+        if let Some(word) = self.0.get_mut(index) {
+            *word &= !bit;
+        }
+    }
+
+    /// Whether a CPU is in it.
+    pub fn contains(&self, cpu: CpuId) -> bool {
+        let (index, bit) = place(cpu);
+        self.0.get(index).is_some_and(|word| word & bit != 0)
+    }
+
+    /// Whether no CPU is in it.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+
+    /// The CPUs that are in either.
+    pub fn union(&self, other: &Self) -> Self {
+        let mut both = *self;
+        for (word, more) in both.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+        both
+    }
+
+    /// Its CPUs, from the lowest number on.
+    pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
+        (0_u32..)
+            .step_by(64)
+            .zip(self.0)
+            .flat_map(|(first, mut word)| {
+                core::iter::from_fn(move || {
+                    let bit = word.trailing_zeros();
+                    word &= word.wrapping_sub(1);
+                    (bit < 64).then(|| CpuId::new(first.wrapping_add(bit)))
+                })
+            })
+    }
+}
+
+/// The word of a CPU, and its bit there.
+const fn place(cpu: CpuId) -> (usize, u64) {
+    ((cpu.get() / 64) as usize, 1 << (cpu.get() % 64))
+}
+
+impl FromIterator<CpuId> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = CpuId>>(cpus: I) -> Self {
+        let mut set = Self::EMPTY;
+        cpus.into_iter().for_each(|cpu| set.insert(cpu));
+        set
+    }
+}
+
+impl fmt::Debug for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(CpuId::get)).finish()
+    }
+}

@@ -1,0 +1,170 @@
+//! The calls that change descriptor tables.
+
+use arrayvec::ArrayVec;
+use dom0_abi::addr::{GuestAddr, Maddr, Mfn, PAGE_SIZE};
+use dom0_abi::arch::FIRST_RESERVED_GDT_ENTRY;
+use dom0_abi::errno::Errno;
+use dom0_abi::handle::GuestHandle;
+use oxen_arch::descriptor_window::{GDT_PAGES, LDT_PAGES, PAGE_ENTRIES};
+use oxen_arch::guest_range::check_guest_range;
+use oxen_arch::memory::BadFrame;
+
+use super::check::check;
+use super::fault::map_ldt_page;
+use super::tables::Place;
+use crate::frame::Memory;
+use crate::guest_access::GuestPtr;
+use crate::hypercall::continuation::Continuation;
+use crate::hypercall::{CallCtx, HypercallResult, Reply};
+use crate::mmu::with_undone;
+use crate::page_type::hold::Reach;
+use crate::page_type::{HeldType, PageType, Stop, TypeRef, promote};
+
+/// Makes frames of the caller's its global descriptor table, of so many descriptors; none takes it away.
+///
+/// `EINVAL`: too many descriptors, or a frame is not the caller's, is used as something else, or holds a descriptor that is not
+/// allowed. `EFAULT`: the list could not be read. The table is as before then. ABI: `public/xen.h`, `HYPERVISOR_set_gdt`.
+#[doc(alias = "HYPERVISOR_set_gdt")]
+pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) -> HypercallResult {
+    let count = usize::try_from(entries)
+        .ok()
+        .filter(|&count| count <= FIRST_RESERVED_GDT_ENTRY)
+        .ok_or(Errno::EINVAL)?;
+    let taken = take_gdt(ctx, frames.into(), count.div_ceil(PAGE_ENTRIES));
+    let tables = &mut ctx.state.tables;
+    match taken {
+        Ok(()) => {
+            let next = core::mem::take(&mut tables.next_gdt);
+            let old = core::mem::replace(&mut tables.gdt, next);
+            tables.load_gdt(ctx.cpu);
+            give_back(ctx.memory(), old);
+            Ok(Reply::DONE)
+        }
+        Err(Stop::Refused(errno)) => {
+            let next = core::mem::take(&mut tables.next_gdt);
+            give_back(ctx.memory(), next);
+            Err(errno)
+        }
+        Err(Stop::Again) => Ok(Reply::Continue(Continuation::SetGdt { frames, entries })),
+    }
+}
+
+/// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken
+/// again, if the list still names them.
+fn take_gdt(ctx: &mut CallCtx<'_>, frames: GuestPtr<u64>, pages: usize) -> Result<(), Stop> {
+    for index in 0..pages {
+        let mfn = Mfn::new(frames.element(index as u64).read(ctx.cpu)?);
+        let taken = ctx.state.tables.next_gdt.get(index).map(HeldType::mfn);
+        if taken != Some(mfn) {
+            forget_next(ctx, index);
+            let page = with_undone(ctx, |ctx| acquire(ctx, mfn))?.into_held();
+            // There are never more pages than fit.
+            ctx.state
+                .tables
+                .next_gdt
+                .try_push(page)
+                .map_err(|refused| {
+                    drop(TypeRef::from_held(ctx.memory(), refused.element()));
+                    Errno::EINVAL
+                })?;
+        }
+    }
+    forget_next(ctx, pages);
+    Ok(())
+}
+
+/// Gives back the pages of an unfinished GDT from `index` on.
+fn forget_next(ctx: &mut CallCtx<'_>, index: usize) {
+    while ctx.state.tables.next_gdt.len() > index {
+        if let Some(held) = ctx.state.tables.next_gdt.pop() {
+            drop(TypeRef::from_held(ctx.memory(), held));
+        }
+    }
+}
+
+fn give_back(memory: Memory<'_>, pages: ArrayVec<HeldType, GDT_PAGES>) {
+    for held in pages {
+        drop(TypeRef::from_held(memory, held));
+    }
+}
+
+/// Makes a frame of the caller's a page of descriptors, or finds it so. Fails as `promote::acquire`.
+pub(super) fn acquire<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
+    let reach = Reach::own(ctx.host, ctx.domain);
+    let (memory, ty) = (ctx.memory(), PageType::Descriptors);
+    promote::acquire(memory, &reach, mfn, ty, &mut ctx.budget)
+}
+
+/// Writes one descriptor into a page of the caller's: one of descriptors, or one that it could write to itself.
+///
+/// `EINVAL`: the address is not that of a descriptor, the descriptor is not allowed (wherever it would go to), or the frame
+/// is not the caller's or used as something else; nothing has changed. ABI: `public/xen.h`, `HYPERVISOR_update_descriptor`.
+#[doc(alias = "HYPERVISOR_update_descriptor")]
+pub fn update_descriptor(ctx: &mut CallCtx<'_>, maddr: u64, descriptor: u64) -> HypercallResult {
+    match update(ctx, Maddr::new(maddr), descriptor) {
+        Ok(()) => Ok(Reply::DONE),
+        Err(Stop::Refused(errno)) => Err(errno),
+        Err(Stop::Again) => Ok(Reply::Continue(Continuation::UpdateDescriptor {
+            maddr,
+            descriptor,
+        })),
+    }
+}
+
+fn update(ctx: &mut CallCtx<'_>, at: Maddr, raw: u64) -> Result<(), Stop> {
+    if !at.get().is_multiple_of(size_of::<u64>() as u64) {
+        return Err(Errno::EINVAL.into());
+    }
+    let descriptor = check(raw).map_err(Errno::from)?;
+    let page = with_undone(ctx, |ctx| {
+        let (memory, owner) = (ctx.memory(), ctx.domain.id);
+        match TypeRef::share(memory, at.mfn(), PageType::Descriptors, owner) {
+            Err(Stop::Refused(_)) => TypeRef::writable(memory, at.mfn(), owner),
+            other => other,
+        }
+    })?;
+    // As a whole: another CPU may be loading it.
+    let stored = ctx.host.mem().store_u64(at, descriptor);
+    drop(page);
+    stored.map_err(|BadFrame| Stop::Refused(Errno::EINVAL))
+}
+
+/// Makes what lies at an address of the caller's its local descriptor table, of so many descriptors; none takes it away. Its
+/// pages are looked for when they are needed.
+///
+/// `EINVAL`: there are too many, or no table can be there; the table is as before. ABI: `public/xen.h`, `MMUEXT_SET_LDT`.
+#[doc(alias = "MMUEXT_SET_LDT")]
+pub fn set_ldt(ctx: &mut CallCtx<'_>, base: GuestAddr, entries: u32) -> Result<(), Errno> {
+    const MOST: u16 = (LDT_PAGES * PAGE_ENTRIES) as u16;
+    let entries = u16::try_from(entries)
+        .ok()
+        .filter(|&entries| entries <= MOST)
+        .ok_or(Errno::EINVAL)?;
+    let is_aligned = base.get().is_multiple_of(PAGE_SIZE as u64);
+    if entries > 0 && !(is_aligned && check_guest_range(base, 1).is_ok()) {
+        return Err(Errno::EINVAL);
+    }
+    let memory = ctx.memory();
+    let ldt = &mut ctx.state.tables.ldt;
+    (ldt.base, ldt.entries) = (base, entries);
+    ctx.cpu.load_ldt(entries);
+    for (index, page) in ldt.pages.iter_mut().enumerate() {
+        if let Some(held) = page.take() {
+            ctx.cpu.map_ldt_page(index, None);
+            drop(TypeRef::from_held(memory, held));
+        }
+    }
+    Ok(())
+}
+
+/// Loads the GS of user mode. A selector that cannot be loaded counts as 0. [`Stop::Again`]: the page of the LDT that it
+/// leads to is not ready yet. ABI: `public/arch-x86/xen-x86_64.h`, `SEGBASE_GS_USER_SEL`.
+pub fn set_user_gs_selector(ctx: &mut CallCtx<'_>, selector: u16) -> Result<(), Stop> {
+    if let Some(Place::Ldt { page, .. }) = ctx.state.tables.locate(selector)
+        && let Err(Stop::Again) = map_ldt_page(ctx, page)
+    {
+        return Err(Stop::Again);
+    }
+    ctx.cpu.load_user_gs_selector(selector);
+    Ok(())
+}

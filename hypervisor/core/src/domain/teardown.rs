@@ -1,0 +1,69 @@
+//! The end of a domain: all that it has goes back, in bounded steps.
+//!
+//! First the vCPUs give up what they refer to. Then each frame of the domain is visited once: its pin ends, a promotion that
+//! somebody left half-way is given up, and the domain gives the frame back. It is free when nobody refers to it any more:
+//! tables follow by the undo queue; what another domain maps lingers until that ends.
+//!
+//! INVARIANT (I10, I29): whatever state calls of the domain were left in, nothing of it stays.
+
+use dom0_abi::addr::Mfn;
+use dom0_abi::ids::DomId;
+
+use super::Domain;
+use super::vcpu::{RunState, VcpuState};
+use crate::budget::Budget;
+use crate::frame::Memory;
+use crate::page_type::{TypeRef, promote, undo};
+
+/// How far the end of a domain has come.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is left but what others refer to.
+    Done,
+    /// The budget was spent; there is more to do.
+    More,
+}
+
+/// Gives back what a domain has, as far as the budget goes. None of its vCPUs runs, or will: it is shut down, and the CPUs that
+/// ran them have loaded another root.
+///
+/// `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
+pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Progress {
+    let own = Memory {
+        undo: &domain.undo,
+        ..memory
+    };
+    for vcpu in domain.vcpus() {
+        release_vcpu(own, &mut vcpu.lock());
+    }
+    if let Some(shared) = domain.shared_info_hold.lock().take() {
+        drop(TypeRef::from_held(own, shared));
+    }
+    loop {
+        if !undo::drain(own, budget) || !budget.spend() {
+            return Progress::More;
+        }
+        match own.frames.next_to_release(domain.id) {
+            Some(mfn) => release_frame(own, mfn, domain.id),
+            None => return Progress::Done,
+        }
+    }
+}
+
+/// Gives back what a vCPU refers to. It can never run again.
+pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
+    state.run = RunState::Offline;
+    let roots = [state.root.take(), state.user_root.take()];
+    for root in roots.into_iter().flatten() {
+        drop(TypeRef::from_held(memory, root));
+    }
+    state.tables.release(memory);
+}
+
+fn release_frame(memory: Memory<'_>, mfn: Mfn, owner: DomId) {
+    // Refused for what is not pinned, and for what the domain gave back before.
+    let _ = TypeRef::unpin(memory, mfn, owner).map(drop);
+    promote::abandon(memory, mfn);
+    let _ = memory.release_domain_frame(mfn, owner);
+}

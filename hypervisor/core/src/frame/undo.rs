@@ -1,0 +1,88 @@
+//! Page tables whose entries are still to be given back.
+//!
+//! Nobody can know beforehand that a reference is the last one, and what follows is long: so dropping it only puts the table
+//! here, and whoever acts for the domain takes it out again and works on it in bounded steps (`page_type::undo`), before its
+//! call returns.
+//!
+//! INVARIANT: what is queued is in the state `Undoing`, in one queue, and linked by its type word. A frame in that state
+//! that is in no queue is in the hands of one CPU.
+//! LOCK: rank `Undo`.
+
+use dom0_abi::addr::Mfn;
+use oxen_arch::sync::atomic::{AtomicBool, Ordering};
+use oxen_arch::sync::{Rank, SpinLock};
+
+use super::Frames;
+use super::table::FrameIndex;
+use super::type_word::{Level, PageType, TypeEvent, TypeState};
+
+/// The queue of one domain; its frames may be other domains'.
+#[derive(Debug)]
+pub struct UndoQueue {
+    head: SpinLock<Option<FrameIndex>>,
+    /// The same as a head, to be read without the lock: at the end of each call somebody wants to know.
+    has_any: AtomicBool,
+}
+
+/// A table out of the queue: in the hands of whoever has this. It has to be pushed again or finished.
+#[must_use = "a table that is neither pushed again nor finished is lost"]
+#[derive(Debug)]
+pub(crate) struct ToUndo {
+    pub(crate) mfn: Mfn,
+    pub(crate) level: Level,
+    /// So many of its entries hold references.
+    pub(crate) progress: u16,
+}
+
+impl UndoQueue {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self {
+            head: SpinLock::new(Rank::Undo, None),
+            has_any: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether there is nothing in it: nothing of the caller's at least, since others may add to it.
+    pub fn is_empty(&self) -> bool {
+        // ORDERING: what the caller itself has put in it sees.
+        !self.has_any.load(Ordering::Relaxed)
+    }
+
+    /// Puts a frame in that is in the state `Undoing` and in nobody else's hands.
+    pub(crate) fn push(&self, frames: &Frames, mfn: Mfn, progress: u16) {
+        let mut head = self.head.lock();
+        let queued = frames.type_event(mfn, TypeEvent::Queue(progress, *head));
+        debug_assert!(queued.is_ok(), "{mfn} is queued in another state");
+        *head = FrameIndex::new(mfn.get());
+        self.has_any.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes one out.
+    pub(crate) fn pop(&self, frames: &Frames) -> Option<ToUndo> {
+        let mut head = self.head.lock();
+        let mfn = (*head)?.mfn();
+        match frames.type_state(mfn)? {
+            TypeState::Undoing {
+                ty: PageType::Table(level),
+                progress,
+                next,
+            } => {
+                *head = next;
+                self.has_any.store(next.is_some(), Ordering::Relaxed);
+                Some(ToUndo {
+                    mfn,
+                    level,
+                    progress,
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Default for UndoQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}

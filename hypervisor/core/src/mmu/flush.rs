@@ -1,0 +1,73 @@
+//! Which CPUs forget which translations, when a guest asks for it.
+//!
+//! What the hypervisor needs for itself does not depend on any of this: a frame that gets a new use or a new owner is flushed
+//! by its stamp (`page_type::promote`, `frame`). Here a guest's own view of its memory is kept right.
+
+use dom0_abi::addr::GuestAddr;
+use dom0_abi::errno::Errno;
+use dom0_abi::handle::GuestHandle;
+use oxen_arch::guest_range::is_canonical;
+use oxen_arch::tlb::{CpuSet, Flush};
+
+use crate::domain::Domain;
+use crate::guest_access::GuestPtr;
+use crate::hypercall::CallCtx;
+
+/// Whose translations.
+pub(super) enum Whose {
+    /// The calling vCPU's.
+    Own,
+    /// Those of the vCPUs in a bit map of the caller's.
+    Map(GuestHandle<u64>),
+    /// Those of all vCPUs of the caller's domain.
+    All,
+}
+
+/// All translations, or those of one page. One that cannot have any is flushed by doing nothing (XSA-279).
+pub(super) fn of_page(address: GuestAddr) -> Option<Flush> {
+    is_canonical(address.get()).then_some(Flush::Page(address))
+}
+
+/// Makes CPUs forget; on return they have. `EFAULT`: the bit map cannot be read; nothing has been flushed.
+pub(super) fn flush(ctx: &CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
+    let targets = match whose {
+        Whose::Own => CpuSet::one(ctx.cpu.id()),
+        Whose::All => cpus(ctx.domain, |_| true),
+        Whose::Map(map) => {
+            let words = vcpu_map(ctx, map)?;
+            cpus(ctx.domain, |vcpu| {
+                let word = words.get(vcpu / 64).copied().unwrap_or(0);
+                word >> (vcpu % 64) & 1 != 0
+            })
+        }
+    };
+    if let Some(what) = what {
+        ctx.host.machine.flush_cpus(ctx.cpu, &targets, what);
+    }
+    Ok(())
+}
+
+/// The CPUs that may hold translations of some vCPUs.
+fn cpus(domain: &Domain, is_wanted: impl Fn(usize) -> bool) -> CpuSet {
+    let mut targets = CpuSet::EMPTY;
+    for (index, vcpu) in domain.vcpus().enumerate() {
+        if is_wanted(index)
+            && let Some(cpu) = vcpu.last_cpu()
+        {
+            targets.insert(cpu);
+        }
+    }
+    targets
+}
+
+const WORDS: usize = crate::domain::MAX_VCPUS / 64;
+
+/// Reads a bit map of vCPUs, as many words of it as the domain has vCPUs for.
+fn vcpu_map(ctx: &CallCtx<'_>, map: GuestHandle<u64>) -> Result<[u64; WORDS], Errno> {
+    let mut words = [0; WORDS];
+    let count = ctx.domain.vcpus().count().div_ceil(64);
+    for (index, word) in (0..).zip(words.iter_mut().take(count)) {
+        *word = GuestPtr::from(map).element(index).read(ctx.cpu)?;
+    }
+    Ok(words)
+}

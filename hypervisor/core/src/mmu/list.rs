@@ -1,0 +1,116 @@
+//! Calls that have a list of requests, a count, a place for the number done, and the domain they are for: `mmu_update` and
+//! `mmuext_op`.
+
+use dom0_abi::errno::Errno;
+use dom0_abi::handle::GuestHandle;
+use dom0_abi::xen::MMU_COUNT_PREEMPTED;
+use zerocopy::FromBytes;
+
+use crate::guest_access::GuestPtr;
+use crate::hypercall::continuation::Continuation;
+use crate::hypercall::{CallCtx, HypercallResult, Reply};
+use crate::page_type::{Stop, undo};
+
+/// The arguments that such calls have in common.
+#[derive(Debug)]
+pub(super) struct List<T> {
+    pub(super) requests: GuestHandle<T>,
+    pub(super) count: u32,
+    pub(super) done: GuestHandle<u32>,
+    pub(super) foreign: u32,
+}
+
+impl<T> Clone for List<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for List<T> {}
+
+impl<T: FromBytes + Copy> List<T> {
+    /// The result that a call brings which is over but for what had to be given back ([`Continuation::Settle`]).
+    pub(super) fn settled(&self) -> Option<Reply> {
+        let is_over = self.count == MMU_COUNT_PREEMPTED && self.requests.is_null();
+        let result = i64::from(self.foreign.cast_signed()).cast_unsigned();
+        is_over.then_some(Reply::Value(result))
+    }
+
+    /// Carries out the requests in order, up to the first that fails, and tells the caller how many were done, if it can be told.
+    ///
+    /// `EFAULT`: a request cannot be read. A list that takes long is gone on with later: then the number done so far is where the
+    /// caller wants it, and is read from there again, so whoever changes it is told a wrong number and nothing else.
+    pub(super) fn run<'a>(
+        self,
+        ctx: &mut CallCtx<'a>,
+        rest: impl Fn(Self) -> Continuation,
+        mut carry_out: impl FnMut(&mut CallCtx<'a>, T) -> Result<(), Stop>,
+    ) -> HypercallResult {
+        let count = self.count & !MMU_COUNT_PREEMPTED;
+        let requests = GuestPtr::from(self.requests);
+        if !requests.row_can_be_guests(count) {
+            return Err(Errno::EFAULT);
+        }
+        let before = if self.count == count {
+            0
+        } else {
+            GuestPtr::from(self.done).read(ctx.cpu).unwrap_or(0)
+        };
+        let mut result = Ok(Reply::DONE);
+        let mut done = 0;
+        while done < count {
+            let place = requests.element(u64::from(done));
+            let step = if done > 0 && (ctx.must_leave() || !ctx.budget.spend_request()) {
+                Err(Stop::Again)
+            } else {
+                place
+                    .read(ctx.cpu)
+                    .map_err(Stop::Refused)
+                    .and_then(|request| with_undone(ctx, |ctx| carry_out(ctx, request)))
+            };
+            match step {
+                Ok(()) => done = done.saturating_add(1),
+                Err(Stop::Refused(errno)) => {
+                    result = Err(errno);
+                    break;
+                }
+                Err(Stop::Again) => {
+                    result = Ok(Reply::Continue(rest(Self {
+                        requests: GuestHandle::new(place.addr()),
+                        count: count.saturating_sub(done) | MMU_COUNT_PREEMPTED,
+                        ..self
+                    })));
+                    break;
+                }
+            }
+        }
+        self.tell(ctx, before.wrapping_add(done));
+        result
+    }
+
+    /// Tells the caller how many requests were done. Who does not want to know gives an address where nothing can be written.
+    pub(super) fn tell(&self, ctx: &CallCtx<'_>, done: u32) {
+        let at = GuestPtr::from(self.done);
+        if !at.is_null() {
+            let _ = at.write(ctx.cpu, &done);
+        }
+    }
+}
+
+/// Tries something, and once more when what it may have waited for is done.
+pub(crate) fn with_undone<'a, R>(
+    ctx: &mut CallCtx<'a>,
+    mut attempt: impl FnMut(&mut CallCtx<'a>) -> Result<R, Stop>,
+) -> Result<R, Stop> {
+    match attempt(ctx) {
+        Err(Stop::Again) if !ctx.domain.undo.is_empty() => {
+            let memory = ctx.memory();
+            if undo::drain(memory, &mut ctx.budget) {
+                attempt(ctx)
+            } else {
+                Err(Stop::Again)
+            }
+        }
+        other => other,
+    }
+}

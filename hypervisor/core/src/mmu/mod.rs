@@ -1,0 +1,31 @@
+//! The hypercalls by which guests change their page tables, and the changes themselves.
+//!
+//! | file | what |
+//! |---|---|
+//! | `update` | one entry of a table in use is replaced |
+//! | `walk` | from an address to its L1 entry |
+//! | `list` | calls that have a list of requests |
+//! | `owners` | whose tables and pages a call is about |
+//! | `flush` | which CPUs forget what, when a guest asks |
+//! | `mmu_update`, `mmuext_op`, `update_va_mapping` | the hypercalls |
+//! | `trapped` | entries that a guest writes to as if they were memory |
+//!
+//! INVARIANT: guest page tables are read and written through our own mapping of their frames, never through the guest's
+//! (XSA-286).
+//! INVARIANT (I9): a change that is refused leaves the entry, all counts and the TLB as they were.
+
+mod flush;
+mod list;
+mod mmu_update;
+mod mmuext_op;
+mod owners;
+pub mod trapped;
+mod update;
+mod update_va_mapping;
+mod walk;
+
+pub(crate) use list::with_undone;
+pub use mmu_update::mmu_update;
+pub use mmuext_op::mmuext_op;
+pub use update_va_mapping::{update_va_mapping, update_va_mapping_otherdomain};
+pub(crate) use walk::mapped_page;

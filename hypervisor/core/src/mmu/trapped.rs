@@ -1,0 +1,91 @@
+//! Entries that a guest writes to as if they were memory. The page is mapped read-only, so each write traps; here the entry
+//! is found and changed as by `mmu_update`.
+//!
+//! Kernels rely on this all the time (`vm_assist`, writable page tables): unmapping, `fork`, `mremap` change L1 entries by
+//! atomic instructions. Entries of other levels are never written to like this.
+
+use dom0_abi::addr::GuestAddr;
+
+use super::update::{Replaced, replace};
+use super::walk::l1_slot;
+use crate::frame::type_word::TypeState;
+use crate::hypercall::CallCtx;
+use crate::page_type::entry::Entry;
+use crate::page_type::hold::Reach;
+use crate::page_type::{Level, PageType, Stop, TypeRef};
+
+/// An L1 entry that is mapped at an address that the guest wrote to.
+pub struct TrappedEntry<'m> {
+    table: TypeRef<'m>,
+    index: u16,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// The entry is replaced.
+    Done,
+    /// It was another one, this.
+    Changed(Entry),
+}
+
+impl<'m> TrappedEntry<'m> {
+    /// Finds the L1 entry that contains the byte at `address`, if the guest has mapped a table of its own there that is in use
+    /// and may read it there. [`Stop::Again`]: the table is just changing; the guest may try again.
+    pub fn find(ctx: &CallCtx<'m>, address: GuestAddr) -> Result<Option<Self>, Stop> {
+        let (memory, owner) = (ctx.memory(), ctx.domain.id);
+        let Some(root) = ctx.state.kernel_root() else {
+            return Ok(None);
+        };
+        let Some((mapping, index)) = l1_slot(memory, root, owner, address)? else {
+            return Ok(None);
+        };
+        let at = mapping.mfn().at(usize::from(index).wrapping_mul(8));
+        let mapping = memory.mem().load_u64(at).map_or(Entry::EMPTY, Entry);
+        if !mapping.is_present() || mapping.is_writable() {
+            return Ok(None);
+        }
+        let ty = PageType::Table(Level::L1);
+        match memory.frames.type_state(mapping.mfn()) {
+            Some(TypeState::InUse { ty: found, .. }) if found == ty => {}
+            _ => return Ok(None),
+        }
+        let table = match TypeRef::share(memory, mapping.mfn(), ty, owner) {
+            Ok(table) => table,
+            Err(Stop::Again) => return Err(Stop::Again),
+            Err(Stop::Refused(_)) => return Ok(None),
+        };
+        let index = ((address.get() & 0xfff) >> 3) as u16;
+        Ok(Some(Self { table, index }))
+    }
+
+    /// The entry as it is now.
+    pub fn load(&self, ctx: &CallCtx<'_>) -> Entry {
+        let at = self.table.mfn().at(usize::from(self.index).wrapping_mul(8));
+        ctx.host.mem().load_u64(at).map_or(Entry::EMPTY, Entry)
+    }
+
+    /// Replaces the entry if it still is `old`, with all checks of `mmu_update`, whose errors it has.
+    pub fn exchange(
+        &self,
+        ctx: &mut CallCtx<'_>,
+        old: Entry,
+        new: Entry,
+    ) -> Result<Exchange, Stop> {
+        let reach = Reach::own(ctx.host, ctx.domain);
+        let memory = ctx.memory();
+        let wanted = |now: Entry| (now == old).then_some(new);
+        let replaced = replace(
+            memory,
+            &reach,
+            &self.table,
+            self.index,
+            &mut ctx.budget,
+            wanted,
+        )?;
+        Ok(match replaced {
+            Replaced::Was(_) => Exchange::Done,
+            Replaced::Kept(now) => Exchange::Changed(now),
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! How a table loses its type for good: what its entries hold goes back, from the last entry to the first, and tables below
+//! that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
+
+use super::entry::Entry;
+use super::hold::Hold;
+use super::promote::is_ours;
+use super::refs::settle;
+use crate::budget::Budget;
+use crate::frame::Memory;
+use crate::frame::type_word::TypeEvent;
+use crate::frame::undo::ToUndo;
+
+/// What looking at a table costs beside its entries, in units of the budget.
+const TABLE: u32 = 20;
+/// What an entry costs that is not empty.
+const ENTRY: u32 = 1;
+
+/// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
+pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
+    while !memory.undo.is_empty() {
+        if !budget.take(TABLE) {
+            return false;
+        }
+        // Another CPU may have taken the last one.
+        if let Some(table) = memory.undo.pop(memory.frames)
+            && !undo(memory, table, budget)
+        {
+            return false;
+        }
+    }
+    true
+}
+
+/// Gives back what the entries of one table hold; `false` if the budget was spent before the end, and the table is in the queue
+/// again.
+fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
+    let ToUndo { mfn, level, .. } = table;
+    loop {
+        let below = usize::from(table.progress);
+        let Ok(Some((index, word))) = memory.mem().last_nonzero_word(mfn, below) else {
+            break;
+        };
+        let index = index as u16;
+        if !is_ours(level, index) {
+            if !budget.take(ENTRY) {
+                memory.undo.push(memory.frames, mfn, table.progress);
+                return false;
+            }
+            drop(Hold::from_entry(memory, level, Entry(word)));
+        }
+        table.progress = index;
+    }
+    let stamp = memory.machine.tlb_stamp();
+    match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
+        Ok(effect) => settle(memory, mfn, effect),
+        Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
+    }
+    true
+}
