@@ -18,6 +18,7 @@ use dom0_abi::xen::{MmuextCommand, MmuextOp};
 use guest_pv_drivers::hypercall::{self, foreigndom};
 
 use crate::memory::{PAGE, Page, leaf, pte, remap};
+use crate::page_tables::Table;
 use crate::registers::{self, Registers};
 use crate::single::Single;
 use crate::trap::{self, Context, Frame, Trap};
@@ -327,6 +328,26 @@ fn make() -> Result<(), Refused> {
     .result
     .map_err(refused(Hypercall::MmuextOp))?;
     Ok(())
+}
+
+/// Puts an entry where [`HOLE`] is, in the user's tables alone. They must have been made by a [`run`].
+pub fn map_hole(entry: u64) -> Result<(), Refused> {
+    let slot = (HOLE >> 12 & 511) as usize;
+    let [_, _, _, l1] = &TABLES;
+    // SAFETY: the user root maps nothing that Rust knows of, and the kernel is on its own.
+    unsafe { Table::of(l1).set(slot, entry) }.map_err(refused(Hypercall::MmuUpdate))?;
+    Ok(())
+}
+
+/// Where the kernel has the user's stack page.
+pub fn stack_page() -> &'static Page {
+    &STACK_PAGE
+}
+
+/// The frame of the level-1 table of the user's.
+pub fn table_mfn() -> u64 {
+    let [_, _, _, l1] = &TABLES;
+    l1.mfn()
 }
 
 /// Runs position-independent code at [`CODE`] in user mode, with these registers, the stack pointer at [`STACK`] and no

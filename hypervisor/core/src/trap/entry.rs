@@ -10,6 +10,7 @@ use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
 use super::crash;
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
+use crate::address_space;
 use crate::descriptor::Tables;
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
@@ -62,8 +63,9 @@ pub fn start(
             pcpu.leave();
             return Next::Idle;
         };
+        let is_new_here = target.last_cpu() != Some(cpu.id());
         target.runs_on(cpu.id());
-        cpu.load_root(root);
+        address_space::enter(host, cpu, domain.id, vcpu, root, is_new_here);
         state.tables.load(cpu);
         let selectors = DataSelectors {
             ds: state.regs.ds,
