@@ -30,7 +30,12 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
         .ok()
         .filter(|&count| count <= FIRST_RESERVED_GDT_ENTRY)
         .ok_or(Errno::EINVAL)?;
-    let taken = take_gdt(ctx, frames.into(), count.div_ceil(PAGE_ENTRIES));
+    // All of the list before any of its frames: that is the order of errors that guests know.
+    let list = read_list(ctx, frames.into(), count.div_ceil(PAGE_ENTRIES));
+    let taken = match list {
+        Ok(list) => take_gdt(ctx, &list),
+        Err(errno) => Err(errno.into()),
+    };
     let tables = &mut ctx.state.tables;
     match taken {
         Ok(()) => {
@@ -49,11 +54,23 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
     }
 }
 
-/// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken
-/// again, if the list still names them.
-fn take_gdt(ctx: &mut CallCtx<'_>, frames: GuestPtr<u64>, pages: usize) -> Result<(), Stop> {
+fn read_list(
+    ctx: &CallCtx<'_>,
+    frames: GuestPtr<u64>,
+    pages: usize,
+) -> Result<ArrayVec<Mfn, GDT_PAGES>, Errno> {
+    let mut list = ArrayVec::new();
     for index in 0..pages {
         let mfn = Mfn::new(frames.element(index as u64).read(ctx.cpu)?);
+        list.try_push(mfn).map_err(|_| Errno::EINVAL)?;
+    }
+    Ok(list)
+}
+
+/// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken
+/// again, if the list still names them.
+fn take_gdt(ctx: &mut CallCtx<'_>, list: &[Mfn]) -> Result<(), Stop> {
+    for (index, &mfn) in list.iter().enumerate() {
         let taken = ctx.state.tables.next_gdt.get(index).map(HeldType::mfn);
         if taken != Some(mfn) {
             forget_next(ctx, index);
@@ -69,7 +86,7 @@ fn take_gdt(ctx: &mut CallCtx<'_>, frames: GuestPtr<u64>, pages: usize) -> Resul
                 })?;
         }
     }
-    forget_next(ctx, pages);
+    forget_next(ctx, list.len());
     Ok(())
 }
 
