@@ -61,16 +61,14 @@ impl CpuSet {
 
     /// Its CPUs, from the lowest number on.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
-        (0_u32..)
-            .step_by(64)
-            .zip(self.0)
-            .flat_map(|(first, mut word)| {
-                core::iter::from_fn(move || {
-                    let bit = word.trailing_zeros();
-                    word &= word.wrapping_sub(1);
-                    (bit < 64).then(|| CpuId::new(first.wrapping_add(bit)))
-                })
+        let first: [u32; WORDS] = [0, 64, 128, 192];
+        first.into_iter().zip(self.0).flat_map(|(first, mut word)| {
+            core::iter::from_fn(move || {
+                let bit = word.trailing_zeros();
+                word &= word.wrapping_sub(1);
+                (bit < 64).then(|| CpuId::new(first.wrapping_add(bit)))
             })
+        })
     }
 }
 

@@ -25,6 +25,7 @@ use crate::page_type::{HeldType, PageType, Stop, TypeRef, promote};
 /// `EINVAL`: too many descriptors, or a frame is not the caller's, is used as something else, or holds a descriptor that is not
 /// allowed. `EFAULT`: the list could not be read. The table is as before then. ABI: `public/xen.h`, `HYPERVISOR_set_gdt`.
 #[doc(alias = "HYPERVISOR_set_gdt")]
+#[inline(never)]
 pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) -> HypercallResult {
     let count = usize::try_from(entries)
         .ok()
@@ -117,6 +118,7 @@ pub(super) fn acquire<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>
 /// `EINVAL`: the address is not that of a descriptor, the descriptor is not allowed (wherever it would go to), or the frame
 /// is not the caller's or used as something else; nothing has changed. ABI: `public/xen.h`, `HYPERVISOR_update_descriptor`.
 #[doc(alias = "HYPERVISOR_update_descriptor")]
+#[inline(never)]
 pub fn update_descriptor(ctx: &mut CallCtx<'_>, maddr: u64, descriptor: u64) -> HypercallResult {
     match update(ctx, Maddr::new(maddr), descriptor) {
         Ok(()) => Ok(Reply::DONE),

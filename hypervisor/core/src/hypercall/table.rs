@@ -1,5 +1,7 @@
 //! The table of hypercalls: what each does here, who may call it, who handles it. Dispatch and the coverage page of the
 //! documentation are made from it; a call that the ABI gains does not compile until it has a row.
+//!
+//! Handlers with much on the stack are not inlined here: a short call should not pay for their frames.
 
 use core::fmt::{self, Write};
 

@@ -23,6 +23,7 @@ use crate::page_type::entry::Entry;
 /// caller's, or is used as something else; `EPERM`: it maps a device that the caller may not reach; nothing has changed then.
 /// `EFAULT`: the map of vCPUs to flush cannot be read; the entry has been written.
 /// ABI: `public/xen.h`, `HYPERVISOR_update_va_mapping`, `UVMF_*`.
+#[inline(never)]
 pub fn update_va_mapping(
     ctx: &mut CallCtx<'_>,
     va: GuestAddr,
@@ -36,6 +37,7 @@ pub fn update_va_mapping(
 
 /// The same for a page of another domain, or of none. Fails further as `mmu_update` does for its owner.
 /// ABI: `public/xen.h`, `HYPERVISOR_update_va_mapping_otherdomain`.
+#[inline(never)]
 pub fn update_va_mapping_otherdomain(
     ctx: &mut CallCtx<'_>,
     va: GuestAddr,
