@@ -12,7 +12,6 @@ use oxen_arch::memory::BadFrame;
 use super::check::check;
 use super::fault::map_ldt_page;
 use super::tables::Place;
-use crate::frame::Memory;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -37,18 +36,17 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
         Ok(list) => take_gdt(ctx, &list),
         Err(errno) => Err(errno.into()),
     };
-    let tables = &mut ctx.state.tables;
     match taken {
         Ok(()) => {
-            let next = core::mem::take(&mut tables.next_gdt);
-            let old = core::mem::replace(&mut tables.gdt, next);
+            let tables = &mut ctx.state.tables;
+            core::mem::swap(&mut tables.gdt, &mut tables.next_gdt);
             tables.load_gdt(ctx.cpu);
-            give_back(ctx.memory(), old);
+            // That is the old one now.
+            forget_next(ctx, 0);
             Ok(Reply::DONE)
         }
         Err(Stop::Refused(errno)) => {
-            let next = core::mem::take(&mut tables.next_gdt);
-            give_back(ctx.memory(), next);
+            forget_next(ctx, 0);
             Err(errno)
         }
         Err(Stop::Again) => Ok(Reply::Continue(Continuation::SetGdt { frames, entries })),
@@ -97,12 +95,6 @@ fn forget_next(ctx: &mut CallCtx<'_>, index: usize) {
         if let Some(held) = ctx.state.tables.next_gdt.pop() {
             drop(TypeRef::from_held(ctx.memory(), held));
         }
-    }
-}
-
-fn give_back(memory: Memory<'_>, pages: ArrayVec<HeldType, GDT_PAGES>) {
-    for held in pages {
-        drop(TypeRef::from_held(memory, held));
     }
 }
 
