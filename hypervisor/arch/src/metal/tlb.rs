@@ -94,6 +94,8 @@ impl Cpu {
             self.local.pcid.set(pcid);
             value |= u64::from(pcid.get()) | if keep { KEEP } else { 0 };
         }
+        self.local.entry_root.set(0);
+        self.local.exit_root.set(0);
         // SAFETY: as the doc of `load_root` says; CR4.PCIDE is set in the mode that sets the low bits and the highest.
         unsafe { write_cr3(value) };
     }
