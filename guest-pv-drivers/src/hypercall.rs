@@ -6,6 +6,9 @@
 // UNSAFETY: the `syscall` instruction.
 #![allow(unsafe_code)]
 
+pub mod descriptors;
+pub mod memory;
+
 use core::arch::asm;
 use core::ptr;
 

@@ -55,12 +55,14 @@ pub(crate) struct Window(u64);
 impl Window {
     /// The window of this CPU.
     pub(crate) const fn of(cpu: CpuId) -> Self {
-        Self(FIRST + cpu.get() as u64 * (WINDOW_PAGES * PAGE_SIZE) as u64)
+        const SIZE: u64 = (WINDOW_PAGES * PAGE_SIZE) as u64;
+        Self(FIRST.wrapping_add((cpu.get() as u64).wrapping_mul(SIZE)))
     }
 
     /// The address of a page.
     pub(crate) const fn page(self, index: usize) -> u64 {
-        self.0 + (index * PAGE_SIZE) as u64
+        self.0
+            .wrapping_add((index as u64).wrapping_mul(PAGE_SIZE as u64))
     }
 
     /// What of the tables is at an address.

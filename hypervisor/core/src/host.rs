@@ -13,6 +13,7 @@ use oxen_arch::memory::{BootSlice, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use oxen_arch::{Cpu, Machine};
 
+use crate::address_space::Pcids;
 use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::{Console, Input, Out};
@@ -263,6 +264,8 @@ pub enum AddDomainError {
 pub struct Pcpu {
     /// Domain and vCPU, see [`Pcpu::encode`].
     running: AtomicU64,
+    /// What its TLB keeps of vCPUs.
+    pub pcids: Pcids,
 }
 
 /// A CPU that runs no vCPU.
@@ -272,6 +275,7 @@ impl Default for Pcpu {
     fn default() -> Self {
         Self {
             running: AtomicU64::new(NOTHING),
+            pcids: Pcids::new(),
         }
     }
 }

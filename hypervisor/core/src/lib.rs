@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod address_space;
 pub mod budget;
 pub mod cmdline;
 pub mod console;

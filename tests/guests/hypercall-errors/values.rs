@@ -323,36 +323,41 @@ fn debug_registers(report: &mut Report) {
 
 fn assists(report: &mut Report) {
     let call = |command, kind| call(Hypercall::VmAssist.number(), [command, kind, 0, 0, 0]);
-    for kind in [0, 1, 2, 3, 4, 5, 32] {
-        report.equal(
-            format_args!("vm_assist: enable {kind}"),
-            call(0, kind),
-            Ok(0),
-        );
-        report.equal(
-            format_args!("vm_assist: disable {kind}"),
-            call(1, kind),
-            Ok(0),
-        );
-        report.equal(
-            format_args!("vm_assist: no such command, {kind}"),
-            call(2, kind),
-            Err(Errno::ENOSYS),
-        );
-    }
-    for kind in [6, 7, 31, 33, 63, 64, u64::from(u32::MAX)] {
+    let upper = [127, 128, 255, 256, u64::from(u32::MAX)];
+    for kind in (0..=70).chain(upper) {
         // The kind is looked at before the command.
-        report.equal(
-            format_args!("vm_assist: enable {kind}"),
-            call(0, kind),
-            Err(Errno::EINVAL),
-        );
-        report.equal(
-            format_args!("vm_assist: no such command, {kind}"),
-            call(2, kind),
-            Err(Errno::EINVAL),
-        );
+        let (known, unknown) = if kind <= 5 || kind == 32 {
+            (Ok(0), Err(Errno::ENOSYS))
+        } else {
+            (Err(Errno::EINVAL), Err(Errno::EINVAL))
+        };
+        // On and off; twice, since being on or off already is no error.
+        for command in [0, 0, 1, 1] {
+            report.equal(
+                format_args!("vm_assist: command {command}, {kind}"),
+                call(command, kind),
+                known,
+            );
+        }
+        for command in [2, 3, u64::from(u32::MAX)] {
+            report.equal(
+                format_args!("vm_assist: no such command {command}, {kind}"),
+                call(command, kind),
+                unknown,
+            );
+        }
     }
+    // Both arguments have 32 bits.
+    report.equal(
+        "vm_assist: upper half of the command",
+        call(1 << 32, 2),
+        Ok(0),
+    );
+    report.equal(
+        "vm_assist: upper half of the kind",
+        call(1, 1 << 32 | 2),
+        Ok(0),
+    );
 }
 
 fn poll(report: &mut Report) {

@@ -9,7 +9,9 @@
 #![allow(unsafe_code)]
 
 pub mod console;
+pub mod descriptors;
 pub mod entry;
+pub mod frames;
 pub mod memory;
 mod notes;
 pub mod page_tables;

@@ -18,6 +18,7 @@ use dom0_abi::xen::{MmuextCommand, MmuextOp};
 use guest_pv_drivers::hypercall::{self, foreigndom};
 
 use crate::memory::{PAGE, Page, leaf, pte, remap};
+use crate::page_tables::Table;
 use crate::registers::{self, Registers};
 use crate::single::Single;
 use crate::trap::{self, Context, Frame, Trap};
@@ -329,9 +330,40 @@ fn make() -> Result<(), Refused> {
     Ok(())
 }
 
+/// Puts an entry where [`HOLE`] is, in the user's tables alone. They must have been made by a [`run`].
+pub fn map_hole(entry: u64) -> Result<(), Refused> {
+    let slot = (HOLE >> 12 & 511) as usize;
+    let [_, _, _, l1] = &TABLES;
+    // SAFETY: the user root maps nothing that Rust knows of, and the kernel is on its own.
+    unsafe { Table::of(l1).set(slot, entry) }.map_err(refused(Hypercall::MmuUpdate))?;
+    Ok(())
+}
+
+/// Where the kernel has the user's stack page.
+pub fn stack_page() -> &'static Page {
+    &STACK_PAGE
+}
+
+/// The frame of the level-1 table of the user's.
+pub fn table_mfn() -> u64 {
+    let [_, _, _, l1] = &TABLES;
+    l1.mfn()
+}
+
 /// Runs position-independent code at [`CODE`] in user mode, with these registers, the stack pointer at [`STACK`] and no
 /// flags set, until its first SYSCALL or trap. The error is that of a hypervisor without user mode: nothing has run.
 pub fn run(code: &[u8], registers: &Registers) -> Result<Left, Refused> {
+    run_in(FLAT_CS64 | 3, FLAT_SS | 3, code, registers)
+}
+
+/// The same with other selectors for code and stack, which must be good ones: a frame that cannot be loaded ends the
+/// domain.
+pub fn run_in(
+    code_selector: u16,
+    stack_selector: u16,
+    code: &[u8],
+    registers: &Registers,
+) -> Result<Left, Refused> {
     let made = MADE.get().unwrap_or_else(make);
     MADE.set(Some(made));
     made?;
@@ -349,10 +381,10 @@ pub fn run(code: &[u8], registers: &Registers) -> Result<Left, Refused> {
             flags: 0,
             rip: CODE,
             // RPL 3 means user mode.
-            cs: u64::from(FLAT_CS64 | 3),
+            cs: u64::from(code_selector),
             rflags: 0,
             rsp: STACK,
-            ss: u64::from(FLAT_SS | 3),
+            ss: u64::from(stack_selector),
         },
         registers: *registers,
     };

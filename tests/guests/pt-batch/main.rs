@@ -162,7 +162,7 @@ fn counts(report: &mut Report, bench: &Bench, call: Hypercall) {
     let (result, told, written) = bench.call(call, [list, 0x7fff_ffff, bench.done(), SELF]);
     report.check(
         format_args!("{name}: count of all that there can be"),
-        result.is_err() && told >= 3 && told < 600 && written == first(call, 3),
+        result.is_err() && (3..600).contains(&told) && written == first(call, 3),
         format_args!("{result:?} {told} {written:?}"),
     );
     // The way in which Xen hands itself the result of a call that was interrupted: no list, no operations. What it
@@ -284,7 +284,7 @@ fn stops(report: &mut Report, bench: &Bench) {
             let _ = list.set_word(index as usize, word);
         }
         // The table itself, writable.
-        let entry = bench.table.mfn * PAGE | READ_ONLY | memory::pte::RW;
+        let entry = (bench.table.mfn * PAGE) | READ_ONLY | memory::pte::RW;
         let _ = list.set_word(2 * bad + 1, entry);
         report.equal(
             format_args!("mmu_update: number {bad} of 3 is bad"),

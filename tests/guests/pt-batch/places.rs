@@ -169,7 +169,7 @@ fn preserve(report: &mut Report, lab: Lab) {
     );
     // What is refused must not change marks either.
     let there = table.entry(SLOT);
-    let bad = table.mfn * PAGE | bits | marks;
+    let bad = (table.mfn * PAGE) | bits | marks;
     report.equal(
         "a refused one changes no mark",
         (set(MmuCommand::PreserveAd, bad), table.entry(SLOT)),

@@ -105,7 +105,7 @@ enum Mapped {
 
 /// Maps a frame and takes the mapping away again.
 fn try_frame(lab: Lab, mfn: u64, flags: u64) -> Mapped {
-    let result = lab.set(1, SLOT, mfn * PAGE | flags);
+    let result = lab.set(1, SLOT, (mfn * PAGE) | flags);
     let entry = lab.table(1).entry(SLOT);
     if let Err(error) = result {
         return if entry == 0 {
@@ -127,7 +127,7 @@ fn try_frame(lab: Lab, mfn: u64, flags: u64) -> Mapped {
 /// A frame that belongs to the guest without being in its memory: there may be one, the first of its grant table, which
 /// has no grants yet. No other page of the hypervisor's may look like that and be accepted.
 fn is_shared_and_empty(lab: Lab, mfn: u64) -> bool {
-    let mapped = lab.set(1, SLOT, mfn * PAGE | READ_ONLY).is_ok();
+    let mapped = lab.set(1, SLOT, (mfn * PAGE) | READ_ONLY).is_ok();
     let empty = (0..512).all(|word| read(Lab::address(SLOT) + word * 8) == Ok(0));
     mapped && empty && lab.set(1, SLOT, 0).is_ok()
 }
@@ -221,7 +221,7 @@ fn upper(report: &mut Report, lab: Lab, map: &Map, last: u64) {
     for (name, mfn) in frames {
         for level in 2..=4 {
             let slot = Lab::free_slot(level, 0);
-            let entry = mfn * PAGE | WRITABLE;
+            let entry = (mfn * PAGE) | WRITABLE;
             report.equal(
                 format_args!("L{level} entry for {name}"),
                 (lab.set(level, slot, entry), lab.table(level).entry(slot)),
@@ -255,7 +255,7 @@ fn foreign(report: &mut Report, lab: Lab, map: &Map, last: u64) {
     let as_owner = |mfn: u64, flags: u64, owner: DomId| {
         let list = [MmuUpdate {
             ptr: place,
-            val: mfn * PAGE | flags,
+            val: (mfn * PAGE) | flags,
         }];
         // SAFETY: nothing that Rust knows of is in the window.
         let batch = unsafe { hypercall::mmu_update(&list, foreigndom(owner, None)) };
@@ -290,7 +290,7 @@ fn foreign(report: &mut Report, lab: Lab, map: &Map, last: u64) {
             (right, right.is_ok()),
         );
         let va = Lab::address(SLOT);
-        let entry = own * PAGE | READ_ONLY;
+        let entry = (own * PAGE) | READ_ONLY;
         // SAFETY: as above.
         let result =
             unsafe { hypercall::update_va_mapping_otherdomain(va, entry, UVMF_NONE, owner) };

@@ -55,7 +55,7 @@ fn two_places(report: &mut Report, lab: Lab, pages: [&'static Page; 2]) {
     let table = lab.table(1);
     report.equal(
         "one L1 in two slots of an L2",
-        lab.set(2, 1, table.mfn * 4096 | WRITABLE),
+        lab.set(2, 1, (table.mfn * 4096) | WRITABLE),
         Ok(0),
     );
     for (from, to) in [(0, 1), (1, 0)] {
@@ -175,7 +175,7 @@ fn table_of_tables(report: &mut Report, lab: Lab, pages: [&'static Page; 2]) {
         // The L1 shows the L2, the L1 and the root of it all, read-only.
         && l1.set_word(1, l2.machine() | READ_ONLY).is_none()
         && l1.set_word(2, l1.machine() | READ_ONLY).is_none()
-        && l1.set_word(3, lab.table(4).mfn * 4096 | READ_ONLY).is_none();
+        && l1.set_word(3, (lab.table(4).mfn * 4096) | READ_ONLY).is_none();
     let slot = 4;
     let base = Lab::WINDOW + slot as u64 * (1 << 30);
     report.equal(

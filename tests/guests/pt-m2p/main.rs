@@ -112,7 +112,7 @@ fn own(report: &mut Report, lab: Lab) {
         report.equal(
             format_args!("{name} becomes itself again, with an offset"),
             (
-                set(mfn * PAGE | 0xff8, right.unwrap_or(0)),
+                set((mfn * PAGE) | 0xff8, right.unwrap_or(0)),
                 machine_to_physical(mfn),
             ),
             (DONE, right),
@@ -167,7 +167,7 @@ fn owners(report: &mut Report) {
     let mfn = page().mfn();
     let before = machine_to_physical(mfn);
     let list = [MmuUpdate {
-        ptr: mfn * PAGE | MmuCommand::MachPhys as u64,
+        ptr: (mfn * PAGE) | MmuCommand::MachPhys as u64,
         val: 5,
     }];
     for (name, owner, error) in [

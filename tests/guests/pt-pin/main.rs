@@ -105,7 +105,7 @@ fn bad(level: usize) -> [(&'static str, u64, Errno); 3] {
         if level == 1 {
             (
                 "a frame of the hypervisor",
-                hypervisors_frame() * 4096 | READ_ONLY,
+                (hypervisors_frame() * 4096) | READ_ONLY,
                 unlike[2],
             )
         } else {

@@ -55,7 +55,7 @@ fn live_table_in_itself(report: &mut Report, lab: Lab, level: usize) {
     let slot = Lab::free_slot(level, 0);
     let set = |flags| {
         (
-            lab.set(level, slot, table.mfn * 4096 | flags),
+            lab.set(level, slot, (table.mfn * 4096) | flags),
             table.entry(slot),
         )
     };
@@ -254,7 +254,7 @@ fn two_levels(report: &mut Report) {
     // In one tree: L3[0] leads to an L2, L3[1] to what L2[0] has as its L1.
     let pages = [page(), page(), page()];
     let [l3, l2, l1] = pages;
-    let entry = |table: Table| table.mfn * 4096 | WRITABLE;
+    let entry = |table: Table| (table.mfn * 4096) | WRITABLE;
     let written = l3.set_word(0, entry(Table::of(l2))).is_none()
         && l3.set_word(1, entry(Table::of(l1))).is_none()
         && l2.set_word(0, entry(Table::of(l1))).is_none();

@@ -70,7 +70,7 @@ fn hypervisors_slots(report: &mut Report) {
             ("what is there, writable", there | pte::RW),
             ("what is there, for user mode", there | pte::U | pte::P),
             ("a table of the guest's", root.entry(511)),
-            ("the root itself", root.mfn * 4096 | READ_ONLY),
+            ("the root itself", (root.mfn * 4096) | READ_ONLY),
             ("the accessed flag", there ^ pte::A),
             ("something not present", 0x1234_5000),
         ] {
@@ -112,7 +112,7 @@ fn forged_slots(report: &mut Report, lab: Lab) {
             live.entry(511) | WRITABLE,
         ),
         ("a large page at frame 0", WRITABLE | pte::PSE),
-        ("the lab's L1", lab.table(1).mfn * 4096 | WRITABLE),
+        ("the lab's L1", (lab.table(1).mfn * 4096) | WRITABLE),
         ("a frame beyond all", pte::MFN | WRITABLE),
         ("ones", u64::MAX),
         ("not present", u64::MAX << 1),
@@ -270,7 +270,7 @@ fn bad_slot_at_load(report: &mut Report, _: Lab) {
     let live = Table::boot_root();
     for slot in [0, 255, 272, 510] {
         let page = root();
-        let bad = live.mfn * 4096 | WRITABLE;
+        let bad = (live.mfn * 4096) | WRITABLE;
         report.equal(
             format_args!("a root with a bad entry at {slot}"),
             (

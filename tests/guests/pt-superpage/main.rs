@@ -64,7 +64,7 @@ fn attempts(report: &mut Report, lab: Lab, level: usize, name: &str, mfn: u64) {
         ("read-only", pte::P | pte::U | pte::PSE),
         ("for the kernel", pte::P | pte::RW | pte::PSE),
     ] {
-        let entry = mfn * 4096 | flags;
+        let entry = (mfn * 4096) | flags;
         for command in [MmuCommand::Normal, MmuCommand::PreserveAd] {
             // SAFETY: nothing that Rust knows of is in the window.
             let batch = unsafe { update_as(command, lab.table(level).machine(slot), entry) };

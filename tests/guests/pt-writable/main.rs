@@ -9,13 +9,14 @@
 // UNSAFETY: hypercalls with bare arguments.
 #![allow(unsafe_code)]
 
+use dom0_abi::arch::HYPERVISOR_FIRST_SLOT;
 use dom0_abi::errno::Errno;
-use dom0_abi::xen::{MmuCommand, UVMF_ALL, UVMF_INVLPG, UVMF_NONE, UVMF_TLB_FLUSH};
-use guest_pv_drivers::hypercall;
+use dom0_abi::xen::{MmuCommand, MmuextCommand, UVMF_ALL, UVMF_INVLPG, UVMF_NONE, UVMF_TLB_FLUSH};
+use guest_pv_drivers::hypercall::{self, Batch};
 use kit::Report;
 use kit::memory::{Page, pte};
 use kit::page_tables::{
-    Lab, READ_ONLY, Table, WRITABLE, is_plain, page, pin, protect, release, unmap, unpin,
+    Lab, READ_ONLY, Table, WRITABLE, extended, is_plain, page, pin, protect, release, unmap, unpin,
     unprotect, update_as,
 };
 
@@ -46,6 +47,7 @@ fn main(report: &mut Report) {
         writable_itself(report, level);
     }
     writable_bit_of_upper_entries(report, lab);
+    cleared_and_copied(report, lab);
 }
 
 /// Each way to a writable mapping of a table; nothing changes.
@@ -307,9 +309,91 @@ fn writable_bit_of_upper_entries(report: &mut Report, lab: Lab) {
 
 fn flush(report: &mut Report) {
     // SAFETY: flushes.
-    let batch =
-        unsafe { kit::page_tables::extended(dom0_abi::xen::MmuextCommand::TlbFlushLocal, 0, 0) };
+    let batch = unsafe { extended(MmuextCommand::TlbFlushLocal, 0, 0) };
     if batch.result.is_err() {
         report.check("flush", false, "refused");
     }
+}
+
+/// The hypervisor writes whole pages on request: not those that are tables, not those of others.
+fn cleared_and_copied(report: &mut Report, lab: Lab) {
+    let (from, to, read_only) = (page(), page(), page());
+    let _ = from.set_word(5, 0x77);
+    let _ = read_only.set_word(5, 0x88);
+    let call = |command, to: u64, from: u64| {
+        // SAFETY: refused, or a page that is reached through raw pointers alone.
+        unsafe { extended(command, to, from) }
+    };
+    let done = Batch {
+        result: Ok(0),
+        done: 1,
+    };
+    let refused = Batch {
+        result: Err(Errno::EINVAL),
+        done: 0,
+    };
+    let copy = |to, from| call(MmuextCommand::CopyPage, to, from);
+    let clear = |to| call(MmuextCommand::ClearPage, to, 0);
+    report.equal(
+        "a page copied, then cleared",
+        (
+            copy(to.mfn(), from.mfn()),
+            to.word(5),
+            clear(to.mfn()),
+            to.word(5),
+        ),
+        (done, Ok(0x77), done, Ok(0)),
+    );
+    report.equal(
+        "a read-only page cleared, then copied to",
+        (
+            protect(read_only),
+            clear(read_only.mfn()),
+            read_only.word(5),
+            copy(read_only.mfn(), from.mfn()),
+            read_only.word(5),
+        ),
+        (Ok(0), done, Ok(0), done, Ok(0x77)),
+    );
+    for level in 1..=4 {
+        let table = lab.table(level);
+        let before: [u64; 512] = core::array::from_fn(|slot| table.entry(slot));
+        report.equal(
+            format_args!("the L{level} in use: cleared, copied to, copied from"),
+            (
+                clear(table.mfn),
+                copy(table.mfn, from.mfn()),
+                copy(to.mfn(), table.mfn),
+            ),
+            (refused, refused, done),
+        );
+        let changed = (0..512).find(|&slot| {
+            // The CPU may mark an entry at any time.
+            let marks = pte::A | pte::D;
+            (table.entry(slot) ^ before[slot]) & !marks != 0
+                || to
+                    .word(slot)
+                    .is_ok_and(|word| (word ^ before[slot]) & !marks != 0)
+        });
+        report.equal(
+            format_args!("the L{level} in use: as before, and copied right"),
+            changed,
+            None,
+        );
+    }
+    let hypervisor = (Table::boot_root().entry(HYPERVISOR_FIRST_SLOT) & pte::MFN) / 4096;
+    for (name, mfn) in [
+        ("frame 0", 0),
+        ("a frame of the hypervisor's", hypervisor),
+        ("the local APIC", 0xfee00),
+        ("no frame", (1 << 40) - 1),
+        ("all ones", u64::MAX),
+    ] {
+        report.equal(
+            format_args!("{name}: cleared, copied to, copied from"),
+            (clear(mfn), copy(mfn, from.mfn()), copy(to.mfn(), mfn)),
+            (refused, refused, refused),
+        );
+    }
+    report.equal("a page that was copied to is a page", is_plain(to), true);
 }

@@ -1,6 +1,7 @@
 //! Calls that have a list of requests, a count, a place for the number done, and the domain they are for: `mmu_update` and
 //! `mmuext_op`.
 
+use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::xen::MMU_COUNT_PREEMPTED;
 use zerocopy::FromBytes;
@@ -35,25 +36,26 @@ impl<T: FromBytes + Copy> List<T> {
         is_over.then_some(Reply::Value(result))
     }
 
-    /// Carries out the requests in order, up to the first that fails, and tells the caller how many were done.
+    /// Carries out the requests in order, up to the first that fails, and tells the caller how many were done, if it can be told.
     ///
-    /// `EFAULT`: a request could not be read, or the number not written. A list that takes long is gone on with later: then the
-    /// number done so far is where the caller wants it, and is read from there again, so whoever changes it is told a
-    /// wrong number and nothing else.
+    /// `EFAULT`: a request cannot be read. A list that takes long is gone on with later: then the number done so far is where the
+    /// caller wants it, and is read from there again, so whoever changes it is told a wrong number and nothing else.
     pub(super) fn run<'a>(
         self,
         ctx: &mut CallCtx<'a>,
         rest: impl Fn(Self) -> Continuation,
         mut carry_out: impl FnMut(&mut CallCtx<'a>, T) -> Result<(), Stop>,
     ) -> HypercallResult {
-        let done_at = GuestPtr::from(self.done);
         let count = self.count & !MMU_COUNT_PREEMPTED;
-        let before = if self.count != count && !done_at.is_null() {
-            done_at.read(ctx.cpu)?
-        } else {
-            0
-        };
         let requests = GuestPtr::from(self.requests);
+        if !requests.row_can_be_guests(count) {
+            return Err(Errno::EFAULT);
+        }
+        let before = if self.count == count {
+            0
+        } else {
+            GuestPtr::from(self.done).read(ctx.cpu).unwrap_or(0)
+        };
         let mut result = Ok(Reply::DONE);
         let mut done = 0;
         while done < count {
@@ -82,10 +84,16 @@ impl<T: FromBytes + Copy> List<T> {
                 }
             }
         }
-        if !done_at.is_null() {
-            done_at.write(ctx.cpu, &before.wrapping_add(done))?;
-        }
+        self.tell(ctx, before.wrapping_add(done));
         result
+    }
+
+    /// Tells the caller how many requests were done. Who does not want to know gives an address where nothing can be written.
+    pub(super) fn tell(&self, ctx: &CallCtx<'_>, done: u32) {
+        let at = GuestPtr::from(self.done);
+        if !at.is_null() {
+            let _ = at.write(ctx.cpu, &done);
+        }
     }
 }
 

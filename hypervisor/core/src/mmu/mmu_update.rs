@@ -26,7 +26,7 @@ const COMMAND: u64 = 7;
 /// `foreign`: whose pages are mapped (low half) and whose tables are changed (high half: 0 for the caller's own, else the
 /// domain's number plus one). `EINVAL`: an address is not that of an entry, or the entry is not allowed; `EBUSY`: it maps a page
 /// that is not the owner's, or is used as something else; `EPERM`: the caller may not act for a domain, or not map a device;
-/// `ESRCH`: no such domain; `ENOSYS`: no such command; `EFAULT`: the list or the count of requests done is out of reach.
+/// `ESRCH`: no such domain; `ENOSYS`: no such command; `EFAULT`: the list is out of reach.
 /// Requests before the one that failed have been carried out, the failed one has changed nothing.
 /// ABI: `public/xen.h`, `HYPERVISOR_mmu_update`.
 pub fn mmu_update(
@@ -48,9 +48,11 @@ pub fn mmu_update(
     let tables = match (foreign >> 16).checked_sub(1) {
         None => Named::Own(ctx.domain),
         Some(id) if DomId::new(id as u16) == ctx.domain.id => Named::Own(ctx.domain),
+        Some(id) if DomId::new(id as u16) == DomId::SELF => return Err(Errno::ESRCH),
         Some(id) => owners::domain(ctx, DomId::new(id as u16))?,
     };
-    let owner = owners::owner(ctx, DomId::new(foreign as u16))?;
+    let owner =
+        owners::owner(ctx, DomId::new(foreign as u16)).inspect_err(|_| list.tell(ctx, 0))?;
     let reach = owners::reach(ctx, tables.domain().id, &owner);
     // Requests come in runs for the same table.
     let mut table = None;
@@ -84,7 +86,7 @@ fn one<'a>(
         }
         MmuCommand::MachPhys => {
             let Owner::Domain(named) = owner else {
-                return Err(Errno::EPERM.into());
+                return Err(Errno::EINVAL.into());
             };
             rename(ctx.memory(), named, at.mfn(), Pfn::new(request.val))
         }

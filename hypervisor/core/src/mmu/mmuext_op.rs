@@ -11,7 +11,9 @@ use oxen_arch::tlb::Flush;
 use super::flush::{self, Whose};
 use super::list::List;
 use super::owners::{self, Owner};
+use crate::address_space;
 use crate::descriptor;
+use crate::domain::vcpu::GuestMode;
 use crate::domain::{Capabilities, Domain};
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
@@ -21,7 +23,7 @@ use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef, promote};
 /// Carries out requests in order.
 ///
 /// `foreign`: the domain whose frames are pinned, unpinned, cleared or copied. Errors of single requests are at their functions;
-/// `EPERM`, `ESRCH` as for `mmu_update`; `ENOSYS`: no such command; `EFAULT`: list or count are out of reach. Requests before
+/// `EPERM`, `ESRCH` as for `mmu_update`; `ENOSYS`: no such command; `EFAULT`: the list is out of reach. Requests before
 /// the one that failed have been carried out. ABI: `public/xen.h`, `HYPERVISOR_mmuext_op`.
 pub fn mmuext_op(
     ctx: &mut CallCtx<'_>,
@@ -57,7 +59,13 @@ fn one(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, op: &MmuextOp) -> Result<(), St
     let address = GuestAddr::new(op.arg1);
     let vcpus = Whose::Map(GuestHandle::new(GuestAddr::new(op.arg2)));
     let command = MmuextCommand::try_from(op.cmd).map_err(|_| Errno::ENOSYS)?;
-    let flush = |ctx: &CallCtx<'_>, whose, what| Ok(flush::flush(ctx, whose, what)?);
+    let flush = |ctx: &CallCtx<'_>, whose, what| {
+        let flushed = flush::flush(ctx, whose, what);
+        flushed.map_err(|_| Stop::Refused(Errno::EINVAL))
+    };
+    if !owner.is_own() && is_for_the_caller(command) {
+        return Err(Errno::EPERM.into());
+    }
     match command {
         MmuextCommand::PinL1Table => pin(ctx, owner, mfn, Level::L1),
         MmuextCommand::PinL2Table => pin(ctx, owner, mfn, Level::L2),
@@ -69,8 +77,8 @@ fn one(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, op: &MmuextOp) -> Result<(), St
             drop(TypeRef::unpin(ctx.memory(), mfn, domain.id)?);
             Ok(())
         }
-        MmuextCommand::NewBasePtr => new_root(ctx, owner, mfn),
-        MmuextCommand::NewUserBasePtr => new_user_root(ctx, owner, mfn),
+        MmuextCommand::NewBasePtr => new_root(ctx, mfn),
+        MmuextCommand::NewUserBasePtr => new_user_root(ctx, mfn),
         MmuextCommand::TlbFlushLocal => flush(ctx, Whose::Own, Some(Flush::All)),
         MmuextCommand::InvlpgLocal => flush(ctx, Whose::Own, flush::of_page(address)),
         MmuextCommand::TlbFlushMulti => flush(ctx, vcpus, Some(Flush::All)),
@@ -87,6 +95,22 @@ fn one(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, op: &MmuextOp) -> Result<(), St
         // No page is larger than 4 KiB.
         MmuextCommand::MarkSuper | MmuextCommand::UnmarkSuper => Err(Errno::EOPNOTSUPP.into()),
     }
+}
+
+/// Whether a command is about the calling vCPU or domain and nobody else's frames.
+const fn is_for_the_caller(command: MmuextCommand) -> bool {
+    !matches!(
+        command,
+        MmuextCommand::PinL1Table
+            | MmuextCommand::PinL2Table
+            | MmuextCommand::PinL3Table
+            | MmuextCommand::PinL4Table
+            | MmuextCommand::UnpinTable
+            | MmuextCommand::ClearPage
+            | MmuextCommand::CopyPage
+            | MmuextCommand::MarkSuper
+            | MmuextCommand::UnmarkSuper
+    )
 }
 
 /// The domain that frames are said to belong to. `EINVAL`: they are said to be no domain's.
@@ -116,10 +140,11 @@ fn pin(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn, level: Level) -> Resu
 
 /// Makes a frame the root of kernel mode, on which the vCPU runs from then on. `EINVAL` and others as for [`pin`]; the vCPU
 /// stays on the root it has.
-fn new_root(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn) -> Result<(), Stop> {
-    let root = root(ctx, owner, mfn)?;
+fn new_root(ctx: &mut CallCtx<'_>, mfn: Mfn) -> Result<(), Stop> {
+    let root = root(ctx, mfn)?;
     let old = ctx.state.root.replace(root.into_held());
-    ctx.cpu.load_root(mfn);
+    address_space::forget(ctx);
+    address_space::load(ctx, mfn, GuestMode::Kernel);
     end(ctx, old);
     Ok(())
 }
@@ -131,22 +156,20 @@ fn end(ctx: &CallCtx<'_>, root: Option<HeldType>) {
 }
 
 /// Makes a frame the root of user mode; 0 takes it away. Fails as [`new_root`].
-fn new_user_root(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn) -> Result<(), Stop> {
+fn new_user_root(ctx: &mut CallCtx<'_>, mfn: Mfn) -> Result<(), Stop> {
     let new = if mfn.get() == 0 {
         None
     } else {
-        Some(root(ctx, owner, mfn)?.into_held())
+        Some(root(ctx, mfn)?.into_held())
     };
     let old = core::mem::replace(&mut ctx.state.user_root, new);
+    address_space::forget(ctx);
     end(ctx, old);
     Ok(())
 }
 
 /// A root of the caller's own: roots of others are not loaded for anybody.
-fn root<'a>(ctx: &mut CallCtx<'a>, owner: &Owner<'_>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
-    if domain(owner)?.id != ctx.domain.id {
-        return Err(Errno::EPERM.into());
-    }
+fn root<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
     let reach = reach_of(ctx, ctx.domain);
     let ty = PageType::Table(Level::L4);
     promote::acquire(ctx.memory(), &reach, mfn, ty, &mut ctx.budget)

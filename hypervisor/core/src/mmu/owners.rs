@@ -37,6 +37,13 @@ pub(super) enum Owner<'a> {
     Hypervisor,
 }
 
+impl Owner<'_> {
+    /// Whether that is the caller.
+    pub(super) const fn is_own(&self) -> bool {
+        matches!(self, Self::Domain(Named::Own(_)))
+    }
+}
+
 /// Finds a domain that the caller may act for. `EPERM`: it may not, whether there is such a domain or not. `ESRCH`: there is none,
 /// or it is the caller's own, which has another name here.
 pub(super) fn domain<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errno> {

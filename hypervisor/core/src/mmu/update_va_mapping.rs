@@ -4,7 +4,7 @@ use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::DomId;
-use dom0_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_NONE, UVMF_TLB_FLUSH};
+use dom0_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_TLB_FLUSH};
 use oxen_arch::tlb::Flush;
 
 use super::flush::{self, Whose};
@@ -21,7 +21,7 @@ use crate::page_type::entry::Entry;
 ///
 /// `EINVAL`: no table of the caller's maps the address, or the entry is not allowed; `EBUSY`: it maps a page that is not the
 /// caller's, or is used as something else; `EPERM`: it maps a device that the caller may not reach; nothing has changed then.
-/// `EFAULT`: the map of vCPUs to flush cannot be read; the entry has been written. `ENOSYS`: no such flush.
+/// `EFAULT`: the map of vCPUs to flush cannot be read; the entry has been written.
 /// ABI: `public/xen.h`, `HYPERVISOR_update_va_mapping`, `UVMF_*`.
 pub fn update_va_mapping(
     ctx: &mut CallCtx<'_>,
@@ -81,10 +81,10 @@ fn update(
 /// Flushes as the flags say: what, in the lowest bits; whose, in the others.
 fn flush(ctx: &CallCtx<'_>, va: GuestAddr, flags: u64) -> Result<(), Errno> {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
-        UVMF_NONE => return Ok(()),
         UVMF_TLB_FLUSH => Some(Flush::All),
         UVMF_INVLPG => flush::of_page(GuestAddr::new(va.get() & !(PAGE_SIZE as u64 - 1))),
-        _ => return Err(Errno::ENOSYS),
+        // None, and a type that means nothing.
+        _ => return Ok(()),
     };
     let whose = match flags & !UVMF_FLUSHTYPE_MASK {
         0 => Whose::Own,

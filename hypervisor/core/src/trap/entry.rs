@@ -10,6 +10,8 @@ use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
 use super::crash;
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
+use crate::address_space;
+use crate::descriptor::Tables;
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
@@ -61,8 +63,9 @@ pub fn start(
             pcpu.leave();
             return Next::Idle;
         };
+        let is_new_here = target.last_cpu() != Some(cpu.id());
         target.runs_on(cpu.id());
-        cpu.load_root(root);
+        address_space::enter(host, cpu, domain.id, vcpu, root, is_new_here);
         state.tables.load(cpu);
         let selectors = DataSelectors {
             ds: state.regs.ds,
@@ -91,12 +94,13 @@ pub fn start(
 }
 
 /// Ends running a vCPU on this CPU: its registers are in its state already. Nothing of its domain is reached from here any
-/// more, by no translation.
+/// more, by no translation and no descriptor table.
 pub fn stop(host: &Host, cpu: &Cpu) {
     if let Some(pcpu) = host.pcpu(cpu) {
         pcpu.leave();
     }
     cpu.load_idle_root();
+    Tables::EMPTY.load(cpu);
 }
 
 /// Handles a `syscall` up to the decision what comes next.

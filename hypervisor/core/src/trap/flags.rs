@@ -1,22 +1,31 @@
 //! RFLAGS: what a guest shows, and what it may run with.
 //!
 //! INVARIANT (I24): a guest runs with IF=1, IOPL=0, NT=0, VM=0. What it takes for IF is the event mask, and what it takes for
-//! IOPL is kept beside the registers.
+//! IOPL is kept beside the registers. SPEC: Intel SDM volume 1, 3.4.3.
 
-const CF: u64 = 1 << 0;
+/// Carry.
+pub const CF: u64 = 1 << 0;
 const ALWAYS_ONE: u64 = 1 << 1;
-const PF: u64 = 1 << 2;
-const AF: u64 = 1 << 4;
-const ZF: u64 = 1 << 6;
-const SF: u64 = 1 << 7;
-const TF: u64 = 1 << 8;
+/// Parity of the lowest byte of a result.
+pub const PF: u64 = 1 << 2;
+/// Carry out of the lowest four bits.
+pub const AF: u64 = 1 << 4;
+/// The result is zero.
+pub const ZF: u64 = 1 << 6;
+/// The result is negative.
+pub const SF: u64 = 1 << 7;
+/// Single step.
+pub const TF: u64 = 1 << 8;
 /// Interrupts are on.
 pub const IF: u64 = 1 << 9;
-const DF: u64 = 1 << 10;
-const OF: u64 = 1 << 11;
+/// String instructions go down.
+pub const DF: u64 = 1 << 10;
+/// Signed overflow.
+pub const OF: u64 = 1 << 11;
 const IOPL_SHIFT: u32 = 12;
 const IOPL: u64 = 3 << IOPL_SHIFT;
-const RF: u64 = 1 << 16;
+/// The next instruction ignores breakpoints.
+pub const RF: u64 = 1 << 16;
 const AC: u64 = 1 << 18;
 const ID: u64 = 1 << 21;
 

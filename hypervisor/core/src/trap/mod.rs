@@ -11,6 +11,7 @@ pub mod emulate;
 pub mod entry;
 pub mod exception;
 pub mod flags;
+pub mod instruction;
 pub mod iret;
 pub mod mode;
 pub mod return_path;

@@ -3,6 +3,7 @@
 use dom0_abi::addr::Mfn;
 use oxen_arch::{Cpu, NotCanonical};
 
+use crate::address_space;
 use crate::domain::vcpu::GuestMode;
 use crate::hypercall::CallCtx;
 
@@ -12,7 +13,7 @@ pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
         ctx.state.mode = GuestMode::Kernel;
         // A vCPU that runs has one.
         if let Some(root) = ctx.state.kernel_root() {
-            ctx.cpu.load_root(root);
+            address_space::load(ctx, root, GuestMode::Kernel);
         }
         swap_gs(ctx.cpu);
     }
@@ -22,7 +23,7 @@ pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
 pub fn enter_user(ctx: &mut CallCtx<'_>, root: Mfn) {
     if ctx.state.mode == GuestMode::Kernel {
         ctx.state.mode = GuestMode::User;
-        ctx.cpu.load_root(root);
+        address_space::load(ctx, root, GuestMode::User);
         swap_gs(ctx.cpu);
     }
 }

@@ -11,26 +11,10 @@
 use dom0_abi::arch::EMULATE_PREFIX;
 use oxen_arch::PortWidth;
 
-/// The longest instruction that exists, prefixes included.
-pub const MAX_LENGTH: usize = 15;
+use crate::trap::instruction::{Gpr, Input, REX_B, REX_R, REX_W, Segment};
+
 /// Length of the forced form of `cpuid`, its prefix included.
 pub const FORCED_CPUID_LENGTH: u8 = 7;
-
-/// A general register, by its number in an encoding; always below 16.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gpr(u8);
-
-impl Gpr {
-    /// The register with this number; only the low four bits count.
-    pub const fn new(number: u8) -> Self {
-        Self(number & 15)
-    }
-
-    /// Its number, below 16.
-    pub const fn number(self) -> u8 {
-        self.0
-    }
-}
 
 /// The control registers that can be read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,17 +61,6 @@ pub enum Direction {
     In,
     /// `out`, `outs`.
     Out,
-}
-
-/// The segment of the memory operand of `outs`. All others have base 0 in 64-bit code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Segment {
-    /// cs, ds, es or ss.
-    Flat,
-    /// fs.
-    Fs,
-    /// gs.
-    Gs,
 }
 
 /// `ins` or `outs`.
@@ -147,7 +120,7 @@ pub enum Instruction {
 pub struct Decoded {
     /// What it does.
     pub instruction: Instruction,
-    /// Its length, at most [`MAX_LENGTH`].
+    /// Its length, at most [`MAX_LENGTH`](crate::trap::instruction::MAX_LENGTH).
     pub length: u8,
 }
 
@@ -161,19 +134,16 @@ pub fn is_forced_cpuid(bytes: &[u8]) -> bool {
         .is_some_and(|rest| rest.starts_with(&[0x0f, 0xa2]))
 }
 
-/// Decodes the instruction at the start of `bytes`; `None` if it is not on the list, is longer than [`MAX_LENGTH`] or
+/// Decodes the instruction at the start of `bytes`; `None` if it is not on the list, is longer than [`MAX_LENGTH`](crate::trap::instruction::MAX_LENGTH) or
 /// does not end within `bytes`.
 pub fn decode(bytes: &[u8]) -> Option<Decoded> {
-    let mut input = Input {
-        rest: bytes.get(..MAX_LENGTH).unwrap_or(bytes).iter(),
-        length: 0,
-    };
+    let mut input = Input::new(bytes);
     let (prefixes, opcode) = Prefixes::read(&mut input)?;
     let instruction = match opcode {
         0x0f => two_byte(&mut input, &prefixes)?,
         0x6c..=0x6f => string_io(opcode, &prefixes)?,
         0xe4..=0xe7 => {
-            let port = PortOperand::Immediate(input.next()?);
+            let port = PortOperand::Immediate(input.byte()?);
             PortIo(direction(opcode), port, prefixes.port_width(opcode)?)
         }
         0xec..=0xef => PortIo(
@@ -187,24 +157,11 @@ pub fn decode(bytes: &[u8]) -> Option<Decoded> {
     };
     Some(Decoded {
         instruction,
-        length: input.length,
+        length: input.length(),
     })
 }
 
 use Instruction::*;
-
-struct Input<'a> {
-    rest: core::slice::Iter<'a, u8>,
-    length: u8,
-}
-
-impl Input<'_> {
-    fn next(&mut self) -> Option<u8> {
-        let byte = *self.rest.next()?;
-        self.length = self.length.saturating_add(1);
-        Some(byte)
-    }
-}
 
 #[derive(Default)]
 struct Prefixes {
@@ -216,17 +173,13 @@ struct Prefixes {
     rex: u8,
 }
 
-const REX_W: u8 = 8;
-const REX_R: u8 = 4;
-const REX_B: u8 = 1;
-
 impl Prefixes {
     /// Reads all prefixes and the opcode behind them. `None` for LOCK, which no form of the list takes, and for a REX that
     /// is not the last prefix: it would mean nothing, and no assembler writes one.
     fn read(input: &mut Input<'_>) -> Option<(Self, u8)> {
         let mut prefixes = Self::default();
         loop {
-            match input.next()? {
+            match input.byte()? {
                 0x66 => prefixes.operand_size = true,
                 0x67 => prefixes.address_size = true,
                 repeat @ (0xf2 | 0xf3) => prefixes.repeat = repeat,
@@ -238,7 +191,7 @@ impl Prefixes {
                 rex @ 0x40..=0x4f => {
                     prefixes.rex = rex;
                     // Whatever follows is taken for an opcode; no prefix is one.
-                    return Some((prefixes, input.next()?));
+                    return Some((prefixes, input.byte()?));
                 }
                 opcode => return Some((prefixes, opcode)),
             }
@@ -292,12 +245,12 @@ fn string_io(opcode: u8, prefixes: &Prefixes) -> Option<Instruction> {
 }
 
 fn two_byte(input: &mut Input<'_>, prefixes: &Prefixes) -> Option<Instruction> {
-    let opcode = input.next()?;
+    let opcode = input.byte()?;
     let instruction = match opcode {
         0x01 => return group_7(input, prefixes),
         0x06 => Clts,
         0x09 => Wbinvd,
-        0x20..=0x23 => return move_special(opcode, input.next()?, prefixes),
+        0x20..=0x23 => return move_special(opcode, input.byte()?, prefixes),
         0x30 => Wrmsr,
         0x31 => Rdtsc,
         0x32 => Rdmsr,
@@ -312,7 +265,7 @@ fn group_7(input: &mut Input<'_>, prefixes: &Prefixes) -> Option<Instruction> {
     if prefixes.repeat != 0 {
         return None;
     }
-    match input.next()? {
+    match input.byte()? {
         0xd1 if !prefixes.operand_size => Some(Xsetbv),
         0xf9 => Some(Rdtscp),
         _ => None,

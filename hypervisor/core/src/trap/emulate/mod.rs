@@ -5,7 +5,6 @@
 //! is on it and not allowed here, gives the guest the exception that the hardware raised.
 
 pub mod decode;
-mod fetch;
 mod port_io;
 
 use dom0_abi::addr::{Maddr, Mfn};
@@ -14,13 +13,14 @@ use dom0_abi::errno::Errno;
 use dom0_abi::ids::VcpuId;
 use oxen_arch::{Cpu, CpuidResult};
 
-use crate::domain::privileged_state::{PrivilegedState, dr};
+use crate::domain::privileged_state::PrivilegedState;
 use crate::policy::cpuid::{CpuidPolicy, CpuidView};
 use crate::policy::msr::MsrPolicy;
 use crate::policy::ports::PortRights;
 use crate::trap::exception::{Exception, Vector};
-use decode::{ControlRegister, FORCED_CPUID_LENGTH, Gpr, Instruction};
-use fetch::Fetched;
+use crate::trap::instruction::complete;
+use crate::trap::instruction::fetch::Fetched;
+use decode::{ControlRegister, FORCED_CPUID_LENGTH, Instruction};
 
 /// In which of its two modes a guest was when it trapped. Both run at CPL 3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,13 +50,6 @@ pub struct Guest<'a> {
     pub msrs: &'a MsrPolicy,
     /// I/O ports.
     pub ports: &'a PortRights,
-}
-
-/// Bits of RFLAGS. SPEC: Intel SDM volume 1, 3.4.3.
-mod rflags {
-    pub const TRAP: u64 = 1 << 8;
-    pub const DIRECTION: u64 = 1 << 10;
-    pub const RESUME: u64 = 1 << 16;
 }
 
 /// Carries out the instruction that raised #GP(0) or #UD (the forced form of `cpuid`) in the guest whose registers these
@@ -176,10 +169,10 @@ impl Emulation<'_> {
                     ControlRegister::Cr3 => self.guest.root.start().get(),
                     ControlRegister::Cr4 => self.state.cr4(),
                 };
-                *register(self.regs, gpr) = value;
+                gpr.write(self.regs, value);
             }
             Instruction::WriteControl(control, gpr) => {
-                let value = *register(self.regs, gpr);
+                let value = gpr.read(self.regs);
                 self.write_control(control, value)?;
             }
             Instruction::ReadDebug(debug, gpr) => {
@@ -187,10 +180,10 @@ impl Emulation<'_> {
                     .state
                     .debug_register(u32::from(debug.number()))
                     .map_err(|errno| self.debug_refusal(errno))?;
-                *register(self.regs, gpr) = value;
+                gpr.write(self.regs, value);
             }
             Instruction::WriteDebug(debug, gpr) => {
-                let value = *register(self.regs, gpr);
+                let value = gpr.read(self.regs);
                 self.state
                     .set_debug_register(u32::from(debug.number()), value)
                     .map_err(|errno| self.debug_refusal(errno))?;
@@ -296,37 +289,8 @@ impl Emulation<'_> {
         self.regs.rdx = value >> 32;
     }
 
-    /// Moves on behind the instruction, and takes the trap after it if the guest is single-stepping.
     fn finish(self, length: u8) -> Result<(), Exception> {
-        self.regs.rip = self.regs.rip.wrapping_add(u64::from(length));
-        self.regs.rflags &= !rflags::RESUME;
-        if self.regs.rflags & rflags::TRAP == 0 {
-            return Ok(());
-        }
-        self.state.record_debug_status(dr::DR6_SINGLE_STEP);
-        Err(Exception::db())
-    }
-}
-
-/// The general register with this number.
-fn register(regs: &mut CpuUserRegs, gpr: Gpr) -> &mut u64 {
-    match gpr.number() {
-        0 => &mut regs.rax,
-        1 => &mut regs.rcx,
-        2 => &mut regs.rdx,
-        3 => &mut regs.rbx,
-        4 => &mut regs.rsp,
-        5 => &mut regs.rbp,
-        6 => &mut regs.rsi,
-        7 => &mut regs.rdi,
-        8 => &mut regs.r8,
-        9 => &mut regs.r9,
-        10 => &mut regs.r10,
-        11 => &mut regs.r11,
-        12 => &mut regs.r12,
-        13 => &mut regs.r13,
-        14 => &mut regs.r14,
-        _ => &mut regs.r15,
+        complete(self.regs, self.state, length)
     }
 }
 

@@ -4,10 +4,11 @@ use dom0_abi::addr::GuestAddr;
 use oxen_arch::PortWidth;
 use oxen_arch::guest_range::is_canonical;
 
-use super::decode::{Direction, PortOperand, Segment, StringIo};
-use super::{Emulation, Mode, Progress, rflags};
+use super::decode::{Direction, PortOperand, StringIo};
+use super::{Emulation, Mode, Progress};
 use crate::policy::ports::Access;
 use crate::trap::exception::{Exception, PageFaultCode};
+use crate::trap::flags;
 
 /// Elements that a repeated instruction moves before the guest, and whoever waits for this CPU, gets a turn: it then
 /// raises #GP again and goes on.
@@ -41,7 +42,7 @@ impl Emulation<'_> {
         } else {
             u64::MAX
         };
-        let is_stepping = self.regs.rflags & rflags::TRAP != 0;
+        let is_stepping = self.regs.rflags & flags::TF != 0;
         let mut left = match io.repeated {
             false => 1,
             true => self.regs.rcx & address_mask,
@@ -75,13 +76,9 @@ impl Emulation<'_> {
             Direction::In => self.regs.rdi & address_mask,
             Direction::Out => self.regs.rsi & address_mask,
         };
-        let base = match io.segment {
-            Segment::Flat => 0,
-            Segment::Fs => self.cpu.fs_base(),
-            Segment::Gs => self.cpu.gs_base(),
-        };
+        let base = io.segment.base(self.cpu);
         let at = GuestAddr::new(base.wrapping_add(pointer));
-        let next = if self.regs.rflags & rflags::DIRECTION == 0 {
+        let next = if self.regs.rflags & flags::DF == 0 {
             pointer.wrapping_add(size)
         } else {
             pointer.wrapping_sub(size)

@@ -15,6 +15,8 @@ use crate::domain::privileged_state::{cr0, cr4};
 use crate::policy::cpuid::HostFacts;
 use crate::policy::ports::PortRange;
 use crate::trap::exception::PageFaultCode;
+use crate::trap::flags;
+use crate::trap::instruction::Gpr;
 
 /// One page of code; nothing is mapped behind it.
 const CODE: u64 = 0x40_0000;
@@ -267,10 +269,10 @@ fn every_general_register_is_reached() {
         let mut bench = Bench::new();
         let rex = 0x40 | number >> 3;
         let mod_rm = 0xd0 | number & 7;
-        *register(&mut bench.regs, Gpr::new(number)) = 0x1111 * u64::from(number) + 1;
+        Gpr::new(number).write(&mut bench.regs, 0x1111 * u64::from(number) + 1);
         bench.run(&[rex, 0x0f, 0x22, mod_rm]);
         assert_eq!(bench.state.cr2(), 0x1111 * u64::from(number) + 1);
-        *register(&mut bench.regs, Gpr::new(number)) = 0;
+        Gpr::new(number).write(&mut bench.regs, 0);
         bench.run(&[rex, 0x0f, 0x20, mod_rm]);
         let regs = &bench.regs;
         let all = [
@@ -444,11 +446,11 @@ fn everything_else_is_refused() {
 #[test]
 fn single_steps_are_reported_once_each() {
     let mut bench = Bench::new();
-    bench.regs.rflags = rflags::TRAP | rflags::RESUME;
+    bench.regs.rflags = flags::TF | flags::RF;
     let result = bench.trap_at(CODE, Vector::GeneralProtection, &[0x0f, 0xa2]);
     assert_eq!(result, Err(Exception::db()));
     assert_eq!(bench.regs.rip, CODE + 2);
-    assert_eq!(bench.regs.rflags, rflags::TRAP);
+    assert_eq!(bench.regs.rflags, flags::TF);
     assert_eq!(bench.state.debug_register(6), Ok(0xffff_4ff0));
     bench.state.set_iopl(1).unwrap();
     (bench.regs.rcx, bench.regs.rsi) = (2, DATA);
@@ -517,7 +519,7 @@ proptest! {
         // What the guest must never get hold of, whatever it does.
         let dr = bench.cpu.registers().debug;
         prop_assert_eq!(dr.dr7 & 0xffff_ffff_0000_fc00, 0x400);
-        prop_assert_eq!(bench.regs.rflags & !rflags::RESUME, rflags & !rflags::RESUME);
+        prop_assert_eq!(bench.regs.rflags & !flags::RF, rflags & !flags::RF);
         prop_assert!(matches!(bench.state.xcr0(), 1 | 3 | 7));
         prop_assert_eq!(bench.state.iopl(), u8::try_from(iopl).unwrap());
         for access in bench.cpu.take_port_log() {

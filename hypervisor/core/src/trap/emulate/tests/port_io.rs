@@ -85,7 +85,7 @@ fn strings_go_both_ways() {
     assert_eq!(stored, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 0]);
 
     bench.cpu.take_port_log();
-    bench.regs.rflags = rflags::DIRECTION;
+    bench.regs.rflags = flags::DF;
     bench.regs.rsi = DATA + PAGE_SIZE as u64 + 2;
     bench.regs.rcx = 2;
     bench.run(&[0xf3, 0x66, 0x6f]);

@@ -7,6 +7,7 @@
 // UNSAFETY: user code is machine code.
 #![allow(unsafe_code)]
 
+mod no_hypercall;
 mod syscall;
 mod traps;
 
@@ -17,7 +18,7 @@ use kit::registers::Registers;
 use kit::user::{self, Arrival, Left};
 use kit::{Report, Trap, user_code};
 
-kit::guest!("user-mode", main);
+kit::guest!("syscall-user", main);
 
 fn main(report: &mut Report) {
     report.equal(
@@ -29,6 +30,7 @@ fn main(report: &mut Report) {
         Ok(_) => {
             syscall::check(report);
             traps::check(report);
+            no_hypercall::check(report);
         }
         Err(refused) if refused.error == Errno::ENOSYS => {
             report.skip("guest user mode", refused);

@@ -1,8 +1,6 @@
-//! SYSCALL of user code: what the callback finds, and that it is no hypercall.
+//! SYSCALL of user code: what the callback finds.
 
 use dom0_abi::arch::{FLAT_CS64, FLAT_SS};
-use dom0_abi::hypercalls::Hypercall;
-use guest_pv_drivers::hypercall;
 use kit::registers::{Registers, flags};
 use kit::{Report, memory, user, user_code};
 
@@ -20,7 +18,6 @@ pub fn check(report: &mut Report) {
     registers(report);
     frame(report);
     memory_of_the_user(report);
-    no_hypercall(report);
 }
 
 fn registers(report: &mut Report) {
@@ -125,39 +122,4 @@ fn memory_of_the_user(report: &mut Report) {
         memory::read(user::CODE),
         Err(0),
     );
-}
-
-fn no_hypercall(report: &mut Report) {
-    // Numbers that are hypercalls in kernel mode, and some that are none. The arguments are zero.
-    let mut wrong = None;
-    for number in 0..64 {
-        let given = Registers {
-            rax: number,
-            ..Registers::default()
-        };
-        let name = format_args!("SYSCALL with rax {number}");
-        match arrival(report, name, user_code!("syscall"), &given) {
-            Some(seen) if seen.registers.rax == number => {}
-            Some(seen) => wrong = Some((number, seen.registers.rax)),
-            None => return,
-        }
-    }
-    report.equal("SYSCALL with any number is the kernel's", wrong, None);
-
-    let name = "SYSCALL with a hypercall's number and arguments has no effect";
-    let kept = 0x1000;
-    let set = hypercall::set_debugreg(0, kept);
-    let given = Registers {
-        rax: Hypercall::SetDebugreg.number(),
-        rdi: 0,
-        rsi: 0x2000,
-        ..Registers::default()
-    };
-    if let Some(seen) = arrival(report, name, user_code!("syscall"), &given) {
-        report.equal(
-            name,
-            (set, seen.registers.rax, hypercall::get_debugreg(0)),
-            (Ok(0), given.rax, Ok(kept)),
-        );
-    }
 }

@@ -3,6 +3,8 @@
 use core::fmt::Display;
 
 use dom0_abi::arch::{FLAT_CS64, FLAT_SS};
+use kit::memory::pte;
+use kit::page_tables::{self, Lab, READ_ONLY};
 use kit::registers::{Registers, flags};
 use kit::trap::vector;
 use kit::{Report, memory, start_info, user, user_code};
@@ -14,11 +16,15 @@ mod error {
     pub const PRESENT: u64 = 1 << 0;
     pub const WRITE: u64 = 1 << 1;
     pub const USER: u64 = 1 << 2;
+    /// Instruction fetch.
+    pub const FETCH: u64 = 1 << 4;
 }
 
 pub fn check(report: &mut Report) {
     frame(report);
     page_faults(report);
+    fetches(report);
+    two_roots(report);
     nothing_emulated(report);
 }
 
@@ -112,6 +118,92 @@ fn page_faults(report: &mut Report) {
             error::USER,
         );
     }
+}
+
+/// Code where there is none, and where there may be none.
+fn fetches(report: &mut Report) {
+    let jump = user_code!("jmp rdi", "syscall");
+    let page = page_tables::page();
+    for (name, entry, right) in [
+        ("nothing", 0, error::USER | error::FETCH),
+        (
+            "a page that is not executable",
+            page.machine() | READ_ONLY | pte::NX,
+            error::USER | error::FETCH | error::PRESENT,
+        ),
+    ] {
+        let name = format_args!("#PF of user code: jump to {name}");
+        let mapped = user::map_hole(entry);
+        let given = Registers {
+            rdi: user::HOLE,
+            ..Registers::default()
+        };
+        if let Some(seen) = trap(report, name, jump, &given) {
+            report.equal(
+                name,
+                (
+                    mapped,
+                    seen.vector,
+                    seen.error,
+                    seen.cr2,
+                    seen.frame.rip,
+                    seen.frame.cs & 3,
+                ),
+                (Ok(()), vector::PF, Some(right), user::HOLE, user::HOLE, 3),
+            );
+        }
+    }
+    report.equal("the hole is a hole again", user::map_hole(0), Ok(()));
+}
+
+/// One address, a page in each root: each mode sees its own.
+fn two_roots(report: &mut Report) {
+    let name = "one address in both roots";
+    let (of_kernel, of_user) = (page_tables::page(), page_tables::page());
+    let _ = of_kernel.set_word(0, 0x11);
+    let _ = of_user.set_word(0, 0x22);
+    let Ok(lab) = Lab::new() else {
+        return report.check(name, false, "no tables");
+    };
+    let code = user_code!("mov rax, [rdi]", "mov qword ptr [rdi], 0x33", "syscall");
+    // The lab's window is not in the user root, the user's hole not in the kernel's.
+    let mapped = (
+        user::map_hole(of_user.machine() | page_tables::WRITABLE),
+        lab.map(0, of_kernel.machine() | page_tables::WRITABLE),
+    );
+    let given = |rdi| Registers {
+        rdi,
+        ..Registers::default()
+    };
+    if let Some(seen) = crate::arrival(report, name, code, &given(user::HOLE)) {
+        report.equal(
+            name,
+            (
+                mapped,
+                seen.registers.rax,
+                of_user.word(0),
+                of_kernel.word(0),
+                memory::read(user::HOLE),
+            ),
+            ((Ok(()), Ok(0)), 0x22, Ok(0x33), Ok(0x11), Err(0)),
+        );
+    }
+    page_fault(
+        report,
+        "#PF of user code: a page of the kernel's root",
+        user_code!("mov rax, [rdi]", "syscall"),
+        Lab::WINDOW,
+        error::USER,
+    );
+    // The kernel has changed the user's root while it was not loaded.
+    report.equal("the hole is a hole again", user::map_hole(0), Ok(()));
+    page_fault(
+        report,
+        "#PF of user code: what was there before",
+        user_code!("mov rax, [rdi]", "syscall"),
+        user::HOLE,
+        error::USER,
+    );
 }
 
 fn nothing_emulated(report: &mut Report) {

@@ -3,31 +3,29 @@
 use dom0_abi::addr::GuestAddr;
 use oxen_arch::GuestFault;
 
-use super::decode::MAX_LENGTH;
+use super::MAX_LENGTH;
 
 /// The bytes of one instruction, read once: what the decoder judges is what is carried out, whatever another vCPU
 /// writes meanwhile (I12).
 pub struct Fetched {
-    bytes: [u8; MAX_LENGTH],
+    bytes: [u8; READ],
     length: usize,
 }
 
 impl Fetched {
-    /// Reads up to [`MAX_LENGTH`] bytes at `rip`, fewer if a page ends before and the next cannot be read.
+    /// Reads [`MAX_LENGTH`] bytes at `rip`, and no instruction has more; fewer if a page ends before and the next cannot be read.
     ///
-    /// `read` fails if it cannot read all of a piece; only a piece within one page is asked for.
+    /// `read` fails if it cannot read all of a piece; only pieces within one page are asked for.
     pub fn read(
         rip: u64,
         mut read: impl FnMut(GuestAddr, &mut [u8]) -> Result<(), GuestFault>,
     ) -> Self {
         let mut fetched = Self {
-            bytes: [0; MAX_LENGTH],
+            bytes: [0; READ],
             length: 0,
         };
         let to_page_end = PAGE.saturating_sub(rip & PAGE.saturating_sub(1));
-        let first = usize::try_from(to_page_end)
-            .unwrap_or(MAX_LENGTH)
-            .min(MAX_LENGTH);
+        let first = usize::try_from(to_page_end).unwrap_or(READ).min(READ);
         let Some((head, tail)) = fetched.bytes.split_at_mut_checked(first) else {
             return fetched;
         };
@@ -39,17 +37,21 @@ impl Fetched {
             return fetched;
         };
         if !tail.is_empty() && read(GuestAddr::new(next_page), tail).is_ok() {
-            fetched.length = MAX_LENGTH;
+            fetched.length = READ;
         }
         fetched
     }
 
     /// The bytes that could be read.
     pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.bytes
+            .get(..self.length.min(MAX_LENGTH))
+            .unwrap_or_default()
     }
 }
 
+/// How much is read at once: whole words, which a copy moves faster than bytes.
+const READ: usize = 16;
 const PAGE: u64 = dom0_abi::addr::PAGE_SIZE as u64;
 
 #[cfg(test)]
