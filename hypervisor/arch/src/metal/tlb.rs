@@ -129,7 +129,7 @@ impl Cpu {
             return self.flush_tlb();
         }
         tlb::flush(at);
-        for pcid in (0..).map_while(Pcid::new) {
+        for pcid in (0..Pcid::COUNT).filter_map(Pcid::new) {
             if others & pcid.bit() != 0 {
                 // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
                 unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
