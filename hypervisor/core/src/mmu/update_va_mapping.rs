@@ -1,6 +1,6 @@
 //! `update_va_mapping` and `update_va_mapping_otherdomain`: the L1 entry for an address of the caller's own, with a flush.
 
-use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::DomId;
@@ -84,7 +84,7 @@ fn update(
 fn flush(ctx: &CallCtx<'_>, va: GuestAddr, flags: u64) -> Result<(), Errno> {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
         UVMF_TLB_FLUSH => Some(Flush::All),
-        UVMF_INVLPG => flush::of_page(GuestAddr::new(va.get() & !(PAGE_SIZE as u64 - 1))),
+        UVMF_INVLPG => flush::of_page(va),
         // None, and a type that means nothing.
         _ => return Ok(()),
     };
