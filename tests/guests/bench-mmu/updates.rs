@@ -194,10 +194,8 @@ fn multicalls(bench: &mut Bench, bed: &TestBed, change: &Change) {
         LIST as u64,
         || bed.fill(change.before),
         |index| {
-            let mut slot = index as usize * LIST;
-            for call in &mut calls {
+            for (slot, call) in (index as usize * LIST..).zip(&mut calls) {
                 call.args[0] = Lab::address(slot);
-                slot += 1;
             }
             let list = calls.as_mut_ptr().expose_provenance() as u64;
             // SAFETY: as for `update_va_mapping`.
