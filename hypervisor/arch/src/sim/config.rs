@@ -38,6 +38,8 @@ pub struct SimConfig {
     pub tsc_khz: u32,
     /// From where the adversary's choices follow.
     pub seed: u64,
+    /// Flushes that follow from stamps are left out: a machine on which nothing is safe, to show that tests notice.
+    pub forgets_flushes: bool,
 }
 
 impl SimConfig {
@@ -58,6 +60,7 @@ impl SimConfig {
             paging: None,
             tsc_khz: 2_000_000,
             seed: 1,
+            forgets_flushes: false,
         }
     }
 

@@ -58,6 +58,9 @@ pub(super) struct Parts {
     pub(super) devices: SpinLock<Devices>,
     /// How many guest writes are left until one fails; 0 if none is to fail.
     pub(super) failing_write: AtomicU64,
+    /// What guests have us read is changed behind us.
+    pub(super) spoils_reads: AtomicBool,
+    pub(super) forgets_flushes: bool,
     pub(super) tlb: Tlb<Vec<CpuTlb>>,
     pub(super) tlb_mode: TlbMode,
     paging: PagingFacts,
@@ -167,6 +170,8 @@ impl Machine {
             tsc_khz: config.tsc_khz,
             devices: SpinLock::new(Rank::Devices, Devices::default()),
             failing_write: AtomicU64::new(0),
+            spoils_reads: AtomicBool::new(false),
+            forgets_flushes: config.forgets_flushes,
             tlb: Tlb::new((0..config.cpus).map(|_| CpuTlb::new()).collect()),
             tlb_mode: if has_pcids {
                 TlbMode::Pcid
@@ -368,6 +373,12 @@ impl Machine {
     /// Sets what reading a port yields.
     pub fn set_port(&self, port: u16, value: u32) {
         self.parts.devices.lock().ports.insert(port, value);
+    }
+
+    /// Makes another vCPU of every guest change each byte as soon as it was read for the guest: what is read twice is another
+    /// thing the second time.
+    pub fn spoil_guest_reads(&self, on: bool) {
+        self.parts.spoils_reads.store(on, Ordering::Relaxed);
     }
 
     /// Makes one guest write fail with a fault: the `nth` from now on any CPU, counted from 1; 0 calls it off.
