@@ -27,7 +27,7 @@ use crate::sync::{Rank, SpinLock};
 use crate::tlb::{CpuSet, CpuTlb, Tlb, TlbMode};
 
 /// Slots of a root that belong to the hypervisor. ABI: `public/arch-x86/xen-x86_64.h`, `ROOT_PAGETABLE_FIRST_XEN_SLOT`.
-const FIRST_SLOT: usize = 256;
+pub(super) const FIRST_SLOT: usize = 256;
 const SLOTS: usize = 16;
 
 /// A CPU and whether a thread plays it.
@@ -64,6 +64,8 @@ pub(super) struct Parts {
     pub(super) tlb: Tlb<Vec<CpuTlb>>,
     pub(super) tlb_mode: TlbMode,
     paging: PagingFacts,
+    /// What twins of roots hold in our slots, if guests run on twins.
+    pub(super) twin_entries: Option<[u64; SLOTS]>,
 }
 
 impl Parts {
@@ -99,7 +101,7 @@ impl Machine {
         );
         let paging = config.paging_facts();
         let address_bits = u32::from(paging.address_bits);
-        let has_pcids = config.uses_pcids();
+        let (has_pcids, has_twins) = (config.uses_pcids(), config.uses_twins());
         let mut memory_map = config.memory_map;
         memory_map.normalise();
         let max_mfn = memory_map.max_mfn();
@@ -177,6 +179,7 @@ impl Machine {
                 TlbMode::Global
             },
             paging,
+            twin_entries: has_twins.then(|| twin_entries(root_entries)),
         };
         let machine = Self {
             parts: Arc::new(parts),
@@ -391,6 +394,19 @@ impl fmt::Debug for Machine {
             .field("cpus", &self.nr_cpus())
             .finish()
     }
+}
+
+/// What twins hold where roots hold `full`: the machine-to-physical table and the windows of descriptor tables alike, another
+/// table for image and per-CPU areas, and nothing else.
+fn twin_entries(full: [u64; SLOTS]) -> [u64; SLOTS] {
+    const IMAGE: usize = 1;
+    const UNUSED: usize = 2;
+    const WINDOWS: usize = 3;
+    let mut twin = [0; SLOTS];
+    twin[0] = full[0];
+    twin[IMAGE] = full[UNUSED];
+    twin[WINDOWS] = full[WINDOWS];
+    twin
 }
 
 /// A text of the boot protocol.
