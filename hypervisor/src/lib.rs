@@ -38,6 +38,7 @@ pub fn start(handover: Handover) -> ! {
         smep: settings.smep,
         smap: settings.smap,
         pcid: settings.pcid,
+        xpti: settings.xpti,
     };
     let error = oxen_arch::start::<Entries>(&handover, boot, options, run);
     panic::stop(format_args!("{error}"))

@@ -33,6 +33,8 @@ pub struct Guest {
     timeout_s: u64,
     /// Memory of the machine.
     pub memory_mib: u64,
+    /// How much of it the guest gets, if not half: what stands behind `dom0_mem=`.
+    pub dom0_mem: Option<String>,
 }
 
 /// How a boot should end.

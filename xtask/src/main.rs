@@ -1,6 +1,7 @@
 //! Every command a person types to build, run and test Oxen.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod container;
 mod debian;
@@ -52,6 +53,8 @@ enum Command {
     Run(run::How),
     /// Runs format, lints, host tests, checks and QEMU tests.
     Test(test::Options),
+    /// Counts what operations cost, on Oxen and on Debian's Xen.
+    Bench(bench::Options),
     /// Checks the rules of the house that no compiler checks.
     Check {
         /// Look for panics in this executable instead of the image.
@@ -85,6 +88,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Image(what) => run::make_image(&what)?,
         Command::Run(how) => run::run_machine(&how)?,
         Command::Test(options) => return test::run(&options),
+        Command::Bench(options) => bench::run(&options)?,
         Command::Check { image } => check::run(image.as_deref())?,
         Command::Docs => docs::write()?,
     }

@@ -201,7 +201,12 @@ pub fn payload(
 
 /// Half of the machine's memory for dom0, and the serial console.
 pub fn default_command_line(memory_mib: u64) -> String {
-    format!("dom0_mem={}m com1=115200,8n1 console=com1", memory_mib / 2)
+    command_line_with(&format!("{}m", memory_mib / 2))
+}
+
+/// A serial console, and memory for dom0 as `dom0_mem=` takes it.
+pub fn command_line_with(dom0_mem: &str) -> String {
+    format!("dom0_mem={dom0_mem} com1=115200,8n1 console=com1")
 }
 
 /// A size as QEMU's `-m` takes it (mebibytes, or with a unit), in mebibytes.

@@ -157,6 +157,11 @@ impl Session {
         Ok(())
     }
 
+    /// All that the machine has shown so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Waits until `condition` holds, which is asked whenever something has changed.
     fn wait_for(
         &mut self,

@@ -44,12 +44,8 @@ const STALE: u64 = u64::MAX;
 impl Pcids {
     /// No vCPU has one.
     pub const fn new() -> Self {
-        const FREE: Slot = Slot {
-            owner: AtomicU64::new(NOBODY),
-            roots: [AtomicU64::new(STALE), AtomicU64::new(STALE)],
-        };
         Self {
-            slots: [FREE; SLOTS],
+            slots: [const { Slot::FREE }; SLOTS],
             victim: AtomicU32::new(0),
         }
     }
@@ -100,6 +96,15 @@ impl Default for Pcids {
 }
 
 impl Slot {
+    #[expect(
+        clippy::declare_interior_mutable_const,
+        reason = "what every slot begins as, copied and never used itself"
+    )]
+    const FREE: Self = Self {
+        owner: AtomicU64::new(NOBODY),
+        roots: [AtomicU64::new(STALE), AtomicU64::new(STALE)],
+    };
+
     fn forget(&self) {
         for root in &self.roots {
             root.store(STALE, Ordering::Relaxed);

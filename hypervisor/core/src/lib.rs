@@ -13,6 +13,7 @@
 )]
 
 pub mod address_space;
+pub mod audit;
 pub mod budget;
 pub mod cmdline;
 pub mod console;

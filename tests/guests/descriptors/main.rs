@@ -23,7 +23,7 @@ use kit::descriptors::Register;
 use kit::frames::Window;
 use kit::memory::Page;
 use kit::page_tables::{self, protect};
-use kit::trap::vector;
+use kit::trap::{Cause, vector};
 use kit::{Report, Trap};
 
 kit::guest!("descriptors", main);
@@ -68,11 +68,11 @@ fn update(place: u64, descriptor: u64) -> Answer {
     unsafe { update_descriptor(place, descriptor) }
 }
 
-/// What there is to compare of a trap: vector, error code, fault address, where.
-type Seen = Option<(u8, Option<u64>, u64)>;
+/// A trap, if there was one.
+type Seen = Option<Cause>;
 
 fn seen(trap: Option<Trap>) -> Seen {
-    trap.map(|trap| (trap.vector, trap.error, trap.cr2))
+    trap.map(|trap| trap.cause())
 }
 
 /// The trap for a selector that cannot be loaded: its error code is the selector without its privilege level.

@@ -114,7 +114,7 @@ fn code(report: &mut Report) {
     );
     for (name, selector) in [("the hypervisor's", FLAT_CS32), ("its own", CODE32)] {
         let name = format_args!("32-bit code, {name} selector");
-        if let Some(trap) = run(report, &name, selector, sum, &Registers::default()) {
+        if let Some(trap) = run(report, name, selector, sum, &Registers::default()) {
             report.equal(
                 name,
                 (
@@ -250,7 +250,7 @@ fn segments(report: &mut Report) {
             report.skip(name, "the CPU looks at no limits and rights");
             continue;
         }
-        if let Some(trap) = run(report, &name, CODE32, code, &given) {
+        if let Some(trap) = run(report, name, CODE32, code, &given) {
             let offset = if right.0 == vector::UD {
                 0
             } else {
@@ -292,7 +292,7 @@ fn calls(report: &mut Report) {
             ..Registers::default()
         };
         let name = format_args!("far call: {name}");
-        if let Some(trap) = run(report, &name, CODE32, far, &given) {
+        if let Some(trap) = run(report, name, CODE32, far, &given) {
             report.equal(name, (trap.vector, trap.error), right);
         }
     }
@@ -318,7 +318,7 @@ fn bases(report: &mut Report) {
             Ok(0),
         );
         let name = format_args!("GS base: {name}");
-        if let Some(trap) = run(report, &name, global(3), look, &Registers::default()) {
+        if let Some(trap) = run(report, name, global(3), look, &Registers::default()) {
             report.equal(
                 name,
                 (trap.vector, trap.registers.rcx as u16, trap.registers.rax),

@@ -1,7 +1,7 @@
 //! Segment descriptors: building them, asking the CPU about selectors, loading them.
 
 use crate::probe;
-use crate::trap::Trap;
+use crate::trap::{Cause, Trap};
 
 /// Bits of a descriptor's access byte. Below [`SEGMENT`](access::SEGMENT) lies the type.
 pub mod access {
@@ -138,24 +138,24 @@ impl Register {
 }
 
 /// What `lar` says about a selector: the access byte in bits 8-15, the flags in bits 20-23. `None` if it says nothing;
-/// the trap if it raises one.
-pub fn access_rights(selector: u16) -> Result<Option<u32>, Trap> {
+/// the cause of a trap if it raises one.
+pub fn access_rights(selector: u16) -> Result<Option<u32>, Cause> {
     let (rights, found): (u32, u8);
     let selector = u32::from(selector);
     match probe!("lar {rights:e}, {selector:e}; setz {found}"; rights = out(reg) rights, selector = in(reg) selector, found = out(reg_byte) found)
     {
-        Some(trap) => Err(trap),
+        Some(trap) => Err(trap.cause()),
         None => Ok((found != 0).then_some(rights)),
     }
 }
 
 /// What `lsl` says about a selector: its limit in bytes.
-pub fn limit(selector: u16) -> Result<Option<u32>, Trap> {
+pub fn limit(selector: u16) -> Result<Option<u32>, Cause> {
     let (limit, found): (u32, u8);
     let selector = u32::from(selector);
     match probe!("lsl {limit:e}, {selector:e}; setz {found}"; limit = out(reg) limit, selector = in(reg) selector, found = out(reg_byte) found)
     {
-        Some(trap) => Err(trap),
+        Some(trap) => Err(trap.cause()),
         None => Ok((found != 0).then_some(limit)),
     }
 }

@@ -88,6 +88,16 @@ pub struct Trap {
     pub offset: u64,
 }
 
+/// What there is to compare of a trap: vector, error code, fault address.
+pub type Cause = (u8, Option<u64>, u64);
+
+impl Trap {
+    /// Vector, error code and fault address.
+    pub fn cause(&self) -> Cause {
+        (self.vector, self.error, self.cr2)
+    }
+}
+
 impl fmt::Display for Trap {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self {

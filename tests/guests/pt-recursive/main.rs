@@ -170,9 +170,12 @@ fn chain(report: &mut Report, level: usize) {
         && pages.into_iter().all(|page| protect(page).is_ok());
     report.check(format_args!("L{level}: three in a row"), linked, "");
     let answers = [third, second, first].map(|table| pin(level, table.mfn()));
+    // A page that was refused as an L2 table has no type, and a read-only mapping of a table is all right in an L1 table: so
+    // the first one finds it to be one.
+    let last = if level == 2 { Ok(0) } else { REFUSED };
     report.check(
         format_args!("L{level}: three in a row are not pinned"),
-        answers == [Ok(0), Ok(0), REFUSED] || answers == [Ok(0), REFUSED, REFUSED],
+        answers == [Ok(0), Ok(0), REFUSED] || answers == [Ok(0), REFUSED, last],
         format_args!("{answers:?}"),
     );
     let ends = [first, second, third].map(|table| unpin(table.mfn()));

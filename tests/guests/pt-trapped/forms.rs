@@ -134,6 +134,38 @@ impl Bench {
     }
 }
 
+/// A write that is carried out is one step: the single-step trap comes behind it.
+pub fn stepped(report: &mut Report, lab: Lab) {
+    let table = lab.table(1);
+    let data = page();
+    let entry = data.machine() | READ_ONLY;
+    let address = table.address + SLOT as u64 * 8;
+    let behind: u64;
+    // The flag takes effect behind the instruction that follows popfq.
+    let trap = probe!(
+        "lea {b}, [rip + 77f]
+         pushfq
+         or qword ptr [rsp], {tf}
+         popfq
+         mov [{a}], {v}
+         77: nop
+         nop";
+        a = in(reg) address,
+        v = in(reg) entry,
+        b = out(reg) behind,
+        tf = const kit::registers::flags::TF,
+    );
+    report.equal(
+        "single-stepped: the trap comes behind the write",
+        (
+            trap.map(|trap| (trap.vector, trap.frame.rip.wrapping_sub(behind))),
+            table.entry(SLOT) & pte::MFN,
+        ),
+        (Some((vector::DB, 0)), data.machine()),
+    );
+    report.equal("single-stepped: cleared", lab.set(1, SLOT, 0), Ok(0));
+}
+
 /// An entry but for what a hypervisor may add to it: global, user, its own mark.
 fn without_marks(entry: u64) -> u64 {
     if entry & pte::P == 0 {

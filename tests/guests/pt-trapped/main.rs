@@ -19,7 +19,7 @@ mod user;
 use dom0_abi::xen::VmAssist;
 use guest_pv_drivers::hypercall;
 use kit::Report;
-use kit::page_tables::Lab;
+use kit::page_tables::{Lab, page};
 
 kit::guest!("pt-trapped", main);
 
@@ -27,6 +27,8 @@ kit::guest!("pt-trapped", main);
 pub const SLOT: usize = 20;
 
 fn main(report: &mut Report) {
+    // The page in front of the level-1 table, which is the first that the lab takes.
+    let in_front = page();
     let Ok(lab) = Lab::new() else {
         return report.check("tables of the guest's own", false, "refused");
     };
@@ -37,6 +39,8 @@ fn main(report: &mut Report) {
     );
     forms::check(report, lab);
     refused::check(report, lab);
+    refused::across_pages(report, lab, in_front);
+    forms::stepped(report, lab);
     user::check(report, lab);
     refused::without_assistance(report, lab);
 }

@@ -3,7 +3,7 @@
 use dom0_abi::arch::HYPERVISOR_FIRST_SLOT;
 use dom0_abi::xen::VmAssist;
 use guest_pv_drivers::hypercall;
-use kit::memory::{pte, read};
+use kit::memory::{PAGE, Page, pte, read};
 use kit::page_tables::{
     Lab, READ_ONLY, Table, WRITABLE, is_plain, page, pin, protect, release, unpin,
 };
@@ -207,6 +207,38 @@ fn across(report: &mut Report, lab: Lab) {
         format_args!("{trap:x?} {after:#x}"),
     );
     report.equal("cleared", lab.set(1, SLOT, 0), Ok(0));
+}
+
+/// Writes of which a part lies in the table, and the rest in the page before or behind it.
+pub fn across_pages(report: &mut Report, lab: Lab, in_front: &'static Page) {
+    let table = lab.table(1);
+    report.equal(
+        "a page in front of the table",
+        in_front.address() + PAGE,
+        table.address,
+    );
+    let start = table.address - 4;
+    report.equal(
+        "into the table from the page in front",
+        (
+            fault(store(start, u64::MAX)),
+            in_front.word(511),
+            table.entry(0),
+        ),
+        // The address is that of the first byte that may not be written.
+        (right(table.address), Ok(0), 0),
+    );
+    let end = table.address + PAGE - 4;
+    let behind = kit::memory::read(table.address + PAGE);
+    report.equal(
+        "out of the table into the page behind",
+        (
+            fault(store(end, u64::MAX)),
+            table.entry(511),
+            kit::memory::read(table.address + PAGE) == behind,
+        ),
+        (right(end), 0, true),
+    );
 }
 
 /// Upper tables are changed by hypercall alone.

@@ -10,7 +10,7 @@ use crate::guests::{self, Guest, Verdict};
 use crate::image_build::{self, Built, Profile};
 use crate::iso::{self, Entry};
 use crate::qemu::{Accel, Firmware, GOOD_VERSION, Hypervisor, Machine, Medium, Qemu};
-use crate::run::{default_command_line, payload};
+use crate::run::{command_line_with, default_command_line, payload};
 use crate::session::{Expect, Session};
 use crate::workspace::output_dir;
 
@@ -94,14 +94,14 @@ fn guest_test(guest: &Guest) -> MachineTest {
         way: Way::Direct,
         memory_mib: guest.memory_mib,
         cpus: 1,
-        command_line: None,
+        command_line: guest.dom0_mem.as_deref().map(command_line_with),
         kernel: Kernel::Guest(guest.name.clone()),
         expect: expect(Hypervisor::Oxen),
         expect_on_xen: expect(Hypervisor::Xen),
         on_xen: true,
         only_full: false,
-        // `int n` and `iretq` in ring 3 are the bread and butter of these two.
-        needs_good_qemu: ["exceptions", "privileged"].contains(&guest.name.as_str()),
+        // `int n`, `iretq` and `lretq` in ring 3 are the bread and butter of these.
+        needs_good_qemu: ["exceptions", "privileged", "descriptors"].contains(&guest.name.as_str()),
         limit: guest.limit(),
     }
 }

@@ -98,12 +98,22 @@ unsafe fn lldt(selector: u16) {
     unsafe { core::arch::asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
 }
 
-static IDT: Once<InterruptDescriptorTable> = Once::new();
+/// The table, with its page to itself: twins of roots map it.
+#[repr(C, align(4096))]
+struct IdtPage(InterruptDescriptorTable);
+
+static IDT: Once<IdtPage> = Once::new();
 
 /// Loads the table of all entries; `H` is what they call.
 pub(super) fn load_idt<H: Handlers>() {
-    let idt = IDT.call_once(idt::<H>);
-    idt.load();
+    let idt = IDT.call_once(|| IdtPage(idt::<H>()));
+    idt.0.load();
+}
+
+/// The address of the page that the table fills.
+pub(super) fn idt_page() -> u64 {
+    const _: () = assert!(size_of::<IdtPage>() == PAGE_SIZE);
+    IDT.as_mut_ptr() as u64
 }
 
 /// Calls `$set` with every vector that has no error code and no stack of its own.

@@ -9,6 +9,9 @@
 //!
 //! Registers take 168 bytes below a multiple of 16, so the stubs leave eight more before they call Rust.
 //!
+//! INVARIANT: while a twin is loaded (`twin`), nothing is touched but what it maps: the stubs and `restore`, the stacks of the
+//! interrupt stack table, the last page of the main stack, the CPU's record, the descriptor tables.
+//!
 //! INVARIANT: #DB, NMI, #MC and #DF arrive on stacks of their own (XSA-260: a #DB held back by `mov ss` is taken on the
 //! first instruction of the SYSCALL stub, still on the guest's stack). Coming from a guest they move to the main stack
 //! at once; coming from the hypervisor they stay and return there.
@@ -46,6 +49,9 @@ const RFLAGS: usize = core::mem::offset_of!(CpuUserRegs, rflags);
 const RSP: usize = core::mem::offset_of!(CpuUserRegs, rsp);
 const SS: usize = core::mem::offset_of!(CpuUserRegs, ss);
 const ENTRY_VECTOR: usize = core::mem::offset_of!(CpuUserRegs, entry_vector);
+/// Bytes from the start of a guest's registers, in their place, to the roots in the CPU's record.
+const ENTRY_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::ENTRY_ROOT;
+const EXIT_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::EXIT_ROOT;
 /// What the CPU and the stubs push: everything up to the data selectors.
 const PUSHED: usize = core::mem::offset_of!(CpuUserRegs, es);
 
@@ -93,6 +99,20 @@ macro_rules! pop_registers {
     };
 }
 
+/// Goes on with the hypervisor's own root, if the guest ran on a twin (`twin`). In: rsp at the guest's registers, in their
+/// place, and all of them saved.
+macro_rules! enter_own_root {
+    () => {
+        "
+        mov rax, [rsp + {entry_root}]
+        test rax, rax
+        jz 8f
+        mov cr3, rax
+        8:
+        "
+    };
+}
+
 /// The body of a SYSCALL stub.
 ///
 /// In: the guest's registers, RIP in rcx, RFLAGS in r11, the guest's stack; flags masked by FMASK. The CPU reports neither
@@ -112,12 +132,14 @@ macro_rules! syscall_stub {
             "push 0",
             "mov dword ptr [rsp + 4], {vector}",
             push_registers!(),
+            enter_own_root!(),
             "mov rdi, rsp",
             "xor ebp, ebp",
             "sub rsp, 8",
             "call {handler}",
             "mov rsp, rax",
             "jmp {restore}",
+            entry_root = const ENTRY_ROOT,
             scratch = const per_cpu::SCRATCH,
             regs_end = const per_cpu::GUEST_REGS_END,
             ss = const FLAT_SS,
@@ -199,17 +221,56 @@ extern "C" fn exception_common<H: Handlers>() {
     naked_asm!(
         push_registers!(),
         "cld",
-        // A guest's rbp ends the chain of frames; our own goes on.
         "test byte ptr [rsp + {cs}], 3",
-        "jz 2f",
+        "jz {own}",
+        enter_own_root!(),
+        // A guest's rbp ends the chain of frames; our own goes on.
         "xor ebp, ebp",
-        "2:",
         "mov rdi, rsp",
         "sub rsp, 8",
         "call {handler}",
         "mov rsp, rax",
         "jmp {restore}",
         cs = const CS,
+        own = sym from_hypervisor::<H>,
+        entry_root = const ENTRY_ROOT,
+        handler = sym on_exception::<H>,
+        restore = sym restore,
+    )
+}
+
+/// An exception in the hypervisor. It may have hit the stubs while a twin was loaded: then the other root is loaded until
+/// it goes on there.
+// SAFETY: only ever jumped to by the two around it, with complete registers of the hypervisor at rsp.
+#[unsafe(naked)]
+extern "C" fn from_hypervisor<H: Handlers>() {
+    naked_asm!(
+        "mov rdi, rsp",
+        "mov rcx, rsp",
+        "and rcx, {area}",
+        "mov rax, cr3",
+        "xor edx, edx",
+        "cmp rax, [rcx + {exit_root}]",
+        "jne 2f",
+        "mov rdx, rax",
+        "mov rax, [rcx + {entry_root}]",
+        "mov cr3, rax",
+        "2:",
+        // The twin, or 0.
+        "push rdx",
+        "call {handler}",
+        "pop rcx",
+        // Other registers than those that came are a guest's, whose way out loads its root.
+        "cmp rax, rsp",
+        "mov rsp, rax",
+        "jne {restore}",
+        "test rcx, rcx",
+        "jz {restore}",
+        "mov cr3, rcx",
+        "jmp {restore}",
+        area = const -(layout::PER_CPU_STRIDE as i64),
+        entry_root = const layout::CPU_LOCAL_OFFSET as usize + per_cpu::ENTRY_ROOT,
+        exit_root = const layout::CPU_LOCAL_OFFSET as usize + per_cpu::EXIT_ROOT,
         handler = sym on_exception::<H>,
         restore = sym restore,
     )
@@ -231,14 +292,20 @@ extern "C" fn ist_common<H: Handlers>() {
         "mov rsp, rdi",
         "mov ecx, {words}",
         "rep movsq",
-        "2:",
+        enter_own_root!(),
         "mov rdi, rsp",
         "xor ebp, ebp",
         "sub rsp, 8",
         "call {handler}",
         "mov rsp, rax",
         "jmp {restore}",
+        "2:",
+        // It may have hit a stub, with a guest's rbp.
+        "xor ebp, ebp",
+        "jmp {own}",
         cs = const CS,
+        own = sym from_hypervisor::<H>,
+        entry_root = const ENTRY_ROOT,
         area = const -(layout::PER_CPU_STRIDE as i64),
         regs = const layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP,
         words = const PUSHED / 8,
@@ -247,7 +314,8 @@ extern "C" fn ist_common<H: Handlers>() {
     )
 }
 
-/// The only way out: loads the registers at rsp and returns to where they were interrupted.
+/// The only way out: loads the registers at rsp and returns to where they were interrupted. For a guest the twin of its root
+/// is loaded first, if there is one; what follows touches nothing but this text and the end of the main stack.
 ///
 /// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL, rcx and r11 as SYSRET wants
 /// them, neither TF nor RF, flat selectors and a canonical RIP (XSA-7: it would fault in ring 0, on the guest's stack).
@@ -258,6 +326,13 @@ extern "C" fn ist_common<H: Handlers>() {
 #[unsafe(naked)]
 pub(super) extern "C" fn restore() {
     naked_asm!(
+        "test byte ptr [rsp + {cs}], 3",
+        "jz 3f",
+        "mov rax, [rsp + {exit_root}]",
+        "test rax, rax",
+        "jz 2f",
+        "mov cr3, rax",
+        "2:",
         "cmp dword ptr [rsp + {vector}], {syscall}",
         "jne 3f",
         "mov rcx, [rsp + {rcx}]",
@@ -285,6 +360,7 @@ pub(super) extern "C" fn restore() {
         pop_registers!(),
         "add rsp, 8",
         "jmp {iretq}",
+        exit_root = const EXIT_ROOT,
         vector = const ENTRY_VECTOR,
         syscall = const ENTRY_SYSCALL,
         rcx = const RCX,

@@ -21,6 +21,7 @@ use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
 use super::paging::{Access, OwnHalf};
 use super::per_cpu::{self, CpuLocal};
 use super::segments::WindowEntries;
+use super::twin::Twin;
 use super::{apic, descriptors, layout, power, screen, serial, time, tlb};
 use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
@@ -58,8 +59,10 @@ pub struct StartOptions {
     pub smep: bool,
     /// Supervisor-mode access prevention, where the CPU has it.
     pub smap: bool,
-    /// Process-context identifiers in the TLB, where the CPU has them.
+    /// Process-context identifiers in the TLB, where the CPU has them and there are no twins of roots.
     pub pcid: bool,
+    /// Twins of roots, on which guests run; `None`: where the CPU needs them.
+    pub xpti: Option<bool>,
 }
 
 /// Why the machine cannot start.
@@ -123,6 +126,8 @@ pub(super) struct Parts {
     tsc_khz: u32,
     pub(super) tlb_mode: TlbMode,
     pub(super) shared: &'static tlb::Shared,
+    /// What twins of roots hold in our slots, if guests run on twins.
+    pub(super) twin_entries: Option<[u64; 16]>,
     paging: PagingFacts,
 }
 
@@ -297,7 +302,7 @@ unsafe extern "C" {
 }
 
 /// Where parts of the image begin, or end, counted from its start.
-struct ImageParts {
+pub(super) struct ImageParts {
     text_end: u64,
     rodata_end: u64,
     /// The page below the boot stack.
@@ -317,7 +322,7 @@ impl ImageParts {
     }
 
     /// Start, end and use of each part that is mapped.
-    fn mapped(&self) -> [(u64, u64, Access); 4] {
+    pub(super) fn mapped(&self) -> [(u64, u64, Access); 4] {
         [
             (0, self.text_end, Access::Text),
             (self.text_end, self.rodata_end, Access::ReadOnly),
@@ -362,7 +367,7 @@ pub fn start<H: Handlers>(
     } else if let Some(module) = info.modules.iter().position(is_out_of_reach) {
         Err(StartError::ModuleOutOfReach { module })
     } else {
-        build(handover, &info, topology, options.pcid)
+        build(handover, &info, topology, &options)
             .map_err(|(table, bytes)| StartError::NoRoom { table, bytes })
     };
     match built {
@@ -414,7 +419,7 @@ fn build(
     handover: &Handover,
     info: &BootInfo,
     topology: Topology,
-    pcid: bool,
+    options: &StartOptions,
 ) -> Result<Machine, NoRoom> {
     const TABLES: NoRoom = ("page tables of the hypervisor", 0);
     let map = &info.memory_map;
@@ -432,6 +437,14 @@ fn build(
         .is_some_and(|id| id.has_1gib_pages());
     let mut half = OwnHalf::new(&mut boot_memory, 0, has_1gib_pages).ok_or(TABLES)?;
 
+    let paging = tlb::paging_facts();
+    let mut twin = if options.xpti.unwrap_or(paging.leaks_supervisor) {
+        let twin = Twin::new(&mut boot_memory, handover.image(), &parts);
+        Some(twin.ok_or(TABLES)?)
+    } else {
+        None
+    };
+
     for (start, end, access) in parts.mapped() {
         let at = Maddr::new(handover.image().get() + start);
         half.map(
@@ -447,7 +460,7 @@ fn build(
         half.map_direct(&mut boot_memory, ram, image)
             .ok_or(TABLES)?;
     }
-    map_cpu_area(&mut half, &mut boot_memory, 0).ok_or(TABLES)?;
+    map_cpu_area(&mut half, twin.as_mut(), &mut boot_memory, 0).ok_or(TABLES)?;
     let zeros = half.zeroed_frame(&mut boot_memory).ok_or(TABLES)?.mfn();
     let window_table = map_window(&mut half, &mut boot_memory, CpuId::BOOT, zeros).ok_or(TABLES)?;
     for (at, to) in apic::mappings(&topology) {
@@ -473,6 +486,7 @@ fn build(
     .ok_or(TABLES)?;
     half.fill_slots(&mut boot_memory).ok_or(TABLES)?;
     let root_entries = half.root_entries();
+    let twin_entries = twin.map(|twin| twin.root_entries(root_entries));
 
     // SAFETY: image, stack of this code (in the image), data and direct map are in the new tables. Nothing on the way uses
     // an address below 4 GiB again.
@@ -519,9 +533,10 @@ fn build(
         root_entries,
         topology,
         tsc_khz: time::calibrate_tsc(),
-        tlb_mode: tlb::mode(pcid),
+        tlb_mode: tlb::mode(options.pcid && twin_entries.is_none()),
         shared,
-        paging: tlb::paging_facts(),
+        twin_entries,
+        paging,
     };
     Ok(Machine(PARTS.call_once(|| parts)))
 }
@@ -532,8 +547,13 @@ fn raw_table_at(memory: &mut BootMemory, bytes: u64) -> Option<Maddr> {
     Some(Maddr::new(start.as_ptr() as u64 - layout::DIRECT_MAP))
 }
 
-/// Maps the stacks and the record of a CPU; the pages between the stacks stay unmapped.
-fn map_cpu_area(half: &mut OwnHalf, memory: &mut BootMemory, index: u32) -> Option<()> {
+/// Maps the stacks and the record of a CPU; the pages between the stacks stay unmapped. A twin gets what the stubs use.
+fn map_cpu_area(
+    half: &mut OwnHalf,
+    mut twin: Option<&mut Twin>,
+    memory: &mut BootMemory,
+    index: u32,
+) -> Option<()> {
     let page = PAGE_SIZE as u64;
     let record = layout::Stack {
         first_page: layout::CPU_LOCAL_OFFSET / page,
@@ -549,6 +569,12 @@ fn map_cpu_area(half: &mut OwnHalf, memory: &mut BootMemory, index: u32) -> Opti
             part.pages * page,
             Access::Data,
         )?;
+        if let Some(twin) = twin.as_deref_mut() {
+            let is_main = part.first_page == layout::MAIN_STACK.first_page;
+            let hidden = if is_main { part.pages - 1 } else { 0 };
+            let (_, shown) = frames.split(hidden);
+            twin.map_data(memory, at + hidden * page, shown)?;
+        }
     }
     Some(())
 }

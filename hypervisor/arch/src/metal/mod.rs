@@ -22,6 +22,7 @@ mod segments;
 mod serial;
 mod time;
 mod tlb;
+mod twin;
 
 pub use apic::SERIAL_VECTOR;
 pub use cpu::Cpu;

@@ -13,8 +13,9 @@ use x86_64::{PhysAddr, VirtAddr};
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE};
 
 use super::layout;
-use crate::boot::MfnRange;
+use crate::boot::{CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
+use crate::descriptor_window::Window;
 
 /// What may be done with a mapping.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,6 +121,18 @@ impl OwnHalf {
             // SAFETY: as the caller promises.
             unsafe { Cr3::write(root, Cr3Flags::empty()) };
         }
+    }
+
+    /// What the slots of ours hold in a twin of a root that holds `full` there: the machine-to-physical table and descriptor
+    /// windows as they are, and what these tables map of the image and the per-CPU areas.
+    pub(super) fn twin_entries(&mut self, full: [u64; 16]) -> [u64; 16] {
+        let first = layout::OURS_START;
+        let slot = |at: u64| ((at - first) >> 39) as usize;
+        let mut entries = self.root_entries();
+        for shared in [layout::M2P, Window::of(CpuId::BOOT).page(0)] {
+            entries[slot(shared)] = full[slot(shared)];
+        }
+        entries
     }
 
     /// The root: our half and nothing else.

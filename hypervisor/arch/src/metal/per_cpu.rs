@@ -11,13 +11,17 @@ use crate::boot::CpuId;
 use crate::descriptor_window::Window;
 use crate::tlb::Pcid;
 
-/// What a CPU knows about itself. The first two fields are the SYSCALL stub's.
+/// What a CPU knows about itself. The first fields are the entry stubs'.
 #[repr(C)]
 pub(super) struct CpuLocal {
     /// Where the registers of a guest end, as far as the stubs push them: the data selectors lie behind.
     guest_regs_end: u64,
     /// The guest's stack pointer, for two instructions.
     scratch: Cell<u64>,
+    /// The root to load when a guest enters; 0 if the guest runs on it.
+    pub(super) entry_root: Cell<u64>,
+    /// The root to load when a guest is left for: the twin of `entry_root`, or 0.
+    pub(super) exit_root: Cell<u64>,
     pub(super) id: u32,
     /// CR2 of the last page fault of a guest.
     pub(super) fault_address: Cell<u64>,
@@ -44,6 +48,10 @@ pub(super) struct CpuLocal {
 pub(super) const GUEST_REGS_END: usize = core::mem::offset_of!(CpuLocal, guest_regs_end);
 /// Offset of the field that the SYSCALL stub keeps the guest's stack pointer in.
 pub(super) const SCRATCH: usize = core::mem::offset_of!(CpuLocal, scratch);
+/// Offset of the field that the stubs take the root from which a guest's entry goes on with.
+pub(super) const ENTRY_ROOT: usize = core::mem::offset_of!(CpuLocal, entry_root);
+/// Offset of the field that the way out takes the guest's root from.
+pub(super) const EXIT_ROOT: usize = core::mem::offset_of!(CpuLocal, exit_root);
 
 const _: () = assert!(size_of::<CpuLocal>() <= 4096);
 
@@ -68,6 +76,8 @@ impl CpuLocal {
         Self {
             guest_regs_end,
             scratch: Cell::new(0),
+            entry_root: Cell::new(0),
+            exit_root: Cell::new(0),
             id: index,
             fault_address: Cell::new(0),
             user_gs_base: Cell::new(0),

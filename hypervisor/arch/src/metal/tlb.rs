@@ -94,6 +94,8 @@ impl Cpu {
             self.local.pcid.set(pcid);
             value |= u64::from(pcid.get()) | if keep { KEEP } else { 0 };
         }
+        self.local.entry_root.set(0);
+        self.local.exit_root.set(0);
         // SAFETY: as the doc of `load_root` says; CR4.PCIDE is set in the mode that sets the low bits and the highest.
         unsafe { write_cr3(value) };
     }
@@ -127,7 +129,7 @@ impl Cpu {
             return self.flush_tlb();
         }
         tlb::flush(at);
-        for pcid in (0..).map_while(Pcid::new) {
+        for pcid in (0..Pcid::COUNT).filter_map(Pcid::new) {
             if others & pcid.bit() != 0 {
                 // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
                 unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };

@@ -28,14 +28,18 @@ pub struct SimConfig {
     pub cpuid: BTreeMap<(u32, u32), CpuidResult>,
     /// The model-specific registers that exist, and what they hold.
     pub msrs: BTreeMap<u32, u64>,
-    /// Address spaces have PCIDs in the TLB, if the CPU has them.
+    /// Address spaces have PCIDs in the TLB, if the CPU has them and there are no twins of roots.
     pub pcid: bool,
+    /// Guests run on twins of their roots; `None`: where the CPU needs them.
+    pub xpti: Option<bool>,
     /// What the CPUs make of page tables; `None`: as `CPUID` and the registers say.
     pub paging: Option<PagingFacts>,
     /// How fast the time-stamp counter runs.
     pub tsc_khz: u32,
     /// From where the adversary's choices follow.
     pub seed: u64,
+    /// Flushes that follow from stamps are left out: a machine on which nothing is safe, to show that tests notice.
+    pub forgets_flushes: bool,
 }
 
 impl SimConfig {
@@ -52,9 +56,11 @@ impl SimConfig {
             cpuid: cpuid(),
             msrs: msrs(),
             pcid: false,
+            xpti: Some(false),
             paging: None,
             tsc_khz: 2_000_000,
             seed: 1,
+            forgets_flushes: false,
         }
     }
 
@@ -69,11 +75,16 @@ impl SimConfig {
             .unwrap_or_else(|| PagingFacts::of(cpuid, capabilities))
     }
 
+    /// Whether guests run on twins of their roots.
+    pub(super) fn uses_twins(&self) -> bool {
+        self.xpti.unwrap_or(self.paging_facts().leaks_supervisor)
+    }
+
     /// Whether PCIDs are wanted and there.
     pub(super) fn uses_pcids(&self) -> bool {
         const PCID: u32 = 1 << 17;
         let features = self.cpuid.get(&(1, 0)).map_or(0, |leaf| leaf.ecx);
-        self.pcid && features & PCID != 0
+        self.pcid && features & PCID != 0 && !self.uses_twins()
     }
 }
 

@@ -80,6 +80,11 @@ impl Cpu {
         while !rest.is_empty() {
             let (part, more) = rest.split_at_mut(in_page(at, rest.len()));
             self.access(at, |walker| walker.read(at, part))?;
+            if self.parts.spoils_reads.load(Ordering::Relaxed) {
+                let spoiled: Vec<u8> = part.iter().map(|byte| !byte).collect();
+                // What is mapped read-only stays as it is.
+                let _ = self.access(at, |walker| walker.write(at, &spoiled));
+            }
             at = at.wrapping_add(part.len() as u64);
             rest = more;
         }

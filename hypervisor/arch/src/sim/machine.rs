@@ -27,7 +27,7 @@ use crate::sync::{Rank, SpinLock};
 use crate::tlb::{CpuSet, CpuTlb, Tlb, TlbMode};
 
 /// Slots of a root that belong to the hypervisor. ABI: `public/arch-x86/xen-x86_64.h`, `ROOT_PAGETABLE_FIRST_XEN_SLOT`.
-const FIRST_SLOT: usize = 256;
+pub(super) const FIRST_SLOT: usize = 256;
 const SLOTS: usize = 16;
 
 /// A CPU and whether a thread plays it.
@@ -58,9 +58,14 @@ pub(super) struct Parts {
     pub(super) devices: SpinLock<Devices>,
     /// How many guest writes are left until one fails; 0 if none is to fail.
     pub(super) failing_write: AtomicU64,
+    /// What guests have us read is changed behind us.
+    pub(super) spoils_reads: AtomicBool,
+    pub(super) forgets_flushes: bool,
     pub(super) tlb: Tlb<Vec<CpuTlb>>,
     pub(super) tlb_mode: TlbMode,
     paging: PagingFacts,
+    /// What twins of roots hold in our slots, if guests run on twins.
+    pub(super) twin_entries: Option<[u64; SLOTS]>,
 }
 
 impl Parts {
@@ -96,7 +101,7 @@ impl Machine {
         );
         let paging = config.paging_facts();
         let address_bits = u32::from(paging.address_bits);
-        let has_pcids = config.uses_pcids();
+        let (has_pcids, has_twins) = (config.uses_pcids(), config.uses_twins());
         let mut memory_map = config.memory_map;
         memory_map.normalise();
         let max_mfn = memory_map.max_mfn();
@@ -165,6 +170,8 @@ impl Machine {
             tsc_khz: config.tsc_khz,
             devices: SpinLock::new(Rank::Devices, Devices::default()),
             failing_write: AtomicU64::new(0),
+            spoils_reads: AtomicBool::new(false),
+            forgets_flushes: config.forgets_flushes,
             tlb: Tlb::new((0..config.cpus).map(|_| CpuTlb::new()).collect()),
             tlb_mode: if has_pcids {
                 TlbMode::Pcid
@@ -172,6 +179,7 @@ impl Machine {
                 TlbMode::Global
             },
             paging,
+            twin_entries: has_twins.then(|| twin_entries(root_entries)),
         };
         let machine = Self {
             parts: Arc::new(parts),
@@ -367,6 +375,12 @@ impl Machine {
         self.parts.devices.lock().ports.insert(port, value);
     }
 
+    /// Makes another vCPU of every guest change each byte as soon as it was read for the guest: what is read twice is another
+    /// thing the second time.
+    pub fn spoil_guest_reads(&self, on: bool) {
+        self.parts.spoils_reads.store(on, Ordering::Relaxed);
+    }
+
     /// Makes one guest write fail with a fault: the `nth` from now on any CPU, counted from 1; 0 calls it off.
     pub fn fail_guest_write(&self, nth: u64) {
         self.parts.failing_write.store(nth, Ordering::Relaxed);
@@ -380,6 +394,19 @@ impl fmt::Debug for Machine {
             .field("cpus", &self.nr_cpus())
             .finish()
     }
+}
+
+/// What twins hold where roots hold `full`: the machine-to-physical table and the windows of descriptor tables alike, another
+/// table for image and per-CPU areas, and nothing else.
+fn twin_entries(full: [u64; SLOTS]) -> [u64; SLOTS] {
+    const IMAGE: usize = 1;
+    const UNUSED: usize = 2;
+    const WINDOWS: usize = 3;
+    let mut twin = [0; SLOTS];
+    twin[0] = full[0];
+    twin[IMAGE] = full[UNUSED];
+    twin[WINDOWS] = full[WINDOWS];
+    twin
 }
 
 /// A text of the boot protocol.

@@ -98,6 +98,8 @@ pub(super) struct Processor {
     rng: Rng,
     recent: Vec<u64>,
     address_bits: u32,
+    /// The twin of the root, on which the guest runs.
+    pub(super) twin: Option<Mfn>,
     /// The PCIDs that may have translations, one bit for each.
     pub(super) live_pcids: u64,
 }
@@ -132,6 +134,7 @@ impl Processor {
             rng: Rng::new(seed),
             recent: Vec::new(),
             address_bits,
+            twin: None,
             live_pcids: 0,
         }
     }
@@ -140,6 +143,7 @@ impl Processor {
     pub(super) fn write_cr3(&mut self, frames: &Frames, value: u64) {
         self.speculate(frames, 2);
         let has_pcids = self.registers.cr4 & CR4_PCIDE != 0;
+        self.twin = None;
         self.registers.cr3 = value & (CR3_ROOT | if has_pcids { 0xfff } else { 0 });
         self.registers.root_loads += 1;
         if !(has_pcids && value & CR3_NO_FLUSH != 0) {
@@ -157,6 +161,7 @@ impl Processor {
 
     /// `MOV CR3` of a root that maps nothing of a guest's, in PCID 0.
     pub(super) fn unload_root(&mut self) {
+        self.twin = None;
         self.registers.cr3 = 0;
         self.registers.root_loads += 1;
         self.tlb.flush_space(0);
@@ -221,7 +226,7 @@ impl Processor {
         }
     }
 
-    /// Speculates up to `most` times: from addresses used lately and from ones near by.
+    /// Speculates up to `most` times: from addresses used lately and from ones near by, through the root or its twin.
     pub(super) fn speculate(&mut self, frames: &Frames, most: usize) {
         for _ in 0..self.rng.below(most + 1) {
             let Some(address) = self.recent.get(self.rng.below(self.recent.len())).copied() else {
@@ -233,7 +238,9 @@ impl Processor {
                 2 => address.wrapping_sub(0x1000),
                 _ => address ^ (1 << (12 + self.rng.below(35))),
             };
+            let twin = self.twin.filter(|_| self.rng.below(2) == 0);
             if let Some(mut walker) = self.walker(frames) {
+                walker.paging.root = twin.unwrap_or(walker.paging.root);
                 walker.speculate(address);
             }
         }

@@ -9,9 +9,10 @@ use std::vec::Vec;
 use dom0_abi::addr::{GuestAddr, Mfn};
 
 use super::cpu::Cpu;
-use super::machine::{Machine, Parts};
+use super::machine::{FIRST_SLOT, Machine, Parts};
 use super::processor::{Invpcid, Processor};
 use crate::boot::{CpuId, MfnRange};
+use crate::sync::atomic::Ordering;
 use crate::tlb::{CpuSet, Flush, Pcid, TlbMode, TlbStamp};
 
 const CR3_KEEP: u64 = 1 << 63;
@@ -47,6 +48,24 @@ impl Cpu {
             value |= u64::from(pcid.get()) | if keep { CR3_KEEP } else { 0 };
         }
         processor.write_cr3(&self.parts.frames, value);
+    }
+
+    /// Loads a root, as [`Self::load_root`], and makes the guest run on its twin: the TLB fills itself through both. Panics if
+    /// guests do not run on twins, or our slots of the twin do not hold what [`Machine::twin_entry`] says.
+    pub fn load_roots(&self, root: Mfn, twin: Mfn) {
+        let entries = self.parts.twin_entries;
+        let entries = entries.expect("guests do not run on twins here");
+        for (slot, wanted) in (FIRST_SLOT..).zip(entries) {
+            let word = self.parts.frames.word(twin.at(slot * 8));
+            let found = word.map(|word| word.load(Ordering::SeqCst));
+            assert_eq!(
+                found,
+                Some(wanted),
+                "slot {slot} of twin {twin} is not ours"
+            );
+        }
+        self.load_root(root);
+        self.processor().twin = Some(twin);
     }
 
     /// Loads a root that leads to no guest, and forgets everything: until a guest's root is loaded no flush is asked of
@@ -151,6 +170,9 @@ impl Machine {
 
     /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have.
     pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) {
+        if self.parts.forgets_flushes {
+            return;
+        }
         self.flush_cpus(cpu, &self.stale_cpus(stamp), Flush::All);
     }
 
@@ -165,6 +187,17 @@ impl Machine {
             |what| parts.flush(cpu.id, &mut cpu.processor(), what),
             || parts.serve(cpu.id),
         );
+    }
+
+    /// Whether guests are to run on twins of their roots.
+    pub fn uses_twins(&self) -> bool {
+        self.parts.twin_entries.is_some()
+    }
+
+    /// What slot 256..=271 of each twin must hold; `None` for other slots, and where there are no twins.
+    pub fn twin_entry(&self, slot: usize) -> Option<u64> {
+        let entries = self.parts.twin_entries.as_ref()?;
+        entries.get(slot.checked_sub(FIRST_SLOT)?).copied()
     }
 
     /// What a CPU reaches without a look into memory, now.

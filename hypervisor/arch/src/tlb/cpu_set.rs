@@ -61,16 +61,15 @@ impl CpuSet {
 
     /// Its CPUs, from the lowest number on.
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
-        (0_u32..)
-            .step_by(64)
-            .zip(self.0)
-            .flat_map(|(first, mut word)| {
-                core::iter::from_fn(move || {
-                    let bit = word.trailing_zeros();
-                    word &= word.wrapping_sub(1);
-                    (bit < 64).then(|| CpuId::new(first.wrapping_add(bit)))
-                })
+        let set = *self;
+        (0..WORDS as u32).flat_map(move |index| {
+            let mut word = set.0.get(index as usize).copied().unwrap_or(0);
+            core::iter::from_fn(move || {
+                let bit = word.trailing_zeros();
+                word &= word.wrapping_sub(1);
+                (bit < 64).then(|| CpuId::new((index << 6) | bit))
             })
+        })
     }
 }
 

@@ -220,7 +220,7 @@ impl<S: Deref<Target = [CpuTlb]>> Tlb<S> {
         if stamp == TlbStamp::NEVER {
             return stale;
         }
-        for (cpu, id) in self.cpus.iter().zip(0..) {
+        for (cpu, id) in self.cpus.iter().zip(0..CpuSet::CAPACITY) {
             // ORDERING: Acquire pairs with the notes of `flush_all` and `forget_everything`.
             let flushed_at = cpu.flushed_at.load(Ordering::Acquire);
             let is_stale = flushed_at <= stamp.0 || stamp == TlbStamp::LAST && flushed_at != EMPTY;

@@ -154,7 +154,7 @@ pub const OPTIONS: &[CommandOption] = &[
         syntax: "boolean",
         default: "off",
         meaning: "Address spaces of guests have numbers in the TLB (process-context identifiers), if the CPU has them, so \
-                  that a switch of page tables need not empty it. Off by default, since it has not run on such a CPU. \
+                  that a switch of page tables need not empty it. Not together with `xpti`. Off by default, since it has not run on such a CPU. \
                   Xen's `pcid=xpti` and `pcid=noxpti` are not supported.",
         set: into!(pcid, Value::boolean),
     },

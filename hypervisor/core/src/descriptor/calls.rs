@@ -12,7 +12,6 @@ use oxen_arch::memory::BadFrame;
 use super::check::check;
 use super::fault::map_ldt_page;
 use super::tables::Place;
-use crate::frame::Memory;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -25,35 +24,52 @@ use crate::page_type::{HeldType, PageType, Stop, TypeRef, promote};
 /// `EINVAL`: too many descriptors, or a frame is not the caller's, is used as something else, or holds a descriptor that is not
 /// allowed. `EFAULT`: the list could not be read. The table is as before then. ABI: `public/xen.h`, `HYPERVISOR_set_gdt`.
 #[doc(alias = "HYPERVISOR_set_gdt")]
+#[inline(never)]
 pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) -> HypercallResult {
     let count = usize::try_from(entries)
         .ok()
         .filter(|&count| count <= FIRST_RESERVED_GDT_ENTRY)
         .ok_or(Errno::EINVAL)?;
-    let taken = take_gdt(ctx, frames.into(), count.div_ceil(PAGE_ENTRIES));
-    let tables = &mut ctx.state.tables;
+    // All of the list before any of its frames: that is the order of errors that guests know.
+    let list = read_list(ctx, frames.into(), count.div_ceil(PAGE_ENTRIES));
+    let taken = match list {
+        Ok(list) => take_gdt(ctx, &list),
+        Err(errno) => Err(errno.into()),
+    };
     match taken {
         Ok(()) => {
-            let next = core::mem::take(&mut tables.next_gdt);
-            let old = core::mem::replace(&mut tables.gdt, next);
+            let tables = &mut ctx.state.tables;
+            core::mem::swap(&mut tables.gdt, &mut tables.next_gdt);
             tables.load_gdt(ctx.cpu);
-            give_back(ctx.memory(), old);
+            // That is the old one now.
+            forget_next(ctx, 0);
             Ok(Reply::DONE)
         }
         Err(Stop::Refused(errno)) => {
-            let next = core::mem::take(&mut tables.next_gdt);
-            give_back(ctx.memory(), next);
+            forget_next(ctx, 0);
             Err(errno)
         }
         Err(Stop::Again) => Ok(Reply::Continue(Continuation::SetGdt { frames, entries })),
     }
 }
 
-/// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken
-/// again, if the list still names them.
-fn take_gdt(ctx: &mut CallCtx<'_>, frames: GuestPtr<u64>, pages: usize) -> Result<(), Stop> {
+fn read_list(
+    ctx: &CallCtx<'_>,
+    frames: GuestPtr<u64>,
+    pages: usize,
+) -> Result<ArrayVec<Mfn, GDT_PAGES>, Errno> {
+    let mut list = ArrayVec::new();
     for index in 0..pages {
         let mfn = Mfn::new(frames.element(index as u64).read(ctx.cpu)?);
+        list.try_push(mfn).map_err(|_| Errno::EINVAL)?;
+    }
+    Ok(list)
+}
+
+/// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken
+/// again, if the list still names them.
+fn take_gdt(ctx: &mut CallCtx<'_>, list: &[Mfn]) -> Result<(), Stop> {
+    for (index, &mfn) in list.iter().enumerate() {
         let taken = ctx.state.tables.next_gdt.get(index).map(HeldType::mfn);
         if taken != Some(mfn) {
             forget_next(ctx, index);
@@ -69,7 +85,7 @@ fn take_gdt(ctx: &mut CallCtx<'_>, frames: GuestPtr<u64>, pages: usize) -> Resul
                 })?;
         }
     }
-    forget_next(ctx, pages);
+    forget_next(ctx, list.len());
     Ok(())
 }
 
@@ -79,12 +95,6 @@ fn forget_next(ctx: &mut CallCtx<'_>, index: usize) {
         if let Some(held) = ctx.state.tables.next_gdt.pop() {
             drop(TypeRef::from_held(ctx.memory(), held));
         }
-    }
-}
-
-fn give_back(memory: Memory<'_>, pages: ArrayVec<HeldType, GDT_PAGES>) {
-    for held in pages {
-        drop(TypeRef::from_held(memory, held));
     }
 }
 
@@ -100,6 +110,7 @@ pub(super) fn acquire<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>
 /// `EINVAL`: the address is not that of a descriptor, the descriptor is not allowed (wherever it would go to), or the frame
 /// is not the caller's or used as something else; nothing has changed. ABI: `public/xen.h`, `HYPERVISOR_update_descriptor`.
 #[doc(alias = "HYPERVISOR_update_descriptor")]
+#[inline(never)]
 pub fn update_descriptor(ctx: &mut CallCtx<'_>, maddr: u64, descriptor: u64) -> HypercallResult {
     match update(ctx, Maddr::new(maddr), descriptor) {
         Ok(()) => Ok(Reply::DONE),

@@ -97,6 +97,11 @@ impl Domain {
         *self.shared_info_hold.lock() = Some(hold);
     }
 
+    /// What keeps the shared page writable.
+    pub(crate) fn shared_info_held(&self) -> Option<Mfn> {
+        self.shared_info_hold.lock().as_ref().map(HeldType::mfn)
+    }
+
     /// Adds the vCPU of the next number; refused, with the vCPU, if there are too many or it has another number.
     pub fn add_vcpu(&mut self, vcpu: FrameBox<Vcpu>) -> Result<(), FrameBox<Vcpu>> {
         if usize::try_from(vcpu.id.get()) != Ok(self.vcpus.len()) {

@@ -12,6 +12,7 @@
 //! Every operation costs a bounded number of steps, whatever is allocated: at most one look at each zone, and one block
 //! split or joined per order.
 
+use dom0_abi::addr::Mfn;
 use oxen_arch::boot::MfnRange;
 
 use super::table::{FrameIndex, Links, Table};
@@ -56,6 +57,18 @@ impl FreeLists {
     /// How many frames are free.
     pub(super) fn nr_free(&self) -> u64 {
         self.nr_free
+    }
+
+    /// Visits all blocks. It ends even if lists are not what they should be.
+    pub(super) fn visit(&self, table: Table<'_>, mut visit: impl FnMut(Mfn, u8)) {
+        let heads = self.zones.iter().flat_map(|zone| (0..).zip(zone.heads));
+        for (order, mut next) in heads {
+            for _ in 0..table.end() {
+                let Some(index) = next else { break };
+                visit(index.mfn(), order);
+                next = table.get(index).and_then(|record| record.links().next);
+            }
+        }
     }
 
     /// Takes a block out, from the highest zone whose addresses have at most `address_bits` bits. The frame's record

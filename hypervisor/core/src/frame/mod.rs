@@ -39,9 +39,11 @@ use owners::Owners;
 pub use refs::FrameRef;
 use table::Table;
 pub use table::{FrameIndex, FrameRecord};
-use type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState, TypeWord};
+pub use type_word::TypeState;
+use type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
 pub use undo::UndoQueue;
-use word::{Effect, Event, Kind};
+pub(crate) use word::Kind;
+use word::{Effect, Event};
 
 /// Where frames may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +170,22 @@ impl Frames {
     /// Visits the frames that [`Self::count_of`] counts. The domain must stand still.
     pub fn visit_of(&self, owner: DomId, visit: impl FnMut(Mfn)) {
         self.owners.walk(self.table(), owner, visit);
+    }
+
+    /// One more than the highest frame that there is a record of.
+    pub fn end(&self) -> Mfn {
+        Mfn::new(self.table().end())
+    }
+
+    /// What a frame is, and is used as: for those who compare it with what they find (`audit`).
+    pub(crate) fn words(&self, mfn: Mfn) -> Option<(Kind, TypeState)> {
+        let record = self.table().of(mfn)?;
+        Some((record.word().kind(), record.type_word().state()))
+    }
+
+    /// Visits the free blocks: the first frame of each, and its order.
+    pub(crate) fn visit_free(&self, visit: impl FnMut(Mfn, u8)) {
+        self.lists.lock().free.visit(self.table(), visit);
     }
 
     /// The next frame that the end of the domain has not come to. It comes once.
@@ -396,19 +414,22 @@ impl<'m> Memory<'m> {
         Ok(())
     }
 
-    /// Remembers that the last entry that led to the frame is gone as of now.
+    /// Remembers that the last entry that led to the frame is gone as of now, and what it was used as last: it may become the
+    /// same domain's again without passing through the free lists.
     fn leave(&self, mfn: Mfn) {
         if let Some(record) = self.frames.table().of(mfn) {
-            let word = TypeWord::new(TypeState::None {
-                was: None,
-                stamp: self.machine.tlb_stamp(),
-            });
-            let word = if record.type_word().is_incoherent() {
+            let old = record.type_word();
+            let was = match old.state() {
+                TypeState::None { was, .. } => was,
+                _ => None,
+            };
+            let stamp = self.machine.tlb_stamp();
+            let word = TypeWord::new(TypeState::None { was, stamp });
+            record.set_type_word(if old.is_incoherent() {
                 word.incoherent()
             } else {
                 word
-            };
-            record.set_type_word(word);
+            });
         }
     }
 }

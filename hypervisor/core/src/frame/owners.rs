@@ -76,15 +76,16 @@ impl Owners {
         self.of(owner).map_or(0, |lists| lists.lock().count)
     }
 
-    /// The frame behind this one in its list, or the first of the lists of a domain. For tests and debug keys: the lists must
-    /// not change meanwhile.
+    /// Visits all frames in the lists of a domain.
     pub(super) fn walk(&self, table: Table<'_>, owner: DomId, mut visit: impl FnMut(Mfn)) {
         let Some(lists) = self.of(owner) else {
             return;
         };
         let lists = lists.lock();
         for mut next in [lists.held, lists.lingering] {
-            while let Some(index) = next {
+            // No list is longer than the table, whatever became of it.
+            for _ in 0..table.end() {
+                let Some(index) = next else { break };
                 visit(index.mfn());
                 next = table.get(index).and_then(|record| record.links().next);
             }

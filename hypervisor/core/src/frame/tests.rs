@@ -237,6 +237,22 @@ fn a_frame_lives_until_its_last_reference_ends() {
 }
 
 #[test]
+fn i1_a_frame_that_comes_back_is_flushed_before_it_is_a_table() {
+    let bench = Bench::new(16);
+    let (frames, memory) = (&bench.frames, bench.memory());
+    let mfn = assigned(memory, A);
+    drop(crate::page_type::TypeRef::writable(memory, mfn, A).unwrap());
+    let taken = memory.take_domain_frame(mfn, A).unwrap();
+    memory.give_back(taken);
+    let state = frames.type_state(mfn);
+    let was = Some(type_word::PageType::Writable);
+    assert!(
+        matches!(state, Some(TypeState::None { was: last, stamp }) if last == was && stamp != TlbStamp::NEVER),
+        "a CPU may write to it still: {state:?}"
+    );
+}
+
+#[test]
 fn no_reference_to_what_no_domain_has() {
     let bench = Bench::new(16);
     let (machine, frames, memory) = (&bench.machine, &bench.frames, bench.memory());

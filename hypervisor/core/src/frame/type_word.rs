@@ -478,3 +478,6 @@ fn without(ty: PageType, progress: u16, stamp: TlbStamp) -> (TypeState, TypeEffe
 pub(crate) fn needs_flush(was: Option<PageType>, new: PageType) -> bool {
     was.is_some_and(|was| was != new)
 }
+
+#[cfg(test)]
+mod tests;

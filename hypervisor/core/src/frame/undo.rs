@@ -58,6 +58,20 @@ impl UndoQueue {
         self.has_any.store(true, Ordering::Relaxed);
     }
 
+    /// Visits what is in it.
+    pub(crate) fn visit(&self, frames: &Frames, mut visit: impl FnMut(Mfn)) {
+        let mut next = *self.head.lock();
+        // No queue is longer than the table, whatever became of it.
+        for _ in 0..frames.end().get() {
+            let Some(index) = next else { break };
+            visit(index.mfn());
+            next = match frames.type_state(index.mfn()) {
+                Some(TypeState::Undoing { next, .. }) => next,
+                _ => None,
+            };
+        }
+    }
+
     /// Takes one out.
     pub(crate) fn pop(&self, frames: &Frames) -> Option<ToUndo> {
         let mut head = self.head.lock();

@@ -1,5 +1,7 @@
 //! The table of hypercalls: what each does here, who may call it, who handles it. Dispatch and the coverage page of the
 //! documentation are made from it; a call that the ABI gains does not compile until it has a row.
+//!
+//! Handlers with much on the stack are not inlined here: a short call should not pay for their frames.
 
 use core::fmt::{self, Write};
 
@@ -76,10 +78,7 @@ table! {
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
     PhysdevOpCompat => Planned("Debian's kernel as dom0");
     GrantTableOp => Planned("grants");
-    VmAssist { command, kind } => Done(
-        "writable page tables are recorded; their emulation comes with page types",
-        vm_assist::vm_assist(ctx, command, kind)
-    );
+    VmAssist { command, kind } => Done("", vm_assist::vm_assist(ctx, command, kind));
     UpdateVaMappingOtherdomain { va, entry, flags, owner } => Done(
         "",
         mmu::update_va_mapping_otherdomain(ctx, va, entry, flags, owner)

@@ -66,7 +66,7 @@ const WORDS: usize = crate::domain::MAX_VCPUS / 64;
 fn vcpu_map(ctx: &CallCtx<'_>, map: GuestHandle<u64>) -> Result<[u64; WORDS], Errno> {
     let mut words = [0; WORDS];
     let count = ctx.domain.vcpus().count().div_ceil(64);
-    for (index, word) in (0..).zip(words.iter_mut().take(count)) {
+    for (index, word) in (0..WORDS as u64).zip(words.iter_mut().take(count)) {
         *word = GuestPtr::from(map).element(index).read(ctx.cpu)?;
     }
     Ok(words)

@@ -29,6 +29,7 @@ const COMMAND: u64 = 7;
 /// `ESRCH`: no such domain; `ENOSYS`: no such command; `EFAULT`: the list is out of reach.
 /// Requests before the one that failed have been carried out, the failed one has changed nothing.
 /// ABI: `public/xen.h`, `HYPERVISOR_mmu_update`.
+#[inline(never)]
 pub fn mmu_update(
     ctx: &mut CallCtx<'_>,
     requests: GuestHandle<MmuUpdate>,

@@ -25,6 +25,7 @@ use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef, promote};
 /// `foreign`: the domain whose frames are pinned, unpinned, cleared or copied. Errors of single requests are at their functions;
 /// `EPERM`, `ESRCH` as for `mmu_update`; `ENOSYS`: no such command; `EFAULT`: the list is out of reach. Requests before
 /// the one that failed have been carried out. ABI: `public/xen.h`, `HYPERVISOR_mmuext_op`.
+#[inline(never)]
 pub fn mmuext_op(
     ctx: &mut CallCtx<'_>,
     ops: GuestHandle<MmuextOp>,

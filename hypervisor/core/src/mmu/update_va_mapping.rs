@@ -1,6 +1,6 @@
 //! `update_va_mapping` and `update_va_mapping_otherdomain`: the L1 entry for an address of the caller's own, with a flush.
 
-use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::DomId;
@@ -23,6 +23,7 @@ use crate::page_type::entry::Entry;
 /// caller's, or is used as something else; `EPERM`: it maps a device that the caller may not reach; nothing has changed then.
 /// `EFAULT`: the map of vCPUs to flush cannot be read; the entry has been written.
 /// ABI: `public/xen.h`, `HYPERVISOR_update_va_mapping`, `UVMF_*`.
+#[inline(never)]
 pub fn update_va_mapping(
     ctx: &mut CallCtx<'_>,
     va: GuestAddr,
@@ -36,6 +37,7 @@ pub fn update_va_mapping(
 
 /// The same for a page of another domain, or of none. Fails further as `mmu_update` does for its owner.
 /// ABI: `public/xen.h`, `HYPERVISOR_update_va_mapping_otherdomain`.
+#[inline(never)]
 pub fn update_va_mapping_otherdomain(
     ctx: &mut CallCtx<'_>,
     va: GuestAddr,
@@ -82,7 +84,7 @@ fn update(
 fn flush(ctx: &CallCtx<'_>, va: GuestAddr, flags: u64) -> Result<(), Errno> {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
         UVMF_TLB_FLUSH => Some(Flush::All),
-        UVMF_INVLPG => flush::of_page(GuestAddr::new(va.get() & !(PAGE_SIZE as u64 - 1))),
+        UVMF_INVLPG => flush::of_page(va),
         // None, and a type that means nothing.
         _ => return Ok(()),
     };

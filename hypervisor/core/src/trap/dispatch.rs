@@ -9,6 +9,7 @@ use super::Injection;
 use super::crash::CrashReason;
 use super::emulate;
 use super::exception::{Exception, PageFaultCode, Vector};
+use super::page_table_write;
 use super::return_path::HostEnd;
 use crate::descriptor;
 use crate::domain::Capabilities;
@@ -87,7 +88,7 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         _ if is_of_return => Some(Exception::new(vector, ctx.regs.error_code)),
         Vector::GeneralProtection => return general_protection(ctx),
         Vector::InvalidOpcode => emulate(ctx),
-        Vector::PageFault => Some(page_fault(ctx)),
+        Vector::PageFault => page_fault(ctx),
         Vector::Debug => Some(debug(ctx)),
         Vector::DeviceNotAvailable => device_not_available(ctx),
         Vector::Nmi => {
@@ -162,9 +163,13 @@ fn may_interrupt(ctx: &CallCtx<'_>, vector: u8) -> bool {
     ctx.state.traps.get(vector).dpl() >= level
 }
 
-/// A page fault of the guest's own.
-fn page_fault(ctx: &CallCtx<'_>) -> Exception {
-    Exception::pf(ctx.cpu.fault_address(), page_fault_code(ctx))
+/// A write to a page table, which we carry out, or a page fault of the guest's own.
+fn page_fault(ctx: &mut CallCtx<'_>) -> Option<Exception> {
+    let address = ctx.cpu.fault_address();
+    match page_table_write::carry_out(ctx, address) {
+        Some(done) => done.err(),
+        None => Some(Exception::pf(address, page_fault_code(ctx))),
+    }
 }
 
 /// The error code of a page fault as the guest sees it. What the CPU calls user mode is, for the guest, its kernel too.

@@ -14,6 +14,7 @@ pub mod flags;
 pub mod instruction;
 pub mod iret;
 pub mod mode;
+pub mod page_table_write;
 pub mod return_path;
 
 #[cfg(test)]

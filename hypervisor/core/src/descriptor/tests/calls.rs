@@ -56,6 +56,10 @@ fn a_gdt_is_replaced_as_a_whole_or_not_at_all() {
         let result = guest.finish(Hypercall::SetGdt, [list, 1, 0, 0, 0]);
         assert_eq!(result, failure(Errno::EFAULT), "{list:#x}");
     }
+    // The list is read before a frame is looked at.
+    guest.put(DATA_END - 8, &nowhere.get());
+    let result = guest.finish(Hypercall::SetGdt, [DATA_END - 8, 513, 0, 0, 0]);
+    assert_eq!(result, failure(Errno::EFAULT));
     assert_eq!(guest.cpu.descriptor_pages(), frames[..2]);
     assert_eq!(guest.make_writable(page(2)), 0, "nobody holds it");
     // One frame may be all pages of a table; the upper half of the number is not looked at.

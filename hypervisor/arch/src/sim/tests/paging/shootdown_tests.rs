@@ -242,6 +242,107 @@ fn a_global_entry_beside_pcids_is_a_broken_invariant() {
     read(&cpu, HERE);
 }
 
+/// A machine on whose twins guests run.
+fn with_twins() -> Bench {
+    Bench::of(SimConfig {
+        xpti: Some(true),
+        ..SimConfig::new(4 * MIB)
+    })
+}
+
+/// A root's twin as it should be.
+fn twin(bench: &mut Bench, root: Mfn) -> Mfn {
+    let twin = bench.frame();
+    let mem = bench.machine.mem();
+    mem.copy_frame(root, twin).unwrap();
+    for slot in 256..=271 {
+        let entry = bench.machine.twin_entry(slot).unwrap();
+        mem.store_u64(twin.at(slot * 8), entry).unwrap();
+    }
+    twin
+}
+
+#[test]
+fn a_twin_shows_little_of_the_hypervisor() {
+    let bench = with_twins();
+    assert!(bench.machine.uses_twins());
+    assert_eq!(bench.machine.twin_entry(255), None);
+    assert_eq!(bench.machine.twin_entry(272), None);
+    for slot in 256..=271 {
+        let (full, twin) = (
+            bench.machine.root_entry(slot),
+            bench.machine.twin_entry(slot),
+        );
+        match slot {
+            256 | 259 => assert_eq!(twin, full),
+            257 => assert!(twin != full && twin != Some(0)),
+            _ => assert_eq!(twin, Some(0)),
+        }
+    }
+    let without = Bench::new(1, 1);
+    assert!(!without.machine.uses_twins() && without.machine.twin_entry(256).is_none());
+    let as_needed = |leaks_supervisor| {
+        let mut config = SimConfig::new(4 * MIB);
+        let facts = config.paging_facts();
+        config.pcid = true;
+        config.xpti = None;
+        config.paging = Some(crate::PagingFacts {
+            leaks_supervisor,
+            ..facts
+        });
+        let machine = Bench::of(config).machine;
+        (machine.uses_twins(), machine.tlb_mode())
+    };
+    assert_eq!(as_needed(true), (true, TlbMode::Global));
+    assert_eq!(as_needed(false), (false, TlbMode::Pcid));
+}
+
+#[test]
+fn a_twin_that_was_forgotten_is_walked() {
+    let mut filled = 0;
+    for seed in 0..64 {
+        let mut bench = Bench::of(SimConfig {
+            seed,
+            xpti: Some(true),
+            ..SimConfig::new(4 * MIB)
+        });
+        let (root, page) = (bench.frame(), bench.page(1));
+        bench.map(root, HERE, page, FULL);
+        let twin = twin(&mut bench, root);
+        let cpu = bench.cpu();
+        cpu.load_roots(root, twin);
+        assert_eq!(read(&cpu, HERE), Some(1));
+        // The root's entry goes, the twin's stays.
+        let slot = Bench::slot(root, 4, HERE);
+        bench.machine.mem().store_u64(slot, 0).unwrap();
+        let stamp = bench.machine.tlb_stamp();
+        bench.machine.flush_stale(&cpu, stamp);
+        bench.machine.agitate();
+        filled += u32::from(holds(&bench, 0, page));
+        // Another root ends the use of the twin.
+        cpu.load_root(root);
+        cpu.flush_tlb();
+        bench.machine.agitate();
+        assert!(!holds(&bench, 0, page));
+    }
+    assert!(filled > 0);
+}
+
+#[test]
+#[should_panic(expected = "slot 262 of twin")]
+fn a_twin_with_the_direct_map_is_a_broken_invariant() {
+    let mut bench = with_twins();
+    let root = bench.frame();
+    let twin = twin(&mut bench, root);
+    let entry = bench.machine.root_entry(262).unwrap();
+    bench
+        .machine
+        .mem()
+        .store_u64(twin.at(262 * 8), entry)
+        .unwrap();
+    bench.cpu().load_roots(root, twin);
+}
+
 /// Frees and uses one page again and again, on several threads, as `core` does: unmap, stamp, flush who is stale, look.
 #[test]
 fn what_was_flushed_is_nowhere() {

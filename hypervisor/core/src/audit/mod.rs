@@ -1,0 +1,170 @@
+//! The auditor: derives from scratch what every record of every frame must say, and reports each difference with the story
+//! of the frame.
+//!
+//! It looks at what there is: the entries of all tables, the roots and descriptor pages of all vCPUs, pins, shared pages, the
+//! lists of owners, free frames and the queues of tables to be undone. Each of them makes *uses* of frames; a frame's counts
+//! must be the number of its uses, and its type what they need. It has its own reader of entries and shares no decision with
+//! `page_type`, so that a mistake there meets another opinion here. Records are read, never changed.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`entries`] | what an entry must be, and what it uses |
+//! | [`uses`] | who uses what: the walk over everything |
+//! | [`tally`] | the uses of each frame, counted, against its record |
+//! | [`translations`] | what a CPU may still remember |
+//! | [`story`] | all that is to be said about one frame |
+//!
+//! INVARIANTS checked here: I1 to I8 of the whole machine, as far as they can be seen while nothing moves. What is seen is
+//! right only while no CPU is at work for a domain.
+
+pub mod entries;
+pub mod story;
+pub mod tally;
+pub mod translations;
+pub mod uses;
+
+use core::fmt;
+
+use dom0_abi::addr::Mfn;
+use dom0_abi::ids::DomId;
+
+use crate::host::Host;
+use crate::page_type::PageType;
+pub use entries::Wrong;
+pub use story::Story;
+pub use tally::Tally;
+pub use uses::{By, Use};
+
+/// A difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The frame that it is about.
+    pub mfn: Mfn,
+    /// What it is.
+    pub what: Problem,
+}
+
+/// What is not as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It has so many general references, and so many are used (I4).
+    General {
+        /// What the record says.
+        recorded: u32,
+        /// What was found.
+        found: u32,
+    },
+    /// Its type has so many references, and so many are used (I3).
+    Types {
+        /// What the record says.
+        recorded: u32,
+        /// What was found.
+        found: u32,
+    },
+    /// Somebody uses it as something that it is not (I1, I2).
+    OtherType {
+        /// Who.
+        by: By,
+        /// As what.
+        needed: PageType,
+    },
+    /// An entry of it must not be.
+    Entry {
+        /// Which.
+        index: u16,
+        /// What is there.
+        entry: u64,
+        /// What is wrong about it.
+        wrong: Wrong,
+    },
+    /// Slot of a root that is the hypervisor's holds something else (I7).
+    Slot {
+        /// Which.
+        index: u16,
+        /// What is there.
+        entry: u64,
+    },
+    /// It is being made ready, and nobody is at it.
+    Changing,
+    /// It belongs to a domain and is in so many lists of its frames instead of one, or is in a list of somebody else's.
+    Listed(u16),
+    /// It is in so many queues of tables to be undone, and should be in one or none.
+    Queued(u16),
+    /// It is no table and is to be undone.
+    NoTable,
+    /// It belongs to nobody and has a type, or is used.
+    Unowned,
+    /// It is in so many free blocks, against what its record says (I5).
+    Free(u16),
+    /// It has no references and is not free.
+    Dead,
+    /// The domain's count of frames, which is another than that of its lists. The frame means nothing.
+    Account {
+        /// Whose.
+        owner: DomId,
+        /// What is counted.
+        recorded: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// A CPU remembers a way to it that must not be (I1, I5, I8).
+    Remembered(translations::Danger),
+}
+
+/// There are fewer tallies than frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFew;
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frame {}: ", self.mfn)?;
+        match self.what {
+            Problem::General { recorded, found } => {
+                write!(f, "{recorded} references recorded, {found} found")
+            }
+            Problem::Types { recorded, found } => {
+                write!(
+                    f,
+                    "{recorded} references to its type recorded, {found} found"
+                )
+            }
+            Problem::OtherType { by, needed } => write!(f, "{by} uses it as {needed:?}"),
+            Problem::Entry {
+                index,
+                entry,
+                wrong,
+            } => write!(f, "entry {index} is {entry:#x}: {wrong:?}"),
+            Problem::Slot { index, entry } => {
+                write!(f, "slot {index}, the hypervisor's, is {entry:#x}")
+            }
+            Problem::Changing => f.write_str("being made ready by nobody"),
+            Problem::Listed(times) => write!(f, "in {times} lists of frames of its owner"),
+            Problem::Queued(times) => write!(f, "in {times} queues of tables to be undone"),
+            Problem::NoTable => f.write_str("to be undone, but no table"),
+            Problem::Unowned => f.write_str("used or typed, but nobody's"),
+            Problem::Free(times) => write!(f, "in {times} free blocks"),
+            Problem::Dead => f.write_str("not free, but nobody refers to it"),
+            Problem::Account {
+                owner,
+                recorded,
+                found,
+            } => write!(f, "domain {owner} counts {recorded} frames and has {found}"),
+            Problem::Remembered(danger) => write!(f, "remembered by a CPU: {danger:?}"),
+        }
+    }
+}
+
+/// Looks at everything and reports every difference. `tallies`: one for each frame ([`crate::frame::Frames::end`]); what they
+/// hold at first does not matter.
+pub fn audit(
+    host: &Host,
+    tallies: &mut [Tally],
+    report: &mut dyn FnMut(Finding),
+) -> Result<(), TooFew> {
+    let end = usize::try_from(host.frames.end().get()).map_err(|_| TooFew)?;
+    let tallies = tallies.get_mut(..end).ok_or(TooFew)?;
+    tallies.fill(Tally::NONE);
+    tally::count(host, tallies, report);
+    tally::compare(host, tallies, report);
+    Ok(())
+}

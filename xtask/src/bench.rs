@@ -1,0 +1,320 @@
+//! `cargo xtask bench`: what operations cost in instructions, on Oxen and on Debian's Xen in the same run.
+//!
+//! A micro-guest measures, under QEMU's `-icount`, where the time stamp counter counts instructions: the figures are the
+//! same on every machine and in every run. Its lines `BENCH <row> <n>` become the rows of one table; a line
+//! `COUNT <row> <name> <n>`, which a bench build of Oxen may add to a row, becomes a column called `<name>`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::guests::{self, Guest};
+use crate::image_build::{self, Built, Profile};
+use crate::process::say;
+use crate::qemu::{Accel, Firmware, Hypervisor, Machine, Medium, Qemu};
+use crate::run::{default_command_line, payload};
+use crate::session::{Expect, Session};
+use crate::workspace::logs_dir;
+
+/// What is measured.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Which operations.
+    #[arg(value_enum, default_value = "micro")]
+    what: What,
+    /// Show only the rows whose names contain this word.
+    #[arg(long, value_name = "WORD")]
+    row: Option<String>,
+}
+
+/// Groups of operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Single calls and traps, asked for by a micro-guest.
+    Micro,
+}
+
+impl What {
+    /// The micro-guest that measures it.
+    fn guest(self) -> &'static str {
+        match self {
+            What::Micro => "bench-mmu",
+        }
+    }
+}
+
+/// A CPU that works with `-icount`: with the newer ones QEMU gives up at an instruction by which Xen starts. It has
+/// everything that a PV hypervisor uses under TCG.
+const CPU: &str = "EPYC";
+/// As long as a run may take.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// What is aimed at: rows, and instructions for one operation.
+const FLOORS: &[(&[&str], u64)] = &[
+    (&["hypercall-shortest"], 60),
+    (&["xen-version"], 80),
+    (&["syscall-round-trip"], 140),
+    (
+        &[
+            "mmu-update-frame",
+            "mmu-update-set",
+            "mmu-update-clear",
+            "mmu-update-flags",
+            "mmu-update-read-only",
+        ],
+        200,
+    ),
+    (&["update-va-mapping-flags"], 150),
+    (
+        &[
+            "trapped-mov",
+            "trapped-mov-clear",
+            "trapped-xchg",
+            "trapped-xchg-frame",
+            "trapped-lock-and",
+        ],
+        200,
+    ),
+    // 2,000 for a table of a tree and 40 for each present entry; a tree has four tables and three entries between them.
+    (&["pin-l1-0", "unpin-l1-0"], 2_000),
+    (&["pin-l1-512", "unpin-l1-512"], 2_000 + 40 * 512),
+    (&["pin-tree-0", "unpin-tree-0"], 4 * 2_000 + 40 * 3),
+    (&["pin-tree-512", "unpin-tree-512"], 4 * 2_000 + 40 * 515),
+    (&["pin-tree-per-entry", "unpin-tree-per-entry"], 40),
+];
+
+/// `cargo xtask bench`.
+pub fn run(options: &Options) -> Result<()> {
+    guests::build()?;
+    let guest = guests::find(options.what.guest())?;
+    let built = image_build::build(Profile::Image)?;
+    let qemu = Qemu::find()?;
+    say(format!(
+        "{} on both hypervisors, in QEMU {}",
+        guest.name, qemu.major
+    ));
+    let (oxen, xen) = std::thread::scope(|scope| {
+        let oxen = scope.spawn(|| measure(Hypervisor::Oxen, &guest, Some(&built), &qemu));
+        let xen = measure(Hypervisor::Xen, &guest, None, &qemu);
+        let oxen = oxen.join();
+        (
+            oxen.unwrap_or_else(|_| anyhow::bail!("a thread panicked")),
+            xen,
+        )
+    });
+    let mut table = Table::default();
+    table.add(Hypervisor::Oxen, &oxen?);
+    table.add(Hypervisor::Xen, &xen?);
+    if let Some(word) = &options.row {
+        table.rows.retain(|row| row.name.contains(word.as_str()));
+    }
+    print!("{}", table.text());
+    Ok(())
+}
+
+/// Boots the guest and returns all that the console shows.
+fn measure(
+    hypervisor: Hypervisor,
+    guest: &Guest,
+    built: Option<&Built>,
+    qemu: &Qemu,
+) -> Result<String> {
+    let name = format!("bench-{hypervisor:?}").to_lowercase();
+    let machine = Machine {
+        name: name.clone(),
+        accel: Accel::Tcg,
+        cpus: 1,
+        memory: guest.memory_mib.to_string(),
+        firmware: Firmware::Bios,
+        medium: Medium::Direct(payload(
+            built,
+            default_command_line(guest.memory_mib),
+            guest.kernel(),
+            guest.command_line.clone(),
+            guest.initrd()?,
+        )?),
+    };
+    let mut command = machine.command(qemu)?;
+    // One instruction is one nanosecond, and the clocks stand still while the CPU does.
+    command.args(["-cpu", CPU, "-icount", "shift=0,sleep=off"]);
+    let log = logs_dir()?.join(format!("{name}.log"));
+    let mut session = Session::start(command, &log, LIMIT)?;
+    session
+        .expect(&[Expect::Pass(guest.binary().into())])
+        .with_context(|| format!("on {hypervisor:?}; log: {}", log.display()))?;
+    Ok(session.text().to_string())
+}
+
+/// One operation.
+#[derive(Debug, Default, PartialEq)]
+struct Row {
+    name: String,
+    oxen: Option<u64>,
+    xen: Option<u64>,
+    /// Oxen's counters.
+    counts: BTreeMap<String, u64>,
+}
+
+/// All operations in the order in which they were first seen.
+#[derive(Debug, Default)]
+struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// Takes what one of the hypervisors' consoles has shown.
+    fn add(&mut self, hypervisor: Hypervisor, text: &str) {
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["BENCH", name, instructions] => {
+                    let instructions = instructions.parse().ok();
+                    let row = self.row(name);
+                    match hypervisor {
+                        Hypervisor::Oxen => row.oxen = instructions,
+                        Hypervisor::Xen => row.xen = instructions,
+                    }
+                }
+                ["COUNT", name, counter, count] if hypervisor == Hypervisor::Oxen => {
+                    if let Ok(count) = count.parse() {
+                        self.row(name).counts.insert(counter.to_string(), count);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn row(&mut self, name: &str) -> &mut Row {
+        let place = self.rows.iter().position(|row| row.name == name);
+        let place = place.unwrap_or_else(|| {
+            self.rows.push(Row {
+                name: name.to_string(),
+                ..Row::default()
+            });
+            self.rows.len() - 1
+        });
+        &mut self.rows[place]
+    }
+
+    /// The table as people read it; what one of the hypervisors cannot do is left out and named at the end.
+    fn text(&self) -> String {
+        let mut counters: Vec<&str> = Vec::new();
+        for name in self.rows.iter().flat_map(|row| row.counts.keys()) {
+            if !counters.contains(&name.as_str()) {
+                counters.push(name);
+            }
+        }
+        let heads = ["row", "oxen", "xen", "ratio", "floor"];
+        let mut lines: Vec<Vec<String>> = vec![
+            heads
+                .iter()
+                .chain(&counters)
+                .map(|head| head.to_string())
+                .collect(),
+        ];
+        let mut missing = Vec::new();
+        for row in &self.rows {
+            let (Some(oxen), Some(xen)) = (row.oxen, row.xen) else {
+                let lacks = if row.oxen.is_none() { "oxen" } else { "xen" };
+                missing.push(format!("{} ({lacks})", row.name));
+                continue;
+            };
+            let ratio = format!("{:.2}", oxen as f64 / xen.max(1) as f64);
+            let floor = floor_of(&row.name).map_or(String::new(), |floor| floor.to_string());
+            let mut line = vec![
+                row.name.clone(),
+                oxen.to_string(),
+                xen.to_string(),
+                ratio,
+                floor,
+            ];
+            line.extend(counters.iter().map(|counter| {
+                row.counts
+                    .get(*counter)
+                    .map_or(String::new(), |count| count.to_string())
+            }));
+            lines.push(line);
+        }
+        let mut text = aligned(&lines);
+        if !missing.is_empty() {
+            text.push_str(&format!("not on both: {}\n", missing.join(", ")));
+        }
+        text
+    }
+}
+
+fn floor_of(name: &str) -> Option<u64> {
+    let row = FLOORS.iter().find(|(names, _)| names.contains(&name));
+    row.map(|&(_, floor)| floor)
+}
+
+/// Columns as wide as they must be, the first to the left, the others to the right.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let cells = lines.iter().filter_map(|line| line.get(column));
+            cells.map(String::len).max().unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, &width))| {
+                if column == 0 {
+                    format!("{cell:width$}")
+                } else {
+                    format!("  {cell:>width$}")
+                }
+            });
+        text.push_str(cells.collect::<String>().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_what_both_can_do() {
+        let mut table = Table::default();
+        table.add(
+            Hypervisor::Oxen,
+            "TEST a: ok\nBENCH xen-version 80\r\nCOUNT xen-version flushes 1\nBENCH b 1000\nBENCH d 7\n",
+        );
+        table.add(
+            Hypervisor::Xen,
+            "BENCH xen-version 240\nCOUNT xen-version flushes 9\nBENCH b 500\nBENCH c 3\n",
+        );
+        assert_eq!(
+            table.text(),
+            "row          oxen  xen  ratio  floor  flushes\n\
+             xen-version    80  240   0.33     80        1\n\
+             b            1000  500   2.00\n\
+             not on both: d (xen), c (oxen)\n"
+        );
+    }
+
+    #[test]
+    fn each_row_has_one_floor() {
+        let mut names: Vec<&str> = FLOORS
+            .iter()
+            .flat_map(|(names, _)| *names)
+            .copied()
+            .collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert_eq!(floor_of("trapped-xchg"), Some(200));
+        assert_eq!(floor_of("trapped-bts"), None);
+    }
+}
