@@ -112,6 +112,11 @@ impl Frames {
         TlbStamp::from_bits(self.clock.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// As `Frames::end`.
+    pub fn end(&self) -> Mfn {
+        Mfn::new(self.frames.len() as u64)
+    }
+
     /// What the frame is used as.
     pub fn type_state(&self, mfn: Mfn) -> Option<TypeState> {
         Some(self.record(mfn).type_word().state())

@@ -4,10 +4,13 @@
 //! writes them, who has the frame alone does both, and the checker fails if any of these meet.
 #![forbid(unsafe_code)]
 
+use arch::CpuId;
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
 use interleavings::frame::type_word::ENTRIES;
 use interleavings::frame::{Claim, Frames, Level, PageType, TypeState};
+use interleavings::sync::atomic::{AtomicU64, Ordering};
+use interleavings::tlb::{CpuSet, CpuTlb, Tlb};
 use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
@@ -100,9 +103,12 @@ fn i1_promotion_and_writable_mapping_exclude_each_other() {
         let frames = Arc::new(Frames::of(A, 1));
         race(
             &frames,
-            [|frames, _| use_as(frames, L1), |frames, me| {
-                map_and_write(frames, me);
-            }],
+            [
+                |frames, _| use_as(frames, L1),
+                |frames, me| {
+                    map_and_write(frames, me);
+                },
+            ],
         );
         is_quiet(&frames);
     });
@@ -158,9 +164,12 @@ fn i2_two_that_promote_to_the_same_type_check_once_at_a_time() {
         let frames = Arc::new(Frames::of(A, 1));
         race(
             &frames,
-            [|frames, _| use_as(frames, L1), |frames, _| {
-                use_as(frames, L1);
-            }],
+            [
+                |frames, _| use_as(frames, L1),
+                |frames, _| {
+                    use_as(frames, L1);
+                },
+            ],
         );
         is_quiet(&frames);
     });
@@ -315,6 +324,66 @@ fn i4_a_frame_is_taken_only_from_those_who_do_not_use_it() {
         user.join().unwrap();
         frames.drain();
         assert!(frames.references(FRAME) < 2);
+    });
+}
+
+/// Two writable mappings of a page, and what the TLBs of two CPUs hold of them.
+struct Mapped {
+    frames: Frames,
+    tlb: Tlb<Vec<CpuTlb>>,
+    entries: [AtomicU64; 2],
+    cached: [AtomicU64; 2],
+}
+
+impl Mapped {
+    /// A CPU walks, at any time.
+    fn fill(&self, cpu: usize) {
+        let seen = self.entries[cpu].load(Ordering::Relaxed);
+        self.cached[cpu].store(seen, Ordering::Relaxed);
+    }
+
+    /// A CPU removes its mapping and ends the reference, as `mmu::update` does.
+    fn unmap(&self, cpu: usize) {
+        self.entries[cpu].swap(0, Ordering::AcqRel);
+        self.frames.release_at(FRAME, || self.tlb.stamp());
+    }
+}
+
+#[test]
+fn i5_who_gets_a_frame_knows_of_every_translation_that_is_left() {
+    check(FEW, || {
+        let world = Arc::new(Mapped {
+            frames: Frames::of(A, 1),
+            tlb: Tlb::new((0..2).map(|_| CpuTlb::new()).collect()),
+            entries: [AtomicU64::new(1), AtomicU64::new(1)],
+            cached: [AtomicU64::new(0), AtomicU64::new(0)],
+        });
+        for cpu in 0..2 {
+            make(&world.frames, FRAME, PageType::Writable);
+            world.tlb.remember_again(CpuId::new(cpu));
+            world.fill(cpu as usize);
+        }
+        let other = {
+            let world = world.clone();
+            thread::spawn(move || world.unmap(1))
+        };
+        world.unmap(0);
+        // This CPU flushes on its own, as for a change of roots; nothing is known of the other.
+        world.tlb.flush_all(CpuId::new(0), || world.fill(0));
+        if let Claim::Work { flush, .. } = world.frames.claim(FRAME, L1, A) {
+            let stale = flush.map_or(CpuSet::EMPTY, |stamp| world.tlb.stale_since(stamp));
+            for cpu in 0..2 {
+                assert!(
+                    stale.contains(CpuId::new(cpu))
+                        || world.cached[cpu as usize].load(Ordering::Relaxed) == 0,
+                    "not said to be stale, but holds a writable translation of a page table"
+                );
+            }
+            world.frames.use_alone(FRAME);
+            world.frames.refuse(FRAME, 0);
+        }
+        other.join().unwrap();
+        is_quiet(&world.frames);
     });
 }
 
@@ -500,7 +569,7 @@ fn i3_a_frame_is_pinned_once() {
 
 #[test]
 fn i3_a_pin_ends_once() {
-    check(ALL, || {
+    check(FEW, || {
         let frames = Arc::new(Frames::of(A, 1));
         make(&frames, FRAME, L1);
         assert!(frames.pin(FRAME));
