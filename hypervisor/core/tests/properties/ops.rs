@@ -78,6 +78,16 @@ impl<'a> Maker<'a> {
         self.rng.pick(&tables)
     }
 
+    fn table_among(&mut self, frames: &[Mfn], level: Level) -> Option<Mfn> {
+        let wanted = PageType::Table(level);
+        let is_one = |mfn: &Mfn| match self.world.host.frames.type_state(*mfn) {
+            Some(TypeState::InUse { ty, .. } | TypeState::Parked { ty, .. }) => ty == wanted,
+            _ => false,
+        };
+        let tables: Vec<_> = frames.iter().copied().filter(is_one).collect();
+        self.rng.pick(&tables)
+    }
+
     /// A frame that is nothing in particular.
     fn loose(&mut self, slot: usize) -> Mfn {
         let loose = self.frames(slot, |state| match state {
@@ -421,9 +431,73 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Selectors make the page of the LDT that they lead to one of descriptors.
+    fn set_segment_base(&mut self) -> Call {
+        const LOCAL: u64 = 4;
+        let index = self.rng.below(9000);
+        Call {
+            call: Hypercall::SetSegmentBase,
+            args: [3, index << 3 | LOCAL | 3, 0, 0, 0],
+            data: Vec::new(),
+        }
+    }
+
+    /// Works on tables of a domain that ends.
+    fn about_the_dying(&mut self, length: u64) -> Call {
+        let dying = self.rng.pick(&self.world.dying).unwrap();
+        let mut frames = Vec::new();
+        let all = &self.world.host.frames;
+        all.visit_of(dying, |mfn| frames.push(mfn));
+        let (id, own) = (u64::from(dying.get()), self.loose(0));
+        let any = |rng: &mut Rng| rng.pick(&frames).unwrap_or(own);
+        let mut data = Vec::new();
+        if self.rng.percent(50) {
+            let mut list = Vec::new();
+            for _ in 0..length {
+                let level = self.level();
+                let mut op = MmuextOp::new_zeroed();
+                op.cmd = self.rng.below(5) as u32;
+                let table = any(self.rng);
+                op.arg1 = self.table_among(&frames, level).unwrap_or(table).get();
+                list.push(op);
+            }
+            let at = self.data(&mut data, list.as_bytes());
+            return Call {
+                call: Hypercall::MmuextOp,
+                args: [at, length, 0, id, 0],
+                data,
+            };
+        }
+        let mut list = Vec::new();
+        for _ in 0..length {
+            let level = self.level();
+            let other = any(self.rng);
+            let table = self.table_among(&frames, level).unwrap_or(other);
+            let target = any(self.rng).start().get();
+            let flags = PRESENT | USER | if self.rng.percent(50) { WRITABLE } else { 0 };
+            let ptr = table.start().get() + self.index(level) * 8;
+            let val = if self.rng.percent(30) {
+                0
+            } else {
+                target | flags
+            };
+            list.push(MmuUpdate { ptr, val });
+        }
+        let at = self.data(&mut data, list.as_bytes());
+        Call {
+            call: Hypercall::MmuUpdate,
+            args: [at, length, 0, (id + 1) << 16 | id, 0],
+            data,
+        }
+    }
+
     fn plain_call(&mut self) -> Call {
         let length = self.length();
-        match self.rng.below(20) {
+        if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
+            return self.about_the_dying(length);
+        }
+        match self.rng.below(22) {
+            20 | 21 => self.set_segment_base(),
             0..9 => self.mmu_update(length),
             9..14 => {
                 let length = length.min(12);
