@@ -694,6 +694,22 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Calls only, of any kind.
+    pub fn calls(&mut self) -> Vec<Call> {
+        let ops = if self.rng.one_in(8) {
+            self.tree()
+        } else if self.rng.one_in(8) {
+            vec![Op::Call(self.multicall())]
+        } else {
+            vec![Op::Call(self.plain_call())]
+        };
+        let calls = ops.into_iter().filter_map(|op| match op {
+            Op::Call(call) => Some(call),
+            _ => None,
+        });
+        calls.collect()
+    }
+
     fn op(&mut self) -> Op {
         match self.rng.below(24) {
             20..23 => self.trapped(),
