@@ -1,17 +1,14 @@
 //! Lock-free parts of the hypervisor, compiled once more with the atomics of a model checker in the place of their own.
 //!
-//! The sources are those of the hypervisor, included by path; nothing there knows of it. They may use `crate::sync::atomic`
-//! (or `oxen_arch::sync::atomic`, the same here) and what else this crate root offers under the names of theirs, and they
+//! The sources are those of the hypervisor, included by path; nothing there knows of it. They may use `crate::sync`
+//! (or `oxen_arch::sync`, the same here) and what else this crate root offers under the names of theirs, and they
 //! make no atomic in a constant. A file with submodules must be a `mod.rs`, so that these are found from here too.
 #![forbid(unsafe_code)]
 
 extern crate self as oxen_arch;
 
-/// What stands for `arch::sync`.
-pub mod sync {
-    pub use loom::hint::spin_loop;
-    pub use loom::sync::atomic;
-}
+pub mod frame;
+pub mod sync;
 
 /// What stands for `arch::boot`.
 pub mod boot {

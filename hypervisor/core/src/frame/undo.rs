@@ -36,7 +36,7 @@ pub(crate) struct ToUndo {
 
 impl UndoQueue {
     /// An empty one.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             head: SpinLock::new(Rank::Undo, None),
             has_any: AtomicBool::new(false),
