@@ -40,7 +40,7 @@ fn domains(host: &Host, cpu: &Cpu) {
         host.out(cpu).answer(format_args!(
             "domain {}: {} frames of {}, assists {:#x}, down: {}",
             domain.id,
-            domain.memory.frames.load(Ordering::Relaxed),
+            domain.nr_pages(&host.frames),
             domain.memory.limit.load(Ordering::Relaxed),
             domain.assists.bits(),
             domain.shutdown.is_down()

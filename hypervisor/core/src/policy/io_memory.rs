@@ -26,6 +26,12 @@ impl IoMemory {
         }
     }
 
+    /// Where interrupt controllers are, in order: reserved addresses, whether firmware says so or not.
+    pub const fn interrupt_controllers(&self) -> [MfnRange; 2] {
+        let ([io_apic], [local_apics]) = (self.read_only, self.hidden);
+        [io_apic, local_apics]
+    }
+
     /// What is at a frame of addresses.
     pub fn kind(&self, machine: &Machine, mfn: Mfn) -> Kind {
         if self.hidden.iter().any(|range| range.contains(mfn)) {
