@@ -31,6 +31,8 @@ macro_rules! form {
                 v = inout(reg) state.operand => operand,
                 f = inout(reg) state.flags => flags,
                 inout("rax") state.rax => rax,
+                out("rdi") _,
+                out("rcx") _,
                 out("r8") _,
                 out("r9") _,
             );

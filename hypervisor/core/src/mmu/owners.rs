@@ -81,9 +81,14 @@ pub(super) fn reach<'a>(ctx: &CallCtx<'a>, tables: DomId, owner: &Owner<'_>) -> 
         Owner::Devices => Pages::Devices,
         Owner::Hypervisor => Pages::Hypervisor,
     };
+    // Nobody gets a device by way of a domain that has none, even if the one that asks has.
+    let rights = match owner {
+        Owner::Domain(named) => named.domain(),
+        Owner::Devices | Owner::Hypervisor => ctx.domain,
+    };
     Reach {
         tables,
         pages,
-        ..Reach::own(host, ctx.domain)
+        ..Reach::own(host, rights)
     }
 }

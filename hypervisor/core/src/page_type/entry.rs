@@ -163,7 +163,8 @@ impl EntryRules {
                 if bits & USER == 0 {
                     fixed |= GUEST_KERNEL;
                 }
-                fixed &= self.global | !GLOBAL;
+                // Whatever the guest said.
+                fixed &= !GLOBAL;
                 if fixed & GUEST_KERNEL == 0 {
                     fixed |= self.global;
                 }

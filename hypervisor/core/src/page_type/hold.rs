@@ -37,7 +37,7 @@ pub struct Reach<'a> {
     pub tables: DomId,
     /// Whose pages may be mapped.
     pub pages: Pages,
-    /// Whether the domain that asks owns devices: it may map them, and choose cache modes.
+    /// Whether the domain whose pages are mapped owns devices: they may be mapped, and cache modes chosen.
     pub has_devices: bool,
     /// What of the machine's addresses devices are.
     pub devices: &'a IoMemory,

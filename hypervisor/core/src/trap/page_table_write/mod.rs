@@ -1,4 +1,5 @@
-//! Writes of a guest's kernel to page tables, as if they were memory (`vm_assist`, writable page tables).
+//! Writes of a guest's kernel to page tables, as if they were memory. Xen carries them out whether the guest has asked for it
+//! (`vm_assist`, writable page tables) or not, and so do we.
 //!
 //! A page table is mapped read-only, so such a write traps. The instruction is decoded ([`decode`]), its result is computed
 //! ([`apply`]), and the entry is replaced with the checks of `mmu_update` ([`crate::mmu::trapped`]). What is not carried out
@@ -16,7 +17,6 @@ mod tests;
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
-use dom0_abi::xen::VmAssist;
 
 use super::exception::{Exception, PageFaultCode};
 use super::instruction::complete;
@@ -41,7 +41,6 @@ const WRITE_TO_READ_ONLY: u32 = PageFaultCode::PRESENT | PageFaultCode::WRITE | 
 pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(), Exception>> {
     let may_be_one = ctx.regs.error_code == WRITE_TO_READ_ONLY
         && ctx.state.mode == GuestMode::Kernel
-        && ctx.domain.assists.contains(VmAssist::WritablePagetables)
         && (ctx.state.tables).is_64bit_code(ctx.host.mem(), ctx.regs.cs);
     if !may_be_one {
         return None;

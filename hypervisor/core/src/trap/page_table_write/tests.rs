@@ -60,7 +60,6 @@ impl Lab {
             guest.call(Hypercall::UpdateVaMapping, [TABLE, mapping, 2]),
             0
         );
-        assert_eq!(guest.call(Hypercall::VmAssist, [0, 2]), 0);
         let slot = TABLE + (READ_ONLY >> 12 & 511) * 8;
         let entry: u64 = guest.get(slot);
         let page = Mfn::new((entry & FRAME) >> 12);
@@ -244,13 +243,6 @@ fn only_the_kernels_writes_to_l1_tables_are_carried_out() {
     lab.guest.regs.cs = dom0_abi::arch::FLAT_CS32;
     lab.refuse(MOV);
     lab.guest.regs.cs = cs;
-    // The assistance is off.
-    let regs = lab.guest.regs;
-    assert_eq!(lab.guest.call(Hypercall::VmAssist, [1, 2]), 0);
-    lab.guest.regs = regs;
-    lab.refuse(MOV);
-    assert_eq!(lab.guest.call(Hypercall::VmAssist, [0, 2]), 0);
-    lab.guest.regs = regs;
     lab.write(MOV);
 }
 

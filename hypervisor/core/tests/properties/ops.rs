@@ -1,0 +1,509 @@
+//! What guests do: calls, valid and hostile, made of frames that could be meant.
+
+use dom0_abi::addr::Mfn;
+use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::xen::{MmuUpdate, MmuextOp, MulticallEntry};
+use oxen_core::frame::TypeState;
+use oxen_core::page_type::{Level, PageType};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::rng::Rng;
+use crate::world::{ARGS, FRAMES, LOOSE, MARKS, PRESENT, USER, WRITABLE, World, linear};
+
+/// A call, and what has to be in memory for it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub call: Hypercall,
+    pub args: [u64; 5],
+    pub data: Vec<(u64, Vec<u8>)>,
+}
+
+/// Something that a vCPU does.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Call(Call),
+    Write(u64, Vec<u8>),
+    Read(u64, usize),
+}
+
+const SELF: u64 = 0x7ff0;
+const IO: u64 = 0x7ff1;
+const XEN: u64 = 0x7ff2;
+
+/// Makes operations for one vCPU.
+pub struct Maker<'a> {
+    pub world: &'a World,
+    pub rng: &'a mut Rng,
+    pub slot: usize,
+    pub seat: usize,
+    /// Where the next data goes to.
+    place: u64,
+}
+
+impl<'a> Maker<'a> {
+    pub fn new(world: &'a World, rng: &'a mut Rng, slot: usize, seat: usize) -> Self {
+        Self {
+            world,
+            rng,
+            slot,
+            seat,
+            place: linear(ARGS + seat),
+        }
+    }
+
+    fn controls(&self) -> bool {
+        self.slot == 0
+    }
+
+    /// The frames of a domain that are in some state.
+    fn frames(&self, slot: usize, wanted: impl Fn(TypeState) -> bool) -> Vec<Mfn> {
+        let frames = &self.world.players[slot].frames;
+        let state = |mfn: &Mfn| self.world.host.frames.type_state(*mfn);
+        let found = frames.iter().filter(|mfn| state(mfn).is_some_and(&wanted));
+        found.copied().collect()
+    }
+
+    /// A table of some level, if there is one.
+    fn table(&mut self, slot: usize, level: Level) -> Option<Mfn> {
+        let wanted = PageType::Table(level);
+        let tables = self.frames(slot, |state| match state {
+            TypeState::InUse { ty, .. }
+            | TypeState::Parked { ty, .. }
+            | TypeState::Undoing { ty, .. } => ty == wanted,
+            _ => false,
+        });
+        self.rng.pick(&tables)
+    }
+
+    /// A frame that is nothing in particular.
+    fn loose(&mut self, slot: usize) -> Mfn {
+        let loose = self.frames(slot, |state| match state {
+            TypeState::None { .. } => true,
+            TypeState::InUse { ty, .. } => ty == PageType::Writable,
+            _ => false,
+        });
+        // Pages that are needed for arguments are spared, mostly.
+        let from = &self.world.players[slot].frames[ARGS..LOOSE];
+        let loose: Vec<_> = loose
+            .into_iter()
+            .filter(|mfn| !from.contains(mfn) || self.rng.one_in(20))
+            .collect();
+        let any = self.world.players[slot].frames[LOOSE];
+        self.rng.pick(&loose).unwrap_or(any)
+    }
+
+    fn level(&mut self) -> Level {
+        let levels = [
+            Level::L1,
+            Level::L1,
+            Level::L1,
+            Level::L2,
+            Level::L2,
+            Level::L3,
+            Level::L4,
+        ];
+        self.rng.pick(&levels).unwrap()
+    }
+
+    /// A frame of the caller's, as a rule.
+    fn mfn(&mut self) -> Mfn {
+        let slot = if self.rng.percent(88) {
+            self.slot
+        } else {
+            self.rng.below(3) as usize
+        };
+        match self.rng.below(20) {
+            0..8 => self.loose(slot),
+            8..13 => {
+                let level = self.level();
+                let any = self.loose(slot);
+                self.table(slot, level).unwrap_or(any)
+            }
+            13..17 => {
+                let frames = &self.world.players[slot].frames;
+                self.rng.pick(frames).unwrap()
+            }
+            17 => {
+                let end = self.world.host.frames.end().get();
+                Mfn::new(self.rng.below(end + 8))
+            }
+            18 => {
+                let odd = [0, 0xfee00, 0xfec00, 0xf_ffff, 0xb8, 0x3_ffff_ffff, 1 << 40];
+                Mfn::new(self.rng.pick(&odd).unwrap())
+            }
+            _ => self.world.host.machine.m2p_frames().start,
+        }
+    }
+
+    /// An entry for a table of some level.
+    fn entry(&mut self, level: Level) -> u64 {
+        if self.rng.percent(14) {
+            return 0;
+        }
+        if self.rng.percent(3) {
+            return self.rng.next();
+        }
+        let mfn = match level {
+            Level::L1 => self.mfn(),
+            _ if self.rng.percent(15) => self.mfn(),
+            level => {
+                let slot = self.slot;
+                let loose = self.loose(slot);
+                if self.rng.percent(20) {
+                    loose
+                } else {
+                    self.table(slot, below(level)).unwrap_or(loose)
+                }
+            }
+        };
+        let mut flags = PRESENT | USER;
+        if self.rng.percent(65) {
+            flags |= WRITABLE;
+        }
+        if self.rng.percent(50) {
+            flags |= self.rng.next() & MARKS;
+        }
+        if self.rng.percent(6) {
+            flags ^= PRESENT;
+        }
+        if self.rng.percent(8) {
+            flags ^= USER;
+        }
+        if self.rng.percent(10) {
+            flags |= 1 << self.rng.below(12);
+        }
+        if self.rng.percent(10) {
+            flags |= 1 << (52 + self.rng.below(12));
+        }
+        mfn.start().get() | flags
+    }
+
+    fn index(&mut self, level: Level) -> u64 {
+        match level {
+            Level::L1 if self.rng.percent(60) => self.rng.below(FRAMES as u64),
+            Level::L4 if self.rng.percent(20) => 254 + self.rng.below(20),
+            _ if self.rng.percent(10) => self.rng.below(512),
+            _ => self.rng.pick(&[0, 0, 1, 2, 2, 3, 4, 511]).unwrap(),
+        }
+    }
+
+    fn mmu_update_request(&mut self, tables: usize) -> MmuUpdate {
+        let level = self.level();
+        let table = self.table(tables, level).filter(|_| self.rng.percent(80));
+        let mfn = match table {
+            Some(table) => table,
+            None if self.rng.percent(70) => self.loose(tables),
+            None => self.mfn(),
+        };
+        let command = match self.rng.below(20) {
+            0 => 1,
+            1..4 => 2,
+            4 => self.rng.below(8),
+            _ => 0,
+        };
+        let offset = self.index(level) * 8;
+        MmuUpdate {
+            ptr: mfn.start().get().wrapping_add(offset) | command,
+            val: self.entry(level),
+        }
+    }
+
+    /// Puts something where a call finds it; a few times, where it does not.
+    fn data(&mut self, call: &mut Vec<(u64, Vec<u8>)>, bytes: &[u8]) -> u64 {
+        if self.rng.percent(2) {
+            let odd = [0, 1 << 47, 0xffff_8000_0000_0000, linear(ARGS) - 16, !7];
+            return self.rng.pick(&odd).unwrap();
+        }
+        let page = linear(ARGS + self.seat);
+        if self.place + bytes.len() as u64 > page + 0x1000 {
+            self.place = page;
+        }
+        let at = self.place;
+        self.place += (bytes.len() as u64).next_multiple_of(8);
+        call.push((at, bytes.to_vec()));
+        at
+    }
+
+    fn done(&mut self, data: &mut Vec<(u64, Vec<u8>)>) -> u64 {
+        if self.rng.percent(60) {
+            0
+        } else {
+            self.data(data, &[0; 8])
+        }
+    }
+
+    /// How long a list is.
+    fn length(&mut self) -> u64 {
+        match self.rng.below(10) {
+            0 => 0,
+            1..6 => 1,
+            6..9 => 1 + self.rng.below(6),
+            _ => 1 + self.rng.below(50),
+        }
+    }
+
+    /// Whose pages; and the number of a place whose tables.
+    fn foreign(&mut self) -> (u64, usize) {
+        let chance = if self.controls() { 30 } else { 4 };
+        if !self.rng.percent(chance) {
+            return (SELF, self.slot);
+        }
+        let other = 1 + self.rng.below(2) as usize;
+        let id = u64::from(self.world.players[other].id.get());
+        match self.rng.below(8) {
+            0 => (IO, self.slot),
+            1 => (XEN, self.slot),
+            2 => (self.rng.below(8), self.slot),
+            3 | 4 => ((id + 1) << 16 | id, other),
+            5 if self.world.config.wild => ((id + 1) << 16 | SELF, other),
+            5 | 6 => {
+                if let Some(dead) = self.world.dying.first() {
+                    (u64::from(dead.get()), self.slot)
+                } else {
+                    (id, self.slot)
+                }
+            }
+            _ => (id, self.slot),
+        }
+    }
+
+    pub fn mmu_update(&mut self, length: u64) -> Call {
+        let mut data = Vec::new();
+        let (foreign, tables) = self.foreign();
+        let list: Vec<_> = (0..length)
+            .map(|_| self.mmu_update_request(tables))
+            .collect();
+        let at = self.data(&mut data, list.as_bytes());
+        let done = self.done(&mut data);
+        Call {
+            call: Hypercall::MmuUpdate,
+            args: [at, self.count(length), done, foreign, 0],
+            data,
+        }
+    }
+
+    fn count(&mut self, length: u64) -> u64 {
+        match self.rng.below(40) {
+            0 => length + 1,
+            1 => length | 1 << 31,
+            _ => length,
+        }
+    }
+
+    fn mmuext_request(&mut self) -> MmuextOp {
+        let mut op = MmuextOp::new_zeroed();
+        op.cmd = match self.rng.below(40) {
+            0..10 => self.rng.below(4) as u32,
+            10..18 => 4,
+            18..21 => 5,
+            21..24 => 15,
+            24..28 => 16,
+            28..31 => 17,
+            31 => 13,
+            32..38 => 6 + self.rng.below(6) as u32,
+            _ => self.rng.below(24) as u32,
+        };
+        let mfn = match op.cmd {
+            // What could be pinned, or is.
+            level @ 0..4 if self.rng.percent(80) => {
+                let levels = [Level::L1, Level::L2, Level::L3, Level::L4];
+                let (slot, level) = (self.slot, levels[level as usize]);
+                let loose = self.loose(slot);
+                self.table(slot, level)
+                    .filter(|_| self.rng.percent(50))
+                    .unwrap_or(loose)
+            }
+            4 if self.rng.percent(80) => {
+                let pinned = self.frames(
+                    self.slot,
+                    |state| matches!(state, TypeState::InUse { is_pinned, .. } if is_pinned),
+                );
+                let any = self.mfn();
+                self.rng.pick(&pinned).unwrap_or(any)
+            }
+            5 | 15 if self.rng.percent(85) => {
+                let any = self.mfn();
+                let slot = self.slot;
+                self.table(slot, Level::L4).unwrap_or(any)
+            }
+            _ => self.mfn(),
+        };
+        op.arg1 = mfn.get();
+        op.arg2 = self.mfn().get();
+        match op.cmd {
+            7 | 9 | 11 => op.arg1 = self.address(),
+            13 => {
+                op.arg1 = linear(self.rng.below(FRAMES as u64) as usize);
+                op.arg2 = self.rng.below(9000);
+            }
+            _ => {}
+        }
+        if matches!(op.cmd, 8 | 9) {
+            op.arg2 = linear(ARGS);
+        }
+        op
+    }
+
+    pub fn mmuext_op(&mut self, length: u64) -> Call {
+        let mut data = Vec::new();
+        let (foreign, _) = self.foreign();
+        let list: Vec<_> = (0..length).map(|_| self.mmuext_request()).collect();
+        let at = self.data(&mut data, list.as_bytes());
+        let done = self.done(&mut data);
+        Call {
+            call: Hypercall::MmuextOp,
+            args: [at, self.count(length), done, foreign & 0xffff, 0],
+            data,
+        }
+    }
+
+    fn address(&mut self) -> u64 {
+        match self.rng.below(20) {
+            0 => self.rng.next(),
+            1 => 0xffff_8000_0000_0000 + self.rng.below(1 << 43),
+            2 => self.rng.below(1 << 32),
+            _ => linear(self.rng.below(FRAMES as u64) as usize),
+        }
+    }
+
+    pub fn update_va_mapping(&mut self) -> Call {
+        let mut va = self.address();
+        if va >> 13 == linear(ARGS) >> 13 && !self.rng.one_in(20) {
+            va = linear(LOOSE);
+        }
+        let flags = match self.rng.below(8) {
+            0 => linear(ARGS) | self.rng.below(3),
+            1 => self.rng.next(),
+            _ => self.rng.below(3) | self.rng.below(2) << 2,
+        };
+        let entry = self.entry(Level::L1);
+        let (foreign, _) = self.foreign();
+        let call = if foreign == SELF {
+            Hypercall::UpdateVaMapping
+        } else {
+            Hypercall::UpdateVaMappingOtherdomain
+        };
+        Call {
+            call,
+            args: [va, entry, flags, foreign & 0xffff, 0].map_owner(call),
+            data: Vec::new(),
+        }
+    }
+
+    fn set_gdt(&mut self) -> Call {
+        let mut data = Vec::new();
+        let pages = self.rng.below(5);
+        let frames: Vec<u64> = (0..pages).map(|_| self.mfn().get()).collect();
+        let at = self.data(&mut data, frames.as_bytes());
+        let entries = pages * 512 - if pages > 0 { self.rng.below(512) } else { 0 };
+        Call {
+            call: Hypercall::SetGdt,
+            args: [at, entries, 0, 0, 0],
+            data,
+        }
+    }
+
+    fn update_descriptor(&mut self) -> Call {
+        let frame = self.mfn();
+        let descriptor = match self.rng.below(3) {
+            0 => self.rng.next(),
+            1 => 0x00cf_9300_0000_ffff,
+            _ => 0,
+        };
+        let at = frame.start().get().wrapping_add(self.rng.below(512) * 8);
+        Call {
+            call: Hypercall::UpdateDescriptor,
+            args: [at, descriptor, 0, 0, 0],
+            data: Vec::new(),
+        }
+    }
+
+    fn plain_call(&mut self) -> Call {
+        let length = self.length();
+        match self.rng.below(20) {
+            0..9 => self.mmu_update(length),
+            9..14 => {
+                let length = length.min(12);
+                self.mmuext_op(length)
+            }
+            14..18 => self.update_va_mapping(),
+            18 => self.set_gdt(),
+            _ => self.update_descriptor(),
+        }
+    }
+
+    fn multicall(&mut self) -> Call {
+        let mut data = Vec::new();
+        let count = 1 + self.rng.below(4);
+        let mut list = Vec::new();
+        for _ in 0..count {
+            let inner = self.plain_call();
+            let mut entry = MulticallEntry::new_zeroed();
+            entry.op = inner.call.number();
+            entry.args[..5].copy_from_slice(&inner.args);
+            data.extend(inner.data);
+            list.push(entry);
+        }
+        let at = self.data(&mut data, list.as_bytes());
+        Call {
+            call: Hypercall::Multicall,
+            args: [at, count, 0, 0, 0],
+            data,
+        }
+    }
+
+    /// A call with one request, which can be refused as a whole.
+    pub fn single(&mut self) -> Call {
+        let mut call = match self.rng.below(5) {
+            0 | 1 => self.mmu_update(1),
+            2 => self.mmuext_op(1),
+            3 => {
+                let mut call = self.update_va_mapping();
+                // Which fails behind the change if the map of vCPUs cannot be read.
+                call.args[2] &= 7;
+                call
+            }
+            _ => self.set_gdt(),
+        };
+        if matches!(call.call, Hypercall::MmuUpdate | Hypercall::MmuextOp) {
+            call.args[1] = 1;
+        }
+        call
+    }
+
+    pub fn op(&mut self) -> Op {
+        match self.rng.below(20) {
+            0..4 => {
+                let at = self.address() + self.rng.below(512) * 8;
+                let entry = self.entry(Level::L1);
+                Op::Write(at, entry.to_le_bytes().to_vec())
+            }
+            4..6 => {
+                let at = self.address();
+                Op::Read(at, 1 + self.rng.below(64) as usize)
+            }
+            6 => Op::Call(self.multicall()),
+            _ => Op::Call(self.plain_call()),
+        }
+    }
+}
+
+fn below(level: Level) -> Level {
+    level.below().unwrap_or(Level::L1)
+}
+
+/// Where the owner stands in the arguments of a call.
+trait MapOwner {
+    fn map_owner(self, call: Hypercall) -> Self;
+}
+
+impl MapOwner for [u64; 5] {
+    fn map_owner(self, call: Hypercall) -> Self {
+        let [va, entry, flags, owner, rest] = self;
+        if call == Hypercall::UpdateVaMapping {
+            [va, entry, flags, 0, rest]
+        } else {
+            [va, entry, flags, owner, rest]
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! A machine with six CPUs and three domains of two vCPUs each, played by one thread.
+//!
+//! Each domain has [`FRAMES`] frames. Its first table maps frame `i` at [`linear`]`(i)`: tables read-only, some pages writable,
+//! some not at all. What a vCPU hands to calls lies in a page of its own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS};
+use dom0_abi::ids::{DomId, VcpuId};
+use oxen_arch::boot::CpuId;
+use oxen_arch::{Cpu, Machine, PagingFacts, SimConfig};
+use oxen_core::audit::translations::{self, Remembered};
+use oxen_core::audit::{self, Finding, Problem, Story, Tally, Wrong};
+use oxen_core::budget::Budget;
+use oxen_core::cmdline::CommandLine;
+use oxen_core::console::Console;
+use oxen_core::domain::privileged_state::PrivilegedState;
+use oxen_core::domain::teardown::{self, Progress};
+use oxen_core::domain::vcpu::{Vcpu, VcpuState};
+use oxen_core::domain::{Capabilities, Domain};
+use oxen_core::frame::{Memory, Placement, Scrub, TypeState, UndoQueue};
+use oxen_core::host::Host;
+use oxen_core::page_type::hold::Reach;
+use oxen_core::page_type::{Level, PageType, TypeRef, promote, undo};
+use oxen_core::policy::ports::PortRights;
+use oxen_core::trap::entry;
+use oxen_core::trap::return_path::Next;
+use zerocopy::FromZeros;
+
+/// Frames of each domain at first.
+pub const FRAMES: usize = 48;
+pub const ROOT: usize = 0;
+pub const L3: usize = 1;
+pub const L2: usize = 2;
+pub const L1: usize = 3;
+pub const USER_ROOT: usize = 4;
+pub const SHARED: usize = 5;
+/// Pages for the arguments of the two vCPUs.
+pub const ARGS: usize = 6;
+/// From here on frames are anything.
+pub const LOOSE: usize = 12;
+
+/// Where the first table maps the frames.
+pub const fn linear(index: usize) -> u64 {
+    0x40_0000 + index as u64 * 0x1000
+}
+
+pub const PRESENT: u64 = 1;
+pub const WRITABLE: u64 = 2;
+pub const USER: u64 = 4;
+/// What CPUs mark in entries at any time.
+pub const MARKS: u64 = 0x60;
+/// Behind a `syscall`.
+const RIP: u64 = 0x41_0002;
+
+/// What kind of machine it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// From where everything follows.
+    pub seed: u64,
+    /// PCIDs instead of global pages.
+    pub pcid: bool,
+    /// CPUs leak what entries name that are not present.
+    pub l1tf: bool,
+    /// The control domain maps what it likes into the tables of others.
+    pub wild: bool,
+    /// No flush that follows from a stamp is made.
+    pub forgets_flushes: bool,
+}
+
+impl Config {
+    /// The machine of a seed.
+    pub fn of(seed: u64) -> Self {
+        Self {
+            seed,
+            pcid: seed & 1 != 0,
+            l1tf: seed & 2 != 0,
+            wild: seed & 4 != 0,
+            forgets_flushes: false,
+        }
+    }
+}
+
+/// A vCPU and the CPU that runs it.
+pub struct Seat {
+    pub cpu: usize,
+    pub regs: CpuUserRegs,
+    /// A call was left half-way: the registers hold the rest.
+    pub is_pending: bool,
+}
+
+/// A domain that lives.
+pub struct Player {
+    pub id: DomId,
+    pub seats: [Seat; 2],
+    /// The frames that it got, in the order of [`linear`].
+    pub frames: Vec<Mfn>,
+}
+
+impl Player {
+    pub fn entry(&self, index: usize, flags: u64) -> u64 {
+        self.frames[index].start().get() | flags
+    }
+}
+
+/// The machine and all that happens on it.
+pub struct World {
+    pub host: Host,
+    pub config: Config,
+    pub cpus: Vec<Cpu>,
+    pub players: Vec<Player>,
+    /// Domains that end.
+    pub dying: Vec<DomId>,
+    next_id: u16,
+    tallies: Vec<Tally>,
+    free_at_first: u64,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returned this.
+    Returned(i64),
+    /// The rest is in the registers.
+    Pending,
+    /// The vCPU does not go on.
+    Gone,
+}
+
+/// What can be known of a frame from outside, but for when and as what it was used before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Books {
+    frames: BTreeMap<u64, (Option<DomId>, u32, String)>,
+    tables: BTreeMap<u64, Vec<u64>>,
+}
+
+impl World {
+    pub fn new(config: Config) -> Self {
+        let mut machine = SimConfig::new(8 << 20);
+        machine.cpus = 6;
+        machine.seed = config.seed;
+        machine.pcid = config.pcid;
+        machine.forgets_flushes = config.forgets_flushes;
+        machine.paging = Some(PagingFacts {
+            address_bits: 46,
+            has_nx: true,
+            leaks_not_present: config.l1tf,
+            leaks_supervisor: config.l1tf,
+        });
+        let (machine, boot) = Machine::new(machine);
+        let cpus: Vec<_> = (0..6).map(|id| machine.cpu(CpuId::new(id))).collect();
+        let settings = CommandLine::parse(&boot.command_line).settings;
+        let console = Console::new(&machine).unwrap();
+        let host = Host::new(machine, &cpus[0], &boot, settings, console).unwrap();
+        let end = host.frames.end().get() as usize;
+        let mut world = Self {
+            free_at_first: host.frames.statistics().free,
+            tallies: vec![Tally::default(); end],
+            host,
+            config,
+            cpus,
+            players: Vec::new(),
+            dying: Vec::new(),
+            next_id: 1,
+        };
+        for slot in 0..3 {
+            let player = world.spawn(slot);
+            world.players.push(player);
+        }
+        world
+    }
+
+    /// Makes the domain of a place: the first controls the others and owns the hardware.
+    fn spawn(&mut self, slot: usize) -> Player {
+        let (id, capabilities) = match slot {
+            // Its number is taken as long as a former one of it lingers.
+            0 if self.host.domains.get(DomId::DOM0).is_none() => (DomId::DOM0, Capabilities::all()),
+            0 => (self.fresh_id(), Capabilities::all()),
+            _ => (self.fresh_id(), Capabilities::empty()),
+        };
+        let [first, second] = [slot * 2, slot * 2 + 1];
+        let host = &self.host;
+        let undo = UndoQueue::new();
+        let memory = host.memory(&self.cpus[first], &undo);
+        let frames: Vec<Mfn> = (0..FRAMES).map(|_| fresh_frame(memory, id)).collect();
+        let mem = host.mem();
+        let put = |table: usize, index: usize, target: usize, flags: u64| {
+            let entry = frames[target].start().get() | flags | PRESENT | USER;
+            mem.store_u64(frames[table].at(index * 8), entry).unwrap();
+        };
+        put(ROOT, 0, L3, WRITABLE);
+        put(USER_ROOT, 0, L3, WRITABLE);
+        put(L3, 0, L2, WRITABLE);
+        put(L2, 2, L1, WRITABLE);
+        for index in 0..FRAMES {
+            match index {
+                ROOT | L3 | L2 | L1 | USER_ROOT => put(L1, index, index, 0),
+                SHARED..LOOSE => put(L1, index, index, WRITABLE),
+                _ if index % 3 == 0 => put(L1, index, index, WRITABLE),
+                _ if index % 3 == 1 => put(L1, index, index, 0),
+                _ => {}
+            }
+        }
+        let shared = frames[SHARED];
+        let ports = PortRights::none();
+        let domain = Domain::new(id, capabilities, ports, shared);
+        let reach = Reach::own(host, &domain);
+        let ty = PageType::Table(Level::L4);
+        let root = |mfn| {
+            let mut budget = Budget::ENDLESS;
+            promote::acquire(memory, &reach, mfn, ty, &mut budget).unwrap()
+        };
+        root(frames[ROOT]).pin().unwrap();
+        let held = TypeRef::writable(memory, shared, id).unwrap();
+        domain.hold_shared_info(held.into_held());
+        let mut vcpus = Vec::new();
+        for number in 0..2_u32 {
+            let info = shared.at(number as usize * 64);
+            // Events are masked.
+            mem.store_u8(shared.at(number as usize * 64 + 1), 1)
+                .unwrap();
+            let mut regs = CpuUserRegs::new_zeroed();
+            (regs.rip, regs.cs, regs.ss) = (RIP, FLAT_CS64, FLAT_SS);
+            (regs.rsp, regs.rflags) = (linear(LOOSE), 0x202);
+            let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+            let mut state = VcpuState::new(regs, root(frames[ROOT]).into_held(), privileged);
+            state.user_root = Some(root(frames[USER_ROOT]).into_held());
+            vcpus.push(Vcpu::new(VcpuId::new(number), info, state));
+        }
+        let domain = host.add_domain(&self.cpus[first], domain, vcpus).unwrap();
+        let seats = [(first, 0), (second, 1)].map(|(cpu, number)| {
+            let mut regs = CpuUserRegs::new_zeroed();
+            let vcpu = VcpuId::new(number);
+            let next = entry::start(host, &self.cpus[cpu], &domain, vcpu, &mut regs);
+            assert_eq!(next, Next::Guest);
+            Seat {
+                cpu,
+                regs,
+                is_pending: false,
+            }
+        });
+        drop(domain);
+        assert!(undo.is_empty());
+        Player { id, seats, frames }
+    }
+
+    fn fresh_id(&mut self) -> DomId {
+        loop {
+            let id = DomId::new(self.next_id);
+            self.next_id = self.next_id % 1000 + 1;
+            if self.host.domains.get(id).is_none() && self.host.frames.count_of(id) == 0 {
+                return id;
+            }
+        }
+    }
+
+    pub fn cpu(&self, slot: usize, seat: usize) -> &Cpu {
+        &self.cpus[self.players[slot].seats[seat].cpu]
+    }
+
+    pub fn memory<'a>(&'a self, cpu: usize, undo: &'a UndoQueue) -> Memory<'a> {
+        self.host.memory(&self.cpus[cpu], undo)
+    }
+
+    /// Begins a call; what was pending is given up.
+    pub fn call(&mut self, slot: usize, seat: usize, number: u64, args: [u64; 5]) -> Outcome {
+        let regs = &mut self.players[slot].seats[seat].regs;
+        (regs.rip, regs.rax) = (RIP, number);
+        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
+        self.enter(slot, seat)
+    }
+
+    /// Goes on with what is pending.
+    pub fn resume(&mut self, slot: usize, seat: usize) -> Outcome {
+        let regs = &mut self.players[slot].seats[seat].regs;
+        regs.rip = regs.rip.wrapping_add(2);
+        self.enter(slot, seat)
+    }
+
+    /// Makes a call to its end.
+    pub fn call_whole(&mut self, slot: usize, seat: usize, number: u64, args: [u64; 5]) -> Outcome {
+        let mut outcome = self.call(slot, seat, number, args);
+        for _ in 0..100_000 {
+            if outcome != Outcome::Pending {
+                return outcome;
+            }
+            outcome = self.resume(slot, seat);
+        }
+        panic!("a call does not end: {number} {args:x?}");
+    }
+
+    fn enter(&mut self, slot: usize, seat: usize) -> Outcome {
+        let Seat {
+            cpu,
+            regs,
+            is_pending,
+        } = &mut self.players[slot].seats[seat];
+        regs.entry_vector = oxen_arch::registers::ENTRY_SYSCALL;
+        let next = entry::handle_hypercall(&self.host, &self.cpus[*cpu], regs);
+        *is_pending = next == Next::Guest && regs.rip == RIP.wrapping_sub(2);
+        match next {
+            Next::Guest if *is_pending => Outcome::Pending,
+            Next::Guest => Outcome::Returned(regs.rax as i64),
+            Next::Idle | Next::Shutdown(_) => Outcome::Gone,
+        }
+    }
+
+    /// Works off what all domains took out of use.
+    pub fn drain(&self) {
+        for player in &self.players {
+            let domain = self.host.domains.get(player.id).unwrap();
+            let memory = self.memory(player.seats[0].cpu, &domain.undo);
+            let mut budget = Budget::ENDLESS;
+            assert!(undo::drain(memory, &mut budget));
+        }
+    }
+
+    /// Ends a domain, whatever it is at.
+    pub fn kill(&mut self, slot: usize) {
+        self.end(slot);
+        let player = self.spawn(slot);
+        self.players[slot] = player;
+    }
+
+    fn end(&mut self, slot: usize) {
+        let player = &self.players[slot];
+        let domain = self.host.domains.get(player.id).unwrap();
+        domain.shutdown.enter(3);
+        drop(domain);
+        for seat in &player.seats {
+            entry::stop(&self.host, &self.cpus[seat.cpu]);
+        }
+        self.dying.push(player.id);
+    }
+
+    /// Goes on with the end of a domain, by a CPU.
+    pub fn tear_down(&mut self, index: usize, cpu: usize, mut budget: Budget) {
+        let id = self.dying[index];
+        let undo = UndoQueue::new();
+        let progress = {
+            let domain = self.host.domains.get(id).unwrap();
+            teardown::release(self.memory(cpu, &undo), &domain, &mut budget)
+        };
+        assert!(undo.is_empty());
+        if progress == Progress::Done && self.host.reap_domain(&self.cpus[cpu], id) {
+            self.dying.remove(index);
+        }
+    }
+
+    /// Ends everything; all memory must be free again (I10, I29).
+    pub fn finish(&mut self) -> Result<(), String> {
+        for slot in 0..3 {
+            self.end(slot);
+        }
+        self.check()?;
+        // What one domain has of another's frames goes with it, so two rounds are enough; three with circles of domains.
+        for _ in 0..3 {
+            for index in (0..self.dying.len()).rev() {
+                self.tear_down(index, 0, Budget::ENDLESS);
+            }
+        }
+        self.check()?;
+        let free = self.host.frames.statistics().free;
+        if !self.dying.is_empty() || free != self.free_at_first {
+            return Err(format!(
+                "domains {:?} are left, {free} of {} frames are free",
+                self.dying, self.free_at_first
+            ));
+        }
+        Ok(())
+    }
+
+    /// Lets the auditor look at everything.
+    pub fn check(&mut self) -> Result<(), String> {
+        let mut findings = Vec::new();
+        let wild = self.config.wild;
+        let mut report = |finding: Finding| {
+            if !(wild && is_wild(&finding)) {
+                findings.push(finding);
+            }
+        };
+        audit::audit(&self.host, &mut self.tallies, &mut report).unwrap();
+        for id in (0..6).map(CpuId::new) {
+            for cached in self.host.machine.cached_frames(id) {
+                let what = Remembered {
+                    address: cached.address,
+                    frames: cached.frames,
+                    writable: cached.writable,
+                    is_table: cached.is_table,
+                };
+                translations::check(&self.host, id, &what, &mut report);
+            }
+            for mfn in self.cpus[id.get() as usize].descriptor_pages() {
+                let ty = self.host.frames.type_state(mfn);
+                if !matches!(
+                    ty,
+                    Some(TypeState::InUse {
+                        ty: PageType::Descriptors,
+                        ..
+                    })
+                ) {
+                    return Err(format!("CPU {id} has frame {mfn} as descriptors: {ty:?}"));
+                }
+            }
+        }
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for finding in findings.iter().take(6) {
+            let story = Story {
+                host: &self.host,
+                mfn: finding.mfn,
+            };
+            writeln!(text, "{finding}\n    {story}").unwrap();
+        }
+        Err(format!("{} findings:\n{text}", findings.len()))
+    }
+
+    /// All counts and types, and what tables hold.
+    pub fn books(&self) -> Books {
+        let mut books = Books {
+            frames: BTreeMap::new(),
+            tables: BTreeMap::new(),
+        };
+        let frames = &self.host.frames;
+        for mfn in (0..frames.end().get()).map(Mfn::new) {
+            let state = frames.type_state(mfn).unwrap();
+            let text = match state {
+                TypeState::None { .. } => String::new(),
+                other => format!("{other:?}"),
+            };
+            let count = frames.reference_count(mfn);
+            if count == 0 && text.is_empty() {
+                continue;
+            }
+            if let TypeState::InUse { ty, .. } = state
+                && ty != PageType::Writable
+            {
+                let load =
+                    |index: usize| self.host.mem().load_u64(mfn.at(index * 8)).unwrap() & !MARKS;
+                books.tables.insert(mfn.get(), (0..512).map(load).collect());
+            }
+            let known = (frames.owner(mfn), count, text);
+            books.frames.insert(mfn.get(), known);
+        }
+        books
+    }
+
+    /// Writes to a guest's memory as its own code does.
+    pub fn write(&self, slot: usize, seat: usize, at: u64, bytes: &[u8]) -> bool {
+        let cpu = self.cpu(slot, seat);
+        cpu.write_guest_bytes(GuestAddr::new(at), bytes).is_ok()
+    }
+
+    /// Reads it.
+    pub fn read(&self, slot: usize, seat: usize, at: u64, bytes: &mut [u8]) -> bool {
+        let cpu = self.cpu(slot, seat);
+        cpu.read_guest_bytes(GuestAddr::new(at), bytes).is_ok()
+    }
+}
+
+/// What a control domain may bring about that writes what it likes into the tables of others.
+fn is_wild(finding: &Finding) -> bool {
+    matches!(
+        finding.what,
+        Problem::Entry {
+            wrong: Wrong::Foreign(_) | Wrong::Cache | Wrong::Device,
+            ..
+        } | Problem::Remembered(translations::Danger::Foreign(..))
+    )
+}
+
+/// A frame for a domain. It must be zero (I11).
+fn fresh_frame(memory: Memory<'_>, id: DomId) -> Mfn {
+    let held = memory.alloc(0, Placement::Anywhere).unwrap();
+    let mfn = memory.assign(held, id, Scrub::Zero).unwrap().start;
+    let word = memory.mem().next_nonzero_word(mfn, 0).unwrap();
+    assert_eq!(word, None, "frame {mfn} is new and holds something");
+    mfn
+}
+
+impl Books {
+    /// The first difference, in words.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        if self == other {
+            return None;
+        }
+        for (mfn, frame) in &self.frames {
+            if other.frames.get(mfn) != Some(frame) {
+                let now = other.frames.get(mfn);
+                return Some(format!("frame {mfn:#x} was {frame:?} and is {now:?}"));
+            }
+        }
+        for (mfn, frame) in &other.frames {
+            if !self.frames.contains_key(mfn) {
+                return Some(format!("frame {mfn:#x} was nothing and is {frame:?}"));
+            }
+        }
+        for (mfn, table) in &self.tables {
+            let now = other.tables.get(mfn)?;
+            let index = (0..512).find(|&index| table[index] != now[index]);
+            if let Some(index) = index {
+                let (was, is) = (table[index], now[index]);
+                return Some(format!(
+                    "entry {index} of table {mfn:#x} was {was:#x} and is {is:#x}"
+                ));
+            }
+        }
+        Some(String::from("something changed"))
+    }
+}
