@@ -365,11 +365,13 @@ fn i5_who_gets_a_frame_knows_of_every_translation_that_is_left() {
         }
         let other = {
             let world = world.clone();
-            thread::spawn(move || world.unmap(1))
+            thread::spawn(move || {
+                // On its own, as for a change of roots, while the mapping is still there.
+                world.tlb.flush_all(CpuId::new(1), || world.fill(1));
+                world.unmap(1);
+            })
         };
         world.unmap(0);
-        // This CPU flushes on its own, as for a change of roots; nothing is known of the other.
-        world.tlb.flush_all(CpuId::new(0), || world.fill(0));
         if let Claim::Work { flush, .. } = world.frames.claim(FRAME, L1, A) {
             let stale = flush.map_or(CpuSet::EMPTY, |stamp| world.tlb.stale_since(stamp));
             for cpu in 0..2 {
