@@ -48,7 +48,7 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     let built = build(host.memory(&cpus[0], &undo), request).unwrap();
     let mut regs = CpuUserRegs::new_zeroed();
     {
-        let domain = dom0::add(&host, &cpus[0], &built, &[]).unwrap();
+        let domain = dom0::add(&host, &cpus[0], &built, None, &[]).unwrap();
         let next = entry::start(&host, &cpus[0], &domain, VcpuId::new(0), &mut regs);
         assert_eq!(next, Next::Guest);
     }
