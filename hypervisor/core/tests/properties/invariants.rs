@@ -581,6 +581,7 @@ fn alike(seed: u64, mut differ: impl FnMut(&mut World, &mut Rng)) {
     plain.host.set_entry_budget(Budget::ENDLESS);
     let (mut rng, mut extra) = (Rng::new(seed), Rng::new(!seed));
     for step in 0..300 {
+        plain.refresh(1);
         let seat = rng.below(2) as usize;
         let ops = Maker::new(&plain, &mut rng, 1, seat).calls();
         for call in ops {

@@ -1,7 +1,10 @@
 //! What guests do: calls, valid and hostile, made of frames that could be meant.
 
-use dom0_abi::addr::Mfn;
+use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::ids::DomId;
+use dom0_abi::memory::{MemoryCommand, MemoryExchange, MemoryReservation};
 use dom0_abi::xen::{MmuUpdate, MmuextOp, MulticallEntry};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::{Level, PageType};
@@ -431,6 +434,76 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Frames that come and go.
+    fn memory_op(&mut self) -> Call {
+        let mut data = Vec::new();
+        let domid = match self.foreign().0 & 0xffff {
+            IO | XEN => SELF,
+            id => id,
+        };
+        let order = self.rng.pick(&[0, 0, 0, 0, 1, 2, 3]).unwrap();
+        let count = 1 + self.rng.below(6);
+        let command = match self.rng.below(10) {
+            0..4 => MemoryCommand::DecreaseReservation,
+            4 | 5 => MemoryCommand::IncreaseReservation,
+            6 | 7 => MemoryCommand::PopulatePhysmap,
+            _ => MemoryCommand::Exchange,
+        };
+        let mut number = u64::from(command.get());
+        if self.rng.one_in(40) {
+            number |= self.rng.next() & 0x3ff << 6;
+        }
+        let list: Vec<u64> = (0..count)
+            .map(|_| match command {
+                MemoryCommand::DecreaseReservation | MemoryCommand::Exchange => {
+                    self.given_away().get()
+                }
+                _ => self.rng.below(1 << 20),
+            })
+            .collect();
+        let start = self.data(&mut data, list.as_bytes());
+        let reservation = |start, count, order| {
+            let mut reservation = MemoryReservation::new_zeroed();
+            reservation.extent_start = GuestHandle::new(GuestAddr::new(start));
+            (reservation.nr_extents, reservation.extent_order) = (count, order);
+            reservation.domid = DomId::new(domid as u16);
+            reservation
+        };
+        let arg = if command == MemoryCommand::Exchange {
+            let pfns: Vec<u64> = (0..8).map(|_| self.rng.below(1 << 20)).collect();
+            let results = self.data(&mut data, pfns.as_bytes());
+            let (from, to) = self.rng.pick(&[(0, 0), (0, 0), (0, 1), (1, 0)]).unwrap();
+            let mut exchange = MemoryExchange::new_zeroed();
+            let given = count >> to << to;
+            exchange.input = reservation(start, given, from);
+            exchange.output = reservation(results, given << from >> to, to);
+            self.data(&mut data, exchange.as_bytes())
+        } else {
+            let start = if command == MemoryCommand::IncreaseReservation && self.rng.percent(30) {
+                0
+            } else {
+                start
+            };
+            let reservation = reservation(start, count, order);
+            self.data(&mut data, reservation.as_bytes())
+        };
+        Call {
+            call: Hypercall::MemoryOp,
+            args: [number, arg, 0, 0, 0],
+            data,
+        }
+    }
+
+    /// A frame to give away: mostly one that is not used.
+    fn given_away(&mut self) -> Mfn {
+        if self.rng.percent(20) {
+            return self.mfn();
+        }
+        let unused = self.frames(self.slot, |state| matches!(state, TypeState::None { .. }));
+        let any = self.loose(self.slot);
+        self.rng.pick(&unused).unwrap_or(any)
+    }
+
     /// Selectors make the page of the LDT that they lead to one of descriptors.
     fn set_segment_base(&mut self) -> Call {
         const LOCAL: u64 = 4;
@@ -496,8 +569,9 @@ impl<'a> Maker<'a> {
         if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
             return self.about_the_dying(length);
         }
-        match self.rng.below(22) {
+        match self.rng.below(25) {
             20 | 21 => self.set_segment_base(),
+            22..25 => self.memory_op(),
             0..9 => self.mmu_update(length),
             9..14 => {
                 let length = length.min(12);

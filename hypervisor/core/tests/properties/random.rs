@@ -107,6 +107,9 @@ impl Run {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        if self.counts.steps.is_multiple_of(32) {
+            self.world.refresh((self.counts.steps / 32 % 3) as usize);
+        }
         match self.rng.below(1000) {
             0..60 => self.world.host.machine.agitate(),
             60..120 => {
