@@ -76,7 +76,7 @@ macro_rules! for_each_hypercall {
             }
             /// Asks for, gives back, exchanges and describes memory.
             MemoryOp memory_op = 12 => "__HYPERVISOR_memory_op" {
-                args: [command: u32, arg: GuestAddr],
+                args: [command: u64, arg: GuestAddr],
                 header: "public/memory.h", callers: Any
             }
             /// Makes several hypercalls in one.

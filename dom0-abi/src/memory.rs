@@ -48,11 +48,11 @@ abi_enum! {
         SetMemoryMap = 13 => "XENMEM_set_memory_map",
         /// Returns the highest pfn of a domain: [`MemoryDomain`].
         MaximumGpfn = 14 => "XENMEM_maximum_gpfn",
-        /// Translated guests: removes a map.
+        /// Translated guests: removes a map: [`RemoveFromPhysmap`].
         RemoveFromPhysmap = 15 => "XENMEM_remove_from_physmap",
-        /// Populate on demand: sets the target.
+        /// Populate on demand: sets the target: [`PodTarget`].
         SetPodTarget = 16 => "XENMEM_set_pod_target",
-        /// Populate on demand: tells the target.
+        /// Populate on demand: tells the target: [`PodTarget`].
         GetPodTarget = 17 => "XENMEM_get_pod_target",
         /// Returns the pages saved by sharing.
         GetSharingFreedPages = 18 => "XENMEM_get_sharing_freed_pages",
@@ -60,11 +60,11 @@ abi_enum! {
         GetSharingSharedPages = 19 => "XENMEM_get_sharing_shared_pages",
         /// Memory paging.
         PagingOp = 20 => "XENMEM_paging_op",
-        /// Memory access rights.
+        /// Memory access rights: [`MemAccessOp`].
         AccessOp = 21 => "XENMEM_access_op",
         /// Memory sharing.
         SharingOp = 22 => "XENMEM_sharing_op",
-        /// Translated guests: maps several things.
+        /// Translated guests: maps several things: [`AddToPhysmapBatch`].
         AddToPhysmapBatch = 23 => "XENMEM_add_to_physmap_batch",
         /// Puts free pages aside for a domain: [`MemoryReservation`].
         ClaimPages = 24 => "XENMEM_claim_pages",
@@ -195,6 +195,68 @@ abi_structs! {
         pub idx: u64,
         /// Where to.
         pub gpfn: u64,
+    }
+
+    /// Argument of [`MemoryCommand::AddToPhysmapBatch`].
+    pub struct AddToPhysmapBatch = "struct xen_add_to_physmap_batch", 32 {
+        /// Domain.
+        pub domid: DomId,
+        /// [`MapSpace`].
+        pub space: u16,
+        /// How many.
+        pub size: u16,
+        /// The domain whose frames they are, for some spaces.
+        pub extra: u16 = "u",
+        /// Which ones.
+        pub idxs: GuestHandle<u64>,
+        /// Where to.
+        pub gpfns: GuestHandle<u64>,
+        /// Out: an error of each.
+        pub errs: GuestHandle<i32>,
+    }
+
+    /// Argument of [`MemoryCommand::RemoveFromPhysmap`].
+    pub struct RemoveFromPhysmap = "struct xen_remove_from_physmap", 16 {
+        /// Domain.
+        pub domid: DomId,
+        /// Nothing.
+        pub _pad0: [u16; 3],
+        /// Where.
+        pub gpfn: u64,
+    }
+
+    /// Argument of [`MemoryCommand::SetPodTarget`] and [`MemoryCommand::GetPodTarget`].
+    pub struct PodTarget = "struct xen_pod_target", 40 {
+        /// In: pages wanted.
+        pub target_pages: u64,
+        /// Out: pages of the domain.
+        pub tot_pages: u64,
+        /// Out: pages kept for it.
+        pub pod_cache_pages: u64,
+        /// Out: pages without a frame.
+        pub pod_entries: u64,
+        /// In: domain.
+        pub domid: DomId,
+        /// Nothing.
+        pub _pad0: [u16; 3],
+    }
+
+    /// Argument of [`MemoryCommand::AccessOp`].
+    pub struct MemAccessOp = "struct xen_mem_access_op", 32 {
+        /// What to do.
+        pub op: u8,
+        /// The rights.
+        pub access: u8,
+        /// Domain.
+        pub domid: DomId,
+        /// How many pages.
+        pub nr: u32,
+        /// The first.
+        pub pfn: u64,
+        /// Which ones.
+        pub pfn_list: GuestHandle<u64>,
+        /// The rights of each.
+        pub access_list: GuestHandle<u8>,
     }
 
     /// One entry of a memory map, as the BIOS has it.

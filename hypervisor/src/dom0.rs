@@ -12,14 +12,11 @@ use oxen_core::domain::builder::error::BuildError;
 use oxen_core::domain::builder::start_info::Firmware;
 use oxen_core::domain::builder::{self, Request};
 use oxen_core::domain::dom0;
-use oxen_core::frame::UndoQueue;
+use oxen_core::frame::{RESERVE, UndoQueue};
 use oxen_core::host::{AddDomainError, Host};
 use oxen_core::trap::entry;
 use oxen_core::{info, warn};
 use zerocopy::FromZeros;
-
-/// Frames that stay free for the objects that the hypervisor makes later.
-const RESERVE: u64 = 512;
 
 /// Why dom0 cannot be started.
 pub enum Dom0Error {
@@ -103,7 +100,7 @@ pub fn start(
     if built.is_command_line_cut {
         warn!(out, "dom0's command line is too long: its end is missing");
     }
-    let domain = dom0::add(host, cpu, &built, &[]).map_err(Dom0Error::Domain)?;
+    let domain = dom0::add(host, cpu, &built, pages.max_pages, &[]).map_err(Dom0Error::Domain)?;
 
     let free = host.frames.statistics().free;
     let ram = boot.memory_map.ram_bytes() >> PAGE_SHIFT;

@@ -236,6 +236,7 @@ fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
     while let Some(vcpu) = domain.pop_vcpu() {
         release_vcpu(memory, vcpu);
     }
+    domain.map.clear(memory);
     memory.unplace(domain);
 }
 

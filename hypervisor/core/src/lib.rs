@@ -23,6 +23,7 @@ pub mod frame;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;
+pub mod memory_op;
 pub mod mmu;
 pub mod page_type;
 pub mod policy;

@@ -34,6 +34,8 @@ use crate::tlb::{CpuSet, CpuTlb, TlbMode};
 
 /// The least memory that Oxen starts with.
 const LEAST_RAM: u64 = 64 << 20;
+/// The machine-to-physical table has a multiple of so many bytes.
+const M2P_PIECE: u64 = 2 << 20;
 
 static MEM: Once<PhysMem> = Once::new();
 
@@ -142,7 +144,7 @@ impl Machine {
         &self.0.m2p
     }
 
-    /// The frames that the machine-to-physical table lives in, all of one piece; aligned to 2 MiB if they are that many.
+    /// The frames that the machine-to-physical table lives in, all of one piece: whole 2 MiB, aligned to that.
     pub fn m2p_frames(&self) -> MfnRange {
         self.0.m2p_frames
     }
@@ -472,10 +474,11 @@ fn build(
         .map(|screen| map_screen(&mut half, &mut boot_memory, screen));
 
     // The machine-to-physical table, as guests see it. Its frames are found here, written below.
-    let m2p_bytes = max_mfn.get() * 8;
+    // Whole pieces of 2 MiB: that is how guests that may look at it through mappings of their own are told of them.
+    let m2p_bytes = (max_mfn.get() * 8).next_multiple_of(M2P_PIECE);
     let m2p_start = raw_table_at(&mut boot_memory, m2p_bytes)
         .ok_or(("machine-to-physical table", m2p_bytes))?;
-    let m2p_len = m2p_bytes.next_multiple_of(PAGE_SIZE as u64);
+    let m2p_len = m2p_bytes;
     half.map(
         &mut boot_memory,
         layout::M2P,

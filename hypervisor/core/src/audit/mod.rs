@@ -13,11 +13,14 @@
 //! | [`tally`] | the uses of each frame, counted, against its record |
 //! | [`translations`] | what a CPU may still remember |
 //! | [`story`] | all that is to be said about one frame |
+//! | `key` | a debug key that starts it, in debug builds |
 //!
 //! INVARIANTS checked here: I1 to I8 of the whole machine, as far as they can be seen while nothing moves. What is seen is
 //! right only while no CPU is at work for a domain.
 
 pub mod entries;
+#[cfg(debug_assertions)]
+pub mod key;
 pub mod story;
 pub mod tally;
 pub mod translations;

@@ -18,11 +18,14 @@ use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, Level, PageType, TypeRef, promote};
 use crate::policy::ports::{MAX_HIDDEN, PortRange, PortRights};
 
+/// As many pages as a domain has that may have any number: what tools take for that.
+const UNLIMITED: u64 = u32::MAX as u64;
+
 /// Ports of a serial line.
 const SERIAL_PORTS: u16 = 8;
 
 /// Makes dom0 of the memory that was built for it: all capabilities, one vCPU, the ports of the machine but the serial line
-/// in use and those in `hidden`, which firmware names.
+/// in use and those in `hidden`, which firmware names. It may have `max_pages` pages, if there is a limit.
 ///
 /// Fails as [`Host::add_domain`], or if there are too many ports to hide; the frames of `built` stay the owner's then.
 // As its caller, and for the same reason.
@@ -31,6 +34,7 @@ pub fn add<'h>(
     host: &'h Host,
     cpu: &Cpu,
     built: &Built,
+    max_pages: Option<u64>,
     hidden: &[PortRange],
 ) -> Result<DomainRef<'h>, AddDomainError> {
     let serial = host.settings.serial_line().map(|line| {
@@ -45,11 +49,8 @@ pub fn add<'h>(
     }
     let ports = PortRights::dom0(&all_hidden).map_err(|_| AddDomainError::TooManyPorts)?;
     let domain = Domain::new(DomId::DOM0, Capabilities::all(), ports, built.shared_info);
-    domain
-        .memory
-        .frames
-        .store(built.nr_pages, Ordering::Relaxed);
-    domain.memory.limit.store(built.nr_pages, Ordering::Relaxed);
+    let limit = max_pages.unwrap_or(UNLIMITED);
+    domain.memory.limit.store(limit, Ordering::Relaxed);
     if built.has_extended_cr3 {
         domain.assists.set(VmAssist::PaeExtendedCr3, true);
     }

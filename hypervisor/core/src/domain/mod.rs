@@ -22,7 +22,8 @@ use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
-use crate::frame::UndoQueue;
+use crate::frame::{Frames, UndoQueue};
+use crate::memory_op::map::DomainMap;
 use crate::page_type::HeldType;
 use crate::policy::ports::PortRights;
 use shutdown::Shutdown;
@@ -67,8 +68,10 @@ pub struct Domain {
     pub shutdown: Shutdown,
     /// The I/O ports that it may reach.
     pub ports: PortRights,
-    /// How much memory it has.
+    /// How much memory it may have.
     pub memory: MemoryAccount,
+    /// The memory map that its toolstack gave it.
+    pub map: DomainMap,
     /// Page tables that it took out of use, its own or those of domains that it controls.
     pub undo: UndoQueue,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
@@ -87,9 +90,17 @@ impl Domain {
             shutdown: Shutdown::new(),
             ports,
             memory: MemoryAccount::default(),
+            map: DomainMap::new(),
             undo: UndoQueue::new(),
             vcpus: ArrayVec::new(),
         }
+    }
+
+    /// How many frames it has, but for the page that it shares with the hypervisor.
+    pub fn nr_pages(&self, frames: &Frames) -> u64 {
+        frames
+            .count_of(self.id)
+            .saturating_sub(MemoryAccount::SHARED)
     }
 
     /// Keeps the shared page writable from now on: it can be mapped so, and be nothing else.
@@ -182,11 +193,20 @@ impl Assists {
     }
 }
 
-/// How many frames a domain has, and how many it may have.
+/// How many frames a domain may have.
 #[derive(Debug, Default)]
 pub struct MemoryAccount {
-    /// Frames that it has.
-    pub frames: AtomicU64,
-    /// The most that it may have.
+    /// The most frames that it may have.
     pub limit: AtomicU64,
+}
+
+impl MemoryAccount {
+    /// Frames that the hypervisor gave it for what the two share, which nobody counts as its memory.
+    pub const SHARED: u64 = 1;
+
+    /// The most frames that it may be charged for.
+    pub fn highest_charge(&self) -> u64 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        limit.saturating_add(Self::SHARED)
+    }
 }

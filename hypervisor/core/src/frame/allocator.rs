@@ -9,6 +9,10 @@
 //! many bits gets exactly the zones up to there, and everybody else is served from the highest zone that has something:
 //! low memory, which some devices cannot do without, goes last.
 //!
+//! A free block knows how many of its first frames are zeroed and forgotten by all CPUs: so the work of preparing a block for a
+//! domain may stop anywhere, and whoever takes the block next goes on. What is known of the later half of two that are joined
+//! is kept only if the first is clean as a whole.
+//!
 //! Every operation costs a bounded number of steps, whatever is allocated: at most one look at each zone, and one block
 //! split or joined per order.
 
@@ -72,13 +76,13 @@ impl FreeLists {
     }
 
     /// Takes a block out, from the highest zone whose addresses have at most `address_bits` bits. The frame's record
-    /// then says `Private`.
+    /// then says `Private`. Returns how many of its first frames are clean, too.
     pub(super) fn take(
         &mut self,
         table: Table<'_>,
         order: u8,
         address_bits: u8,
-    ) -> Option<FrameIndex> {
+    ) -> Option<(FrameIndex, u32)> {
         let highest = usize::from(
             address_bits
                 .min(MAX_ADDRESS_BITS)
@@ -97,18 +101,20 @@ impl FreeLists {
                     (*zone.heads.get(usize::try_from(found).ok()?)?)?,
                 ))
             })?;
-        self.remove(table, index, found);
+        let mut clean = self.remove(table, index, found);
         // What is too much goes back in halves; their other halves are in use, so there is nothing to join.
         for order in (order..found).rev() {
             if let Some(half) = buddy(index, order) {
-                self.insert(table, half, order);
+                self.insert(table, half, order, clean.saturating_sub(bit(order)));
             }
+            clean = clean.min(bit(order));
         }
-        Some(index)
+        Some((index, clean))
     }
 
-    /// Puts frames back. Their records say `Private` and nobody holds them.
-    pub(super) fn put(&mut self, table: Table<'_>, range: MfnRange) {
+    /// Puts frames back, of which the first `clean` are zeroed and forgotten. Their records say `Private` and nobody holds
+    /// them.
+    pub(super) fn put(&mut self, table: Table<'_>, range: MfnRange, mut clean: u64) {
         let (mut start, end) = (range.start.get(), range.end.get().min(table.end()));
         while let (Some(index), Some(left @ 1..)) = (FrameIndex::new(start), end.checked_sub(start))
         {
@@ -118,13 +124,21 @@ impl FreeLists {
                 start.trailing_zeros()
             };
             let order = aligned.min(left.ilog2()).min(u32::from(MAX_ORDER)) as u8;
-            self.put_block(table, index, order);
-            start = start.saturating_add(u64::from(bit(order)));
+            let size = u64::from(bit(order));
+            self.put_block(table, index, order, clean.min(size) as u32);
+            clean = clean.saturating_sub(size);
+            start = start.saturating_add(size);
         }
     }
 
     /// Puts one block back and joins it with its free buddies.
-    fn put_block(&mut self, table: Table<'_>, mut index: FrameIndex, mut order: u8) {
+    fn put_block(
+        &mut self,
+        table: Table<'_>,
+        mut index: FrameIndex,
+        mut order: u8,
+        mut clean: u32,
+    ) {
         while order < MAX_ORDER {
             let Some(buddy) = buddy(index, order).filter(|&buddy| zone_of(buddy) == zone_of(index))
             else {
@@ -136,15 +150,25 @@ impl FreeLists {
             {
                 break;
             }
-            self.remove(table, buddy, order);
+            let clean_of_buddy = self.remove(table, buddy, order);
+            let (first, second) = if index < buddy {
+                (clean, clean_of_buddy)
+            } else {
+                (clean_of_buddy, clean)
+            };
+            clean = if first == bit(order) {
+                first.saturating_add(second)
+            } else {
+                first
+            };
             index = index.min(buddy);
             order = order.saturating_add(1);
         }
-        self.insert(table, index, order);
+        self.insert(table, index, order, clean);
     }
 
     /// Puts a block on its list, as it is.
-    fn insert(&mut self, table: Table<'_>, index: FrameIndex, order: u8) {
+    fn insert(&mut self, table: Table<'_>, index: FrameIndex, order: u8, clean: u32) {
         let Some((head, zone_orders)) = self.list(index, order) else {
             return;
         };
@@ -157,7 +181,7 @@ impl FreeLists {
             previous: None,
             next,
         });
-        record.set(Kind::FreeHead { order });
+        record.set(Kind::FreeHead { order, clean });
         if let Some(record) = next.and_then(|next| table.get(next)) {
             record.set_links(Links {
                 previous: Some(index),
@@ -167,13 +191,17 @@ impl FreeLists {
         self.nr_free = self.nr_free.saturating_add(u64::from(bit(order)));
     }
 
-    /// Takes a block from its list, as it is.
-    fn remove(&mut self, table: Table<'_>, index: FrameIndex, order: u8) {
+    /// Takes a block from its list, as it is. Returns how many of its first frames are clean.
+    fn remove(&mut self, table: Table<'_>, index: FrameIndex, order: u8) -> u32 {
         let Some((head, zone_orders)) = self.list(index, order) else {
-            return;
+            return 0;
         };
         let Some(record) = table.get(index) else {
-            return;
+            return 0;
+        };
+        let clean = match record.word().kind() {
+            Kind::FreeHead { clean, .. } => clean,
+            _ => 0,
         };
         let Links { previous, next } = record.links();
         match previous.and_then(|previous| table.get(previous)) {
@@ -196,6 +224,7 @@ impl FreeLists {
         }
         record.set(Kind::Private);
         self.nr_free = self.nr_free.saturating_sub(u64::from(bit(order)));
+        clean
     }
 
     /// The list that a block belongs on, and the bits of the zone that it is in.

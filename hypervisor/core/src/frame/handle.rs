@@ -53,7 +53,7 @@ impl<'f> OwnedFrames<'f> {
 
 impl Drop for OwnedFrames<'_> {
     fn drop(&mut self) {
-        self.frames.put(self.range);
+        self.frames.put(self.range, 0);
     }
 }
 

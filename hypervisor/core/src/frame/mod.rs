@@ -1,7 +1,8 @@
 //! Who has which frame of the machine's memory, and what it is used as.
 //!
 //! `table`: a record per frame. `word`: how a frame changes hands. `type_word`: how it changes its use. `allocator`: the free
-//! ones. `owners`: those of each domain. `handle`: frames that are held and belong to nobody. `refs`: references to a
+//! ones. `owners`: those of each domain. `handle`: frames that are held and belong to nobody; `clean`: those that a domain may
+//! get; `taken`: those that a domain may get back. `refs`: references to a
 //! domain's frames. What types mean is the room `page_type`'s.
 //!
 //! A frame is free, held by an [`OwnedFrames`] or the hypervisor itself, or a domain's. Each way between those consumes
@@ -15,10 +16,12 @@
 //! by compare-exchange.
 
 mod allocator;
+mod clean;
 mod handle;
 mod owners;
 mod refs;
 mod table;
+mod taken;
 pub(crate) mod type_word;
 pub(crate) mod undo;
 mod word;
@@ -34,11 +37,14 @@ use oxen_arch::{Cpu, Machine};
 
 use allocator::FreeLists;
 pub use allocator::{MAX_ORDER, MIN_ADDRESS_BITS};
+pub use clean::{CleanFrames, RESERVE};
 pub use handle::OwnedFrames;
-use owners::Owners;
+pub use owners::Charge;
+use owners::{Owners, Paid};
 pub use refs::FrameRef;
 use table::Table;
 pub use table::{FrameIndex, FrameRecord};
+pub use taken::TakenFrames;
 pub use type_word::TypeState;
 use type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
 pub use undo::UndoQueue;
@@ -52,6 +58,15 @@ pub enum Placement {
     Anywhere,
     /// Where addresses have at most so many bits. With fewer than [`MIN_ADDRESS_BITS`] there is no such frame.
     AddressBits(u8),
+}
+
+impl Placement {
+    fn address_bits(self) -> u8 {
+        match self {
+            Self::Anywhere => u8::MAX,
+            Self::AddressBits(bits) => bits,
+        }
+    }
 }
 
 /// Whether frames are zeroed before a domain gets them.
@@ -162,7 +177,8 @@ impl Frames {
         Some(self.table().of(mfn)?.type_word().state())
     }
 
-    /// How many frames a domain has, with those that it gave back and that somebody still refers to.
+    /// How many frames a domain is charged for: those that it has, with those that it gave back and that somebody still refers to,
+    /// and those that it is about to get.
     pub fn count_of(&self, owner: DomId) -> u64 {
         self.owners.count(owner)
     }
@@ -233,8 +249,9 @@ impl Frames {
         }
     }
 
-    fn put(&self, range: MfnRange) {
-        self.lists.lock().free.put(self.table(), range);
+    /// Frees frames, of which the first `clean` are zeroed and forgotten.
+    fn put(&self, range: MfnRange, clean: u64) {
+        self.lists.lock().free.put(self.table(), range, clean);
     }
 
     fn table(&self) -> Table<'_> {
@@ -254,16 +271,12 @@ impl<'m> Memory<'m> {
         if order > MAX_ORDER {
             return Err(Errno::ENOMEM);
         }
-        let address_bits = match placement {
-            Placement::Anywhere => u8::MAX,
-            Placement::AddressBits(bits) => bits,
-        };
         let frames = self.frames;
-        let index = frames
+        let (index, _) = frames
             .lists
             .lock()
             .free
-            .take(frames.table(), order, address_bits)
+            .take(frames.table(), order, placement.address_bits())
             .ok_or(Errno::ENOMEM)?;
         let range = MfnRange::of(index.mfn(), 1 << order).ok_or(Errno::ENOMEM)?;
         self.forget_uses(range);
@@ -333,45 +346,14 @@ impl<'m> Memory<'m> {
         }
         let range = frames.into_range();
         let table = self.frames.table();
-        for mfn in range.iter() {
-            let assigned = table
-                .of(mfn)
-                .map(|record| record.apply(Event::Assign(owner)));
-            debug_assert_eq!(
-                assigned,
-                Some(Ok(Effect::None)),
-                "{mfn} was held and not private"
-            );
-        }
-        self.frames.owners.add(table, owner, range.iter());
+        self.frames.owners.own(table, owner, range, Paid::Now);
         Ok(range)
     }
 
-    /// Takes a frame from a domain that gives it back. It is free as soon as nobody has a reference to it. `EINVAL`: it
-    /// is not the domain's, or was given back before.
+    /// Takes a frame from a domain that gives it back. It is free, and has no pfn any more, as soon as nobody has a reference
+    /// to it. `EINVAL`: it is not the domain's, or was given back before.
     pub fn release_domain_frame(&self, mfn: Mfn, owner: DomId) -> Result<(), Errno> {
         self.apply(mfn, Event::GiveBack(owner))
-    }
-
-    /// Takes a frame from a domain, to which nobody else refers and which has no type. `EBUSY`: somebody does; `EINVAL`: it is
-    /// not the domain's. Nothing has changed then. Translations may still lead to it: it can become free, or the same
-    /// domain's again by [`Self::give_back`].
-    pub fn take_domain_frame(&self, mfn: Mfn, owner: DomId) -> Result<TakenFrame<'m>, Errno> {
-        let index = FrameIndex::new(mfn.get()).ok_or(Errno::EINVAL)?;
-        self.frames.event(mfn, Event::Take(owner))?;
-        self.frames.owners.remove(self.frames.table(), owner, index);
-        self.leave(mfn);
-        let end = Mfn::new(mfn.get().saturating_add(1));
-        let frames = OwnedFrames::new(self.frames, MfnRange::new(mfn, end));
-        Ok(TakenFrame { frames, owner })
-    }
-
-    /// Gives a frame back to the domain that it was taken from, as it is.
-    pub fn give_back(&self, taken: TakenFrame<'_>) {
-        let TakenFrame { frames, owner } = taken;
-        // It was the domain's, so the domain can own it; it is not scrubbed, so it can be accessed or not.
-        let given = self.assign(frames, owner, Scrub::Keep);
-        debug_assert!(given.is_ok());
     }
 
     /// Takes a reference to a frame of a domain. `EINVAL`: it is not the domain's. `EBUSY`: there are too many.
@@ -394,7 +376,7 @@ impl<'m> Memory<'m> {
 
     /// Ends an object and gives its frames back, zeroed.
     pub fn unplace<T>(&self, object: FrameBox<T>) {
-        self.frames.put(object.into_frames());
+        self.frames.put(object.into_frames(), 0);
     }
 
     /// Applies an event to a frame's record, and frees the frame if that was the last hand it was in.
@@ -409,7 +391,8 @@ impl<'m> Memory<'m> {
             self.frames.owners.remove(self.frames.table(), owner, index);
             self.leave(mfn);
             let end = Mfn::new(mfn.get().saturating_add(1));
-            self.frames.put(MfnRange::new(mfn, end));
+            self.machine.m2p().set(mfn, None);
+            self.frames.put(MfnRange::new(mfn, end), 0);
         }
         Ok(())
     }
@@ -431,20 +414,6 @@ impl<'m> Memory<'m> {
                 word
             });
         }
-    }
-}
-
-/// A frame that was taken from a domain and may still be in TLBs. Dropping it frees it.
-#[must_use = "dropping it frees the frame"]
-pub struct TakenFrame<'f> {
-    frames: OwnedFrames<'f>,
-    owner: DomId,
-}
-
-impl TakenFrame<'_> {
-    /// The frame.
-    pub fn mfn(&self) -> Mfn {
-        self.frames.start()
     }
 }
 

@@ -2,24 +2,38 @@
 //!
 //! INVARIANT: every frame that is `Owned` is in one list of its owner. The list is `held` until the end of the domain came to
 //! the frame, and `lingering` then: it has been given back, but somebody else still refers to it.
+//! INVARIANT: a domain is charged for each frame in its lists, for those that a call has taken and may give back, and for
+//! those that it is about to get.
 //! LOCK: one for each domain, rank `Owners`.
 
 use oxen_arch::Machine;
+use oxen_arch::boot::MfnRange;
 use oxen_arch::memory::BootSlice;
 use oxen_arch::sync::{Rank, SpinLock};
 
 use dom0_abi::addr::Mfn;
+use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 
 use super::table::{FrameIndex, Links, Table};
+use super::word::{Effect, Event};
 use crate::domain::table::MAX_DOMAINS;
 
 #[derive(Default)]
 struct Lists {
     held: Option<FrameIndex>,
     lingering: Option<FrameIndex>,
-    /// Frames in both.
+    /// Frames that the domain is charged for.
     count: u64,
+}
+
+/// When a domain is charged for frames.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paid {
+    /// When it gets them.
+    Now,
+    /// Before, by a [`Charge`].
+    Before,
 }
 
 /// The lists of all domains.
@@ -41,24 +55,78 @@ impl Owners {
         self.of(owner).is_some()
     }
 
-    /// Puts frames into the domain's list.
-    pub(super) fn add(&self, table: Table<'_>, owner: DomId, frames: impl Iterator<Item = Mfn>) {
-        let Some(lists) = self.of(owner) else {
-            return;
-        };
-        let mut lists = lists.lock();
-        for index in frames.filter_map(|mfn| FrameIndex::new(mfn.get())) {
-            push(table, &mut lists.held, index);
-            lists.count = lists.count.saturating_add(1);
-        }
-    }
-
-    /// Takes a frame out of the domain's lists.
+    /// Takes a frame out of the domain's lists, which is charged for it no more.
     pub(super) fn remove(&self, table: Table<'_>, owner: DomId, index: FrameIndex) {
         if let Some(lists) = self.of(owner) {
             let mut lists = lists.lock();
             unlink(table, &mut lists, index);
             lists.count = lists.count.saturating_sub(1);
+        }
+    }
+
+    /// Makes private frames the domain's, with one reference each, that of their being allocated.
+    pub(super) fn own(&self, table: Table<'_>, owner: DomId, frames: MfnRange, paid: Paid) {
+        let index = |mfn: u64| FrameIndex::new(mfn).filter(|_| mfn < frames.end.get());
+        let (Some(lists), Some(first)) = (self.of(owner), index(frames.start.get())) else {
+            return;
+        };
+        // Under the lock as a whole: who gives a frame back as soon as it is the domain's has to find it in the list.
+        let mut lists = lists.lock();
+        let (mut previous, mut last) = (None, first);
+        for mfn in frames.iter() {
+            let (Some(this), Some(record)) = (index(mfn.get()), table.of(mfn)) else {
+                break;
+            };
+            let next = index(mfn.get().saturating_add(1));
+            record.set_links(Links { previous, next });
+            let assigned = record.apply(Event::Assign(owner));
+            debug_assert_eq!(assigned, Ok(Effect::None), "{mfn} was not private");
+            (previous, last) = (Some(this), this);
+        }
+        let next = lists.held.replace(first);
+        if let Some(record) = table.get(last) {
+            record.set_links(Links {
+                next,
+                ..record.links()
+            });
+        }
+        if let Some(record) = next.and_then(|next| table.get(next)) {
+            record.set_links(Links {
+                previous: Some(last),
+                ..record.links()
+            });
+        }
+        if paid == Paid::Now {
+            lists.count = lists.count.saturating_add(frames.len());
+        }
+    }
+
+    /// Takes a frame out of the domain's lists that it stays charged for.
+    pub(super) fn unlist(&self, table: Table<'_>, owner: DomId, index: FrameIndex) {
+        if let Some(lists) = self.of(owner) {
+            unlink(table, &mut lists.lock(), index);
+        }
+    }
+
+    /// Charges the domain for frames that it is to get, if it then has no more than `limit`.
+    fn charge(&self, owner: DomId, nr_frames: u64, limit: u64) -> bool {
+        let Some(lists) = self.of(owner) else {
+            return false;
+        };
+        let mut lists = lists.lock();
+        match lists.count.checked_add(nr_frames) {
+            Some(count) if count <= limit => {
+                lists.count = count;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn discharge(&self, owner: DomId, nr_frames: u64) {
+        if let Some(lists) = self.of(owner) {
+            let mut lists = lists.lock();
+            lists.count = lists.count.saturating_sub(nr_frames);
         }
     }
 
@@ -71,7 +139,7 @@ impl Owners {
         Some(index.mfn())
     }
 
-    /// How many frames the domain has, with those that it gave back and that are still referred to.
+    /// How many frames the domain is charged for.
     pub(super) fn count(&self, owner: DomId) -> u64 {
         self.of(owner).map_or(0, |lists| lists.lock().count)
     }
@@ -89,6 +157,55 @@ impl Owners {
                 visit(index.mfn());
                 next = table.get(index).and_then(|record| record.links().next);
             }
+        }
+    }
+}
+
+/// Frames that a domain is charged for and has not got yet. Dropping it ends the charge.
+#[must_use = "dropping it ends the charge"]
+pub struct Charge<'f> {
+    owners: &'f Owners,
+    owner: DomId,
+    nr_frames: u64,
+}
+
+impl<'f> Charge<'f> {
+    /// Takes up a charge of frames that are not in the domain's lists any more.
+    pub(super) fn of_taken(owners: &'f Owners, owner: DomId, nr_frames: u64) -> Self {
+        Self {
+            owners,
+            owner,
+            nr_frames,
+        }
+    }
+
+    /// The domain.
+    pub(super) fn owner(&self) -> DomId {
+        self.owner
+    }
+
+    /// So many of the frames are in the domain's lists now.
+    pub(super) fn spend(&mut self, nr_frames: u64) {
+        debug_assert!(nr_frames <= self.nr_frames);
+        self.nr_frames = self.nr_frames.saturating_sub(nr_frames);
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        if self.nr_frames > 0 {
+            self.owners.discharge(self.owner, self.nr_frames);
+        }
+    }
+}
+
+impl super::Frames {
+    /// Charges a domain for frames that it is to get. `ENOMEM`: with them it would be charged for more than `limit`.
+    pub fn charge(&self, owner: DomId, nr_frames: u64, limit: u64) -> Result<Charge<'_>, Errno> {
+        if self.owners.charge(owner, nr_frames, limit) {
+            Ok(Charge::of_taken(&self.owners, owner, nr_frames))
+        } else {
+            Err(Errno::ENOMEM)
         }
     }
 }

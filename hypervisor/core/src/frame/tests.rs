@@ -242,8 +242,10 @@ fn i1_a_frame_that_comes_back_is_flushed_before_it_is_a_table() {
     let (frames, memory) = (&bench.frames, bench.memory());
     let mfn = assigned(memory, A);
     drop(crate::page_type::TypeRef::writable(memory, mfn, A).unwrap());
-    let taken = memory.take_domain_frame(mfn, A).unwrap();
-    memory.give_back(taken);
+    let mut taken = TakenFrames::new(memory, A);
+    taken.take(mfn).unwrap();
+    drop(taken);
+    assert!(frames.is_of(mfn, A));
     let state = frames.type_state(mfn);
     let was = Some(type_word::PageType::Writable);
     assert!(

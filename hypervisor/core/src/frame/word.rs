@@ -2,7 +2,7 @@
 //!
 //! | bits | what |
 //! |---|---|
-//! | 0..32 | general references, if owned |
+//! | 0..32 | general references, if owned; zeroed frames at the start of the block, if it heads a free one |
 //! | 32..48 | the owning domain, if owned |
 //! | 48..56 | order of the block, if it heads a free one |
 //! | 60..62 | [`Kind`] |
@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     FreeHead {
         /// Binary logarithm of the number of frames in the block.
         order: u8,
+        /// So many of its first frames are zeroed, and nothing is left of how they were used.
+        clean: u32,
     },
     /// A domain's.
     Owned {
@@ -102,7 +104,9 @@ impl OwnerWord {
     pub(crate) const fn new(kind: Kind) -> Self {
         Self(match kind {
             Kind::Private => 0,
-            Kind::FreeHead { order } => KIND_FREE_HEAD | (order as u64) << ORDER_SHIFT,
+            Kind::FreeHead { order, clean } => {
+                KIND_FREE_HEAD | (order as u64) << ORDER_SHIFT | clean as u64
+            }
             Kind::Owned {
                 owner,
                 is_allocated,
@@ -119,6 +123,7 @@ impl OwnerWord {
         match self.0 & KIND {
             KIND_FREE_HEAD => Kind::FreeHead {
                 order: (self.0 >> ORDER_SHIFT) as u8,
+                clean: (self.0 & COUNT) as u32,
             },
             KIND_OWNED => Kind::Owned {
                 owner: DomId::new((self.0 >> OWNER_SHIFT) as u16),
@@ -142,7 +147,8 @@ impl OwnerWord {
 
     /// Whether the frame heads a free block of exactly this order.
     pub(crate) fn is_free_head(self, order: u8) -> bool {
-        self == Self::new(Kind::FreeHead { order })
+        let clean = 0;
+        self.0 & !COUNT == Self::new(Kind::FreeHead { order, clean }).0
     }
 
     /// The word after an event, and what then is to be done.
@@ -244,8 +250,11 @@ mod tests {
 
     fn all_kinds() -> Vec<Kind> {
         let mut kinds = vec![Kind::Private];
-        kinds
-            .extend((0..=super::super::allocator::MAX_ORDER).map(|order| Kind::FreeHead { order }));
+        kinds.extend(
+            (0..=super::super::allocator::MAX_ORDER)
+                .flat_map(|order| [0, 1, 1 << order].map(|clean| Kind::FreeHead { order, clean })),
+        );
+        kinds.dedup();
         for owner in [A, B, DomId::new(u16::MAX)] {
             for is_allocated in [false, true] {
                 kinds.extend(
@@ -351,9 +360,11 @@ mod tests {
 
     #[test]
     fn a_free_head_is_of_one_order() {
-        let word = OwnerWord::new(Kind::FreeHead { order: 3 });
-        assert!(word.is_free_head(3));
-        assert!(!word.is_free_head(2) && !word.is_free_head(4));
+        for clean in [0, 5, 8] {
+            let word = OwnerWord::new(Kind::FreeHead { order: 3, clean });
+            assert!(word.is_free_head(3));
+            assert!(!word.is_free_head(2) && !word.is_free_head(4));
+        }
         assert!(!OwnerWord::PRIVATE.is_free_head(0));
         assert!(!OwnerWord::new(owned(A, true, 1)).is_free_head(0));
     }

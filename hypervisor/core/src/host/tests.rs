@@ -48,11 +48,30 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     let built = build(host.memory(&cpus[0], &undo), request).unwrap();
     let mut regs = CpuUserRegs::new_zeroed();
     {
-        let domain = dom0::add(&host, &cpus[0], &built, &[]).unwrap();
+        let domain = dom0::add(&host, &cpus[0], &built, None, &[]).unwrap();
         let next = entry::start(&host, &cpus[0], &domain, VcpuId::new(0), &mut regs);
         assert_eq!(next, Next::Guest);
     }
     (host, cpus, regs)
+}
+
+#[test]
+fn the_audit_key_finds_nothing_wrong_but_what_is() {
+    let guest = Guest::dom0();
+    let (host, cpu) = (&guest.host, &guest.cpu);
+    let free = host.frames.statistics();
+    crate::audit::key::pressed(host, cpu);
+    let said = guest.output();
+    assert!(said.contains("audit of memory: 0 findings"), "{said}");
+    assert_eq!(host.frames.statistics(), free);
+    // A reference that nobody has.
+    let undo = UndoQueue::new();
+    let memory = host.memory(cpu, &undo);
+    core::mem::forget(memory.acquire(guest.shared_info, guest.domid).unwrap());
+    crate::audit::key::pressed(host, cpu);
+    let said = guest.output();
+    assert!(said.contains("audit of memory: 1 findings"), "{said}");
+    assert!(said.contains("domain 0 as shared page uses it"), "{said}");
 }
 
 #[test]

@@ -102,6 +102,13 @@ pub enum Continuation {
         /// The base, or the selector.
         base: u64,
     },
+    /// Of `memory_op`: all of it, with the progress in the command.
+    MemoryOp {
+        /// Command and progress.
+        command: u64,
+        /// The argument.
+        arg: GuestAddr,
+    },
     /// Of any call: only its result is left, which it brings when all page tables that it took out of use are undone. An
     /// `mmu_update` without requests; where the domain stands there is the result.
     Settle {
@@ -174,6 +181,10 @@ impl Continuation {
             Self::SetSegmentBase { which, base } => (
                 Hypercall::SetSegmentBase,
                 Arguments([which as u64, base, 0, 0, 0]),
+            ),
+            Self::MemoryOp { command, arg } => (
+                Hypercall::MemoryOp,
+                Arguments([command, arg.get(), 0, 0, 0]),
             ),
             Self::Settle { value } => (
                 Hypercall::MmuUpdate,

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::descriptor;
 use crate::domain::Capabilities;
+use crate::memory_op;
 use crate::mmu;
 use crate::trap::iret;
 
@@ -69,7 +70,11 @@ table! {
     SetDebugreg { register, value } => Done("", cpu_state::set_debugreg(ctx, register, value));
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
     UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));
-    MemoryOp => Planned("page types");
+    MemoryOp { command, arg } => Done(
+        "frames of other resources than memory come with grants; what is for translated guests alone answers as for others; \
+         `claim_pages` looks, but promises nothing",
+        memory_op::memory_op(ctx, command, arg)
+    );
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
     UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));
     SetTimerOp => Planned("time and timers");

@@ -18,7 +18,7 @@ mod flush;
 mod list;
 mod mmu_update;
 mod mmuext_op;
-mod owners;
+pub(crate) mod owners;
 pub mod trapped;
 mod update;
 mod update_va_mapping;

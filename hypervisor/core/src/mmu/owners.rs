@@ -10,7 +10,7 @@ use crate::hypercall::CallCtx;
 use crate::page_type::hold::{Pages, Reach};
 
 /// A domain that a call names.
-pub(super) enum Named<'a> {
+pub(crate) enum Named<'a> {
     /// The caller's own.
     Own(&'a Domain),
     /// Another one, which the caller controls.
@@ -19,7 +19,7 @@ pub(super) enum Named<'a> {
 
 impl Named<'_> {
     /// The domain.
-    pub(super) fn domain(&self) -> &Domain {
+    pub(crate) fn domain(&self) -> &Domain {
         match self {
             Self::Own(domain) => domain,
             Self::Other(domain) => domain,
@@ -46,7 +46,7 @@ impl Owner<'_> {
 
 /// Finds a domain that the caller may act for. `EPERM`: it may not, whether there is such a domain or not. `ESRCH`: there is none,
 /// or it is the caller's own, which has another name here.
-pub(super) fn domain<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errno> {
+pub(crate) fn domain<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errno> {
     if id == DomId::SELF {
         return Ok(Named::Own(ctx.domain));
     }

@@ -44,11 +44,11 @@ impl Memory {
     fn take(&mut self, order: u8, address_bits: u8) -> Option<u64> {
         self.lists
             .take(Table(&self.records), order, address_bits)
-            .map(|index| u64::from(index.get()))
+            .map(|(index, _)| u64::from(index.get()))
     }
 
     fn put(&mut self, start: u64, end: u64) {
-        self.lists.put(Table(&self.records), range(start, end));
+        self.lists.put(Table(&self.records), range(start, end), 0);
     }
 
     /// Walks all lists, checks every invariant, and returns the free blocks.
@@ -95,7 +95,7 @@ impl Memory {
         for (at, record) in self.records.iter().enumerate() {
             let listed = blocks
                 .get(&(at as u64))
-                .map_or(Kind::Private, |&order| Kind::FreeHead { order });
+                .map_or(Kind::Private, |&order| Kind::FreeHead { order, clean: 0 });
             assert_eq!(record.word(), OwnerWord::new(listed), "frame {at:#x}");
         }
         assert_eq!(
