@@ -61,17 +61,21 @@ impl<'m> TakenFrames<'m> {
         let charge = Charge::of_taken(&frames.owners, self.owner, self.count);
         // Frames that were taken in a row go back as one block, which is much cheaper.
         let mut run = MfnRange::EMPTY;
-        while let Some(mfn) = self.pop() {
-            self.memory.machine.m2p().set(mfn, None);
-            let behind = Mfn::new(mfn.get().saturating_add(1));
-            if behind == run.start && !run.is_empty() {
-                run.start = mfn;
-            } else {
-                frames.put(run, 0);
-                run = MfnRange::new(mfn, behind);
+        loop {
+            let next = self.pop();
+            if let Some(mfn) = next {
+                self.memory.machine.m2p().set(mfn, None);
+                if !run.is_empty() && mfn.get().checked_add(1) == Some(run.start.get()) {
+                    run.start = mfn;
+                    continue;
+                }
             }
+            frames.put(run, 0);
+            let Some(mfn) = next else {
+                break;
+            };
+            run = MfnRange::new(mfn, Mfn::new(mfn.get().saturating_add(1)));
         }
-        frames.put(run, 0);
         mem::forget(self);
         charge
     }

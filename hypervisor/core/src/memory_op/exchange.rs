@@ -28,6 +28,7 @@ use crate::page_type::Stop;
 const MAX_STEP_ORDER: u32 = 9;
 /// Blocks that the new frames of a step may come in.
 const MAX_BLOCKS: usize = 64;
+type Blocks<'m> = ArrayVec<CleanFrames<'m>, MAX_BLOCKS>;
 /// What a frame costs beside being zeroed, in units of the budget.
 const FRAME: u64 = 2;
 
@@ -155,7 +156,8 @@ impl<'a> Exchange<'a> {
     /// Exchanges the extents of one step, which begins with number `done` of the input.
     fn step(&self, ctx: &mut CallCtx<'_>, done: u64) -> Result<(), Stop> {
         let memory = ctx.memory();
-        let blocks = self.allocate(ctx)?;
+        let mut blocks = Blocks::new();
+        self.allocate(ctx, &mut blocks)?;
         let frames = self.input.size().saturating_mul(self.input.per_step());
         if !afford(ctx, frames.saturating_mul(FRAME).saturating_add(FRAME)) {
             return Err(Stop::Again);
@@ -164,24 +166,20 @@ impl<'a> Exchange<'a> {
         let steps = done >> self.input.step;
         self.tell(ctx, &blocks, steps.wrapping_shl(self.output.step))?;
         let mut charge = taken.free();
-        for block in blocks {
+        while let Some(block) = blocks.pop() {
             memory.assign_clean(block, &mut charge);
         }
         Ok(())
     }
 
     /// Finds the new frames of a step: all in a row if that is to be had, which is quickest, else in smaller blocks.
-    fn allocate<'m>(
-        &self,
-        ctx: &mut CallCtx<'m>,
-    ) -> Result<ArrayVec<CleanFrames<'m>, MAX_BLOCKS>, Stop> {
+    fn allocate<'m>(&self, ctx: &mut CallCtx<'m>, blocks: &mut Blocks<'m>) -> Result<(), Stop> {
         let memory = ctx.memory();
         let mut order = self.input.order.max(self.output.order);
         if order > MAX_STEP_ORDER {
             return Err(Errno::ENOMEM.into());
         }
         let mut left = 1_u64.wrapping_shl(order);
-        let mut blocks = ArrayVec::new();
         while left > 0 {
             match memory.alloc_clean(order as u8, self.placement, &mut ctx.budget) {
                 Ok(Some(block)) => {
@@ -195,7 +193,7 @@ impl<'a> Exchange<'a> {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(blocks)
+        Ok(())
     }
 
     /// Takes the frames of a step from the domain.
@@ -220,7 +218,7 @@ impl<'a> Exchange<'a> {
     /// unsaid, as far as that can be written.
     fn tell(&self, ctx: &CallCtx<'_>, blocks: &[CleanFrames<'_>], first: u64) -> Result<(), Errno> {
         let list = self.output.list.element(first);
-        for (index, extent) in (0..).zip(self.extents(blocks)) {
+        for (index, extent) in (0..self.output.count).zip(self.extents(blocks)) {
             let at = list.element(index);
             let told = at.read(ctx.cpu).and_then(|pfn| {
                 self.name(ctx, extent, Some(pfn));

@@ -140,7 +140,7 @@ impl<'a> Extents<'a> {
             at.write(ctx.cpu, &block.start().get())?;
         }
         if let Some(pfn) = pfn {
-            for (offset, mfn) in (0..).zip(block.range().iter()) {
+            for (offset, mfn) in (0..self.size()).zip(block.range().iter()) {
                 let pfn = Pfn::new(pfn.wrapping_add(offset));
                 memory.machine.m2p().set(mfn, Some(pfn));
             }

@@ -492,12 +492,12 @@ fn i08_nothing_of_others_is_reached() {
     let m2p = machine.m2p_frames().start.start().get();
     let ours = machine.root_entry(257).unwrap() & !0xfff;
     let foreign = [world.to(0, READABLE, 0), world.to(2, READABLE, 0)];
-    for entry in foreign.into_iter().chain([m2p | 5, ours | 5, 0x5]) {
+    for entry in foreign.into_iter().chain([m2p | 5, ours | 5]) {
         for flags in [0, WRITABLE] {
             assert_eq!(world.update(1, SELF, &[(at, entry | flags)]), BUSY);
         }
     }
-    for device in [0xb8_u64, 0xfee00, 0xfec00, 0x10_0000] {
+    for device in [0_u64, 0xb8, 0xfee00, 0xfec00, 0x10_0000] {
         let entry = device << 12 | 7;
         let result = world.update(1, SELF, &[(at, entry)]);
         assert!(result == FORBIDDEN || result == BUSY, "{device:#x}");

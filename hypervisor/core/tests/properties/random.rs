@@ -28,6 +28,7 @@ pub struct Counts {
 }
 
 impl Counts {
+    #[allow(dead_code, reason = "the long form uses it")]
     pub fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.calls += other.calls;
