@@ -284,6 +284,7 @@ fn i4_a_frame_that_is_given_back_while_it_is_used_becomes_free_once() {
         };
         let is_free = frames.give_back(FRAME, A).expect("it is the domain's");
         assert!(frames.give_back(FRAME, A).is_none(), "given back twice");
+        assert!(!frames.acquire(FRAME, A), "a frame that was given back");
         assert_ne!(is_free, user.join().unwrap(), "freed once, by one of them");
         assert_eq!(frames.references(FRAME), 0);
     });
@@ -365,11 +366,13 @@ fn i5_who_gets_a_frame_knows_of_every_translation_that_is_left() {
         }
         let other = {
             let world = world.clone();
-            thread::spawn(move || world.unmap(1))
+            thread::spawn(move || {
+                // On its own, as for a change of roots, while the mapping is still there.
+                world.tlb.flush_all(CpuId::new(1), || world.fill(1));
+                world.unmap(1);
+            })
         };
         world.unmap(0);
-        // This CPU flushes on its own, as for a change of roots; nothing is known of the other.
-        world.tlb.flush_all(CpuId::new(0), || world.fill(0));
         if let Claim::Work { flush, .. } = world.frames.claim(FRAME, L1, A) {
             let stale = flush.map_or(CpuSet::EMPTY, |stamp| world.tlb.stale_since(stamp));
             for cpu in 0..2 {

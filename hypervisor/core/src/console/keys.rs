@@ -5,6 +5,9 @@
 pub enum DebugKey {
     /// The list of keys.
     Help,
+    /// The auditor of memory. Debug builds only.
+    #[cfg(debug_assertions)]
+    Audit,
     /// Dom0's registers.
     Dom0Registers,
     /// How much memory there is and who has it.
@@ -22,6 +25,12 @@ pub enum DebugKey {
 /// All keys with what they do. As far as Xen has such a key, it is the same one.
 pub const KEYS: &[(u8, DebugKey, &str)] = &[
     (b'0', DebugKey::Dom0Registers, "registers of dom0"),
+    #[cfg(debug_assertions)]
+    (
+        b'A',
+        DebugKey::Audit,
+        "audit of all counts and types of memory",
+    ),
     (
         b'C',
         DebugKey::Crash,

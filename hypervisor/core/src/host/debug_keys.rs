@@ -14,6 +14,8 @@ use crate::trap::crash;
 /// Does what a key asks for. `regs` are those of the guest that was interrupted, if one was.
 pub(super) fn pressed(host: &Host, cpu: &Cpu, regs: Option<&CpuUserRegs>, key: DebugKey) {
     match key {
+        #[cfg(debug_assertions)]
+        DebugKey::Audit => crate::audit::key::pressed(host, cpu),
         DebugKey::Help => host.out(cpu).write_keys(),
         DebugKey::Log => host.out(cpu).write_log_again(),
         DebugKey::Reboot => host.machine.reboot(),

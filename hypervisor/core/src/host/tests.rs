@@ -56,6 +56,25 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
 }
 
 #[test]
+fn the_audit_key_finds_nothing_wrong_but_what_is() {
+    let guest = Guest::dom0();
+    let (host, cpu) = (&guest.host, &guest.cpu);
+    let free = host.frames.statistics();
+    crate::audit::key::pressed(host, cpu);
+    let said = guest.output();
+    assert!(said.contains("audit of memory: 0 findings"), "{said}");
+    assert_eq!(host.frames.statistics(), free);
+    // A reference that nobody has.
+    let undo = UndoQueue::new();
+    let memory = host.memory(cpu, &undo);
+    core::mem::forget(memory.acquire(guest.shared_info, guest.domid).unwrap());
+    crate::audit::key::pressed(host, cpu);
+    let said = guest.output();
+    assert!(said.contains("audit of memory: 1 findings"), "{said}");
+    assert!(said.contains("domain 0 as shared page uses it"), "{said}");
+}
+
+#[test]
 fn two_machines_run_a_built_dom0_each() {
     let mut machines = [machine_with_dom0(1), machine_with_dom0(2)];
     for (index, (host, [cpu, other], regs)) in machines.iter_mut().enumerate() {

@@ -10,6 +10,9 @@ const LOCAL_APICS: MfnRange = MfnRange::new(Mfn::new(0xf_ee00), Mfn::new(0xf_ef0
 /// Where PCs have the first IO-APIC.
 const IO_APIC: MfnRange = MfnRange::new(Mfn::new(0xf_ec00), Mfn::new(0xf_ec01));
 
+/// What firmware and the start of CPUs use, RAM or not. Its RAM is not memory that could become a domain's.
+const LOW: MfnRange = MfnRange::new(Mfn::new(0), Mfn::new(0x100));
+
 /// The addresses that are not like other devices' for domains: interrupts are the hypervisor's.
 #[derive(Debug)]
 pub struct IoMemory {
@@ -39,7 +42,11 @@ impl IoMemory {
         } else if self.read_only.iter().any(|range| range.contains(mfn)) {
             Kind::ReadOnly
         } else if machine.memory_map().ram().any(|range| range.contains(mfn)) {
-            Kind::Memory
+            if LOW.contains(mfn) {
+                Kind::Hidden
+            } else {
+                Kind::Memory
+            }
         } else {
             Kind::Device
         }

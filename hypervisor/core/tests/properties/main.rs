@@ -2,6 +2,7 @@
 //!
 //! `OXEN_SEED` replays the run of one seed; `OXEN_STEPS` says how long.
 
+mod invariants;
 mod ops;
 mod random;
 mod rng;

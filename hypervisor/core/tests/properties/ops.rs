@@ -1,14 +1,17 @@
 //! What guests do: calls, valid and hostile, made of frames that could be meant.
 
-use dom0_abi::addr::Mfn;
+use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::ids::DomId;
+use dom0_abi::memory::{MemoryCommand, MemoryExchange, MemoryReservation};
 use dom0_abi::xen::{MmuUpdate, MmuextOp, MulticallEntry};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::{Level, PageType};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rng::Rng;
-use crate::world::{ARGS, FRAMES, LOOSE, MARKS, PRESENT, USER, WRITABLE, World, linear};
+use crate::world::{ARGS, FRAMES, L3, LOOSE, MARKS, PRESENT, USER, WRITABLE, World, linear};
 
 /// A call, and what has to be in memory for it.
 #[derive(Clone, Debug)]
@@ -24,6 +27,9 @@ pub enum Op {
     Call(Call),
     Write(u64, Vec<u8>),
     Read(u64, usize),
+    /// By an instruction, with rax and rbx, to an address that is mapped read-only.
+    Trapped(u64, [u64; 2], Vec<u8>),
+    EnterUser,
 }
 
 const SELF: u64 = 0x7ff0;
@@ -72,6 +78,16 @@ impl<'a> Maker<'a> {
             | TypeState::Undoing { ty, .. } => ty == wanted,
             _ => false,
         });
+        self.rng.pick(&tables)
+    }
+
+    fn table_among(&mut self, frames: &[Mfn], level: Level) -> Option<Mfn> {
+        let wanted = PageType::Table(level);
+        let is_one = |mfn: &Mfn| match self.world.host.frames.type_state(*mfn) {
+            Some(TypeState::InUse { ty, .. } | TypeState::Parked { ty, .. }) => ty == wanted,
+            _ => false,
+        };
+        let tables: Vec<_> = frames.iter().copied().filter(is_one).collect();
         self.rng.pick(&tables)
     }
 
@@ -418,9 +434,144 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Frames that come and go.
+    fn memory_op(&mut self) -> Call {
+        let mut data = Vec::new();
+        let domid = match self.foreign().0 & 0xffff {
+            IO | XEN => SELF,
+            id => id,
+        };
+        let order = self.rng.pick(&[0, 0, 0, 0, 1, 2, 3]).unwrap();
+        let count = 1 + self.rng.below(6);
+        let command = match self.rng.below(10) {
+            0..4 => MemoryCommand::DecreaseReservation,
+            4 | 5 => MemoryCommand::IncreaseReservation,
+            6 | 7 => MemoryCommand::PopulatePhysmap,
+            _ => MemoryCommand::Exchange,
+        };
+        let mut number = u64::from(command.get());
+        if self.rng.one_in(40) {
+            number |= self.rng.next() & 0x3ff << 6;
+        }
+        let list: Vec<u64> = (0..count)
+            .map(|_| match command {
+                MemoryCommand::DecreaseReservation | MemoryCommand::Exchange => {
+                    self.given_away().get()
+                }
+                _ => self.rng.below(1 << 20),
+            })
+            .collect();
+        let start = self.data(&mut data, list.as_bytes());
+        let reservation = |start, count, order| {
+            let mut reservation = MemoryReservation::new_zeroed();
+            reservation.extent_start = GuestHandle::new(GuestAddr::new(start));
+            (reservation.nr_extents, reservation.extent_order) = (count, order);
+            reservation.domid = DomId::new(domid as u16);
+            reservation
+        };
+        let arg = if command == MemoryCommand::Exchange {
+            let pfns: Vec<u64> = (0..8).map(|_| self.rng.below(1 << 20)).collect();
+            let results = self.data(&mut data, pfns.as_bytes());
+            let (from, to) = self.rng.pick(&[(0, 0), (0, 0), (0, 1), (1, 0)]).unwrap();
+            let mut exchange = MemoryExchange::new_zeroed();
+            let given = count >> to << to;
+            exchange.input = reservation(start, given, from);
+            exchange.output = reservation(results, given << from >> to, to);
+            self.data(&mut data, exchange.as_bytes())
+        } else {
+            let start = if command == MemoryCommand::IncreaseReservation && self.rng.percent(30) {
+                0
+            } else {
+                start
+            };
+            let reservation = reservation(start, count, order);
+            self.data(&mut data, reservation.as_bytes())
+        };
+        Call {
+            call: Hypercall::MemoryOp,
+            args: [number, arg, 0, 0, 0],
+            data,
+        }
+    }
+
+    /// A frame to give away: mostly one that is not used.
+    fn given_away(&mut self) -> Mfn {
+        if self.rng.percent(20) {
+            return self.mfn();
+        }
+        let unused = self.frames(self.slot, |state| matches!(state, TypeState::None { .. }));
+        let any = self.loose(self.slot);
+        self.rng.pick(&unused).unwrap_or(any)
+    }
+
+    /// Selectors make the page of the LDT that they lead to one of descriptors.
+    fn set_segment_base(&mut self) -> Call {
+        const LOCAL: u64 = 4;
+        let index = self.rng.below(9000);
+        Call {
+            call: Hypercall::SetSegmentBase,
+            args: [3, index << 3 | LOCAL | 3, 0, 0, 0],
+            data: Vec::new(),
+        }
+    }
+
+    /// Works on tables of a domain that ends.
+    fn about_the_dying(&mut self, length: u64) -> Call {
+        let dying = self.rng.pick(&self.world.dying).unwrap();
+        let mut frames = Vec::new();
+        let all = &self.world.host.frames;
+        all.visit_of(dying, |mfn| frames.push(mfn));
+        let (id, own) = (u64::from(dying.get()), self.loose(0));
+        let any = |rng: &mut Rng| rng.pick(&frames).unwrap_or(own);
+        let mut data = Vec::new();
+        if self.rng.percent(50) {
+            let mut list = Vec::new();
+            for _ in 0..length {
+                let level = self.level();
+                let mut op = MmuextOp::new_zeroed();
+                op.cmd = self.rng.below(5) as u32;
+                let table = any(self.rng);
+                op.arg1 = self.table_among(&frames, level).unwrap_or(table).get();
+                list.push(op);
+            }
+            let at = self.data(&mut data, list.as_bytes());
+            return Call {
+                call: Hypercall::MmuextOp,
+                args: [at, length, 0, id, 0],
+                data,
+            };
+        }
+        let mut list = Vec::new();
+        for _ in 0..length {
+            let level = self.level();
+            let other = any(self.rng);
+            let table = self.table_among(&frames, level).unwrap_or(other);
+            let target = any(self.rng).start().get();
+            let flags = PRESENT | USER | if self.rng.percent(50) { WRITABLE } else { 0 };
+            let ptr = table.start().get() + self.index(level) * 8;
+            let val = if self.rng.percent(30) {
+                0
+            } else {
+                target | flags
+            };
+            list.push(MmuUpdate { ptr, val });
+        }
+        let at = self.data(&mut data, list.as_bytes());
+        Call {
+            call: Hypercall::MmuUpdate,
+            args: [at, length, 0, (id + 1) << 16 | id, 0],
+            data,
+        }
+    }
+
     fn plain_call(&mut self) -> Call {
         let length = self.length();
-        match self.rng.below(20) {
+        if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
+            return self.about_the_dying(length);
+        }
+        match self.rng.below(25) {
+            20 | 21 => self.set_segment_base(),
+            22..25 => self.memory_op(),
             0..9 => self.mmu_update(length),
             9..14 => {
                 let length = length.min(12);
@@ -471,8 +622,172 @@ impl<'a> Maker<'a> {
         call
     }
 
-    pub fn op(&mut self) -> Op {
-        match self.rng.below(20) {
+    /// A write of the kernel to one of its tables.
+    fn trapped(&mut self) -> Op {
+        let tables = &self.world.players[self.slot].frames;
+        let level = if self.rng.percent(90) {
+            Level::L1
+        } else {
+            self.level()
+        };
+        let table = self.table(self.slot, level);
+        let index = table.and_then(|table| tables.iter().position(|&mfn| mfn == table));
+        let page = match index {
+            Some(index) => linear(index),
+            None => self.address() & !0xfff,
+        };
+        let at = page + self.index(level) * 8;
+        let values = [self.entry(level), self.entry(level)];
+        let byte = self.rng.next() as u8;
+        let bit = byte & 63;
+        let forms: [&[u8]; 8] = [
+            &[0x48, 0x89, 0x07],
+            &[0x48, 0x87, 0x07],
+            &[0xf0, 0x48, 0x0f, 0xb1, 0x1f],
+            &[0xf0, 0x80, 0x27, byte],
+            &[0xf0, 0x80, 0x0f, byte],
+            &[0xf0, 0x48, 0x0f, 0xba, 0x37, bit],
+            &[0xf0, 0x48, 0x0f, 0xba, 0x2f, bit],
+            &[0x48, 0x89, 0x1f],
+        ];
+        let form = self.rng.pick(&forms).unwrap();
+        Op::Trapped(at, values, form.to_vec())
+    }
+
+    /// A tree of tables, built in memory that is no table yet, and used as one at the end.
+    fn tree(&mut self) -> Vec<Op> {
+        let levels = [Level::L1, Level::L2, Level::L3, Level::L4];
+        let depth = 1 + self.rng.below(4) as usize;
+        let mut ops = Vec::new();
+        let mut children = Vec::new();
+        for (number, &level) in levels.iter().take(depth).enumerate() {
+            let width = if number + 1 == depth {
+                1
+            } else {
+                1 + self.rng.below(3)
+            };
+            let mut tables = Vec::new();
+            for _ in 0..width {
+                let table = self.loose(self.slot);
+                tables.push(table);
+                ops.extend(self.unmap(table));
+                ops.push(Op::Call(self.extended(16, table)));
+                let fill = self.fill(level, table, &children);
+                ops.push(Op::Call(fill));
+            }
+            children = tables;
+        }
+        let top = children[0];
+        let command = match depth {
+            4 if self.rng.percent(40) => 5,
+            4 if self.rng.percent(40) => 15,
+            depth => depth as u32 - 1,
+        };
+        ops.push(Op::Call(self.extended(command, top)));
+        if self.rng.percent(50) {
+            ops.push(Op::Call(self.extended(4, top)));
+        }
+        ops
+    }
+
+    /// Takes away what the first table maps of a frame.
+    fn unmap(&mut self, mfn: Mfn) -> Option<Op> {
+        let frames = &self.world.players[self.slot].frames;
+        let index = frames.iter().position(|&its| its == mfn)?;
+        let entry = if self.rng.percent(50) {
+            0
+        } else {
+            mfn.start().get() | PRESENT | USER
+        };
+        Some(Op::Call(Call {
+            call: Hypercall::UpdateVaMapping,
+            args: [linear(index), entry, self.rng.below(3), 0, 0],
+            data: Vec::new(),
+        }))
+    }
+
+    fn extended(&mut self, command: u32, mfn: Mfn) -> Call {
+        let mut op = MmuextOp::new_zeroed();
+        (op.cmd, op.arg1) = (command, mfn.get());
+        let at = linear(ARGS + self.seat) + 0x800;
+        Call {
+            call: Hypercall::MmuextOp,
+            args: [at, 1, 0, SELF, 0],
+            data: vec![(at, op.as_bytes().to_vec())],
+        }
+    }
+
+    fn fill(&mut self, level: Level, table: Mfn, children: &[Mfn]) -> Call {
+        let count = match self.rng.below(4) {
+            0 => 40 + self.rng.below(40),
+            _ => 1 + self.rng.below(12),
+        };
+        let mut list = Vec::new();
+        for _ in 0..count {
+            let index = self.rng.below(512);
+            let val = match self.rng.pick(children) {
+                Some(child) => child.start().get() | PRESENT | WRITABLE | USER,
+                // Such that most are allowed.
+                None => {
+                    let frames = &self.world.players[self.slot].frames;
+                    let frame = self.rng.pick(frames).unwrap().start().get();
+                    let writable = if self.rng.percent(20) { WRITABLE } else { 0 };
+                    frame | PRESENT | USER | writable
+                }
+            };
+            let val = if self.rng.one_in(60) {
+                self.entry(level)
+            } else {
+                val
+            };
+            let ptr = table.start().get() + index * 8;
+            list.push(MmuUpdate { ptr, val });
+        }
+        if level == Level::L4 && self.rng.percent(80) {
+            let frames = &self.world.players[self.slot].frames;
+            let val = frames[L3].start().get() | PRESENT | WRITABLE | USER;
+            list.push(MmuUpdate {
+                ptr: table.start().get(),
+                val,
+            });
+        }
+        let at = linear(ARGS + self.seat);
+        Call {
+            call: Hypercall::MmuUpdate,
+            args: [at, list.len() as u64, 0, SELF, 0],
+            data: vec![(at, list.as_bytes().to_vec())],
+        }
+    }
+
+    /// One operation, or several that belong together.
+    pub fn ops(&mut self) -> Vec<Op> {
+        if self.rng.one_in(12) {
+            self.tree()
+        } else {
+            vec![self.op()]
+        }
+    }
+
+    /// Calls only, of any kind.
+    pub fn calls(&mut self) -> Vec<Call> {
+        let ops = if self.rng.one_in(8) {
+            self.tree()
+        } else if self.rng.one_in(8) {
+            vec![Op::Call(self.multicall())]
+        } else {
+            vec![Op::Call(self.plain_call())]
+        };
+        let calls = ops.into_iter().filter_map(|op| match op {
+            Op::Call(call) => Some(call),
+            _ => None,
+        });
+        calls.collect()
+    }
+
+    fn op(&mut self) -> Op {
+        match self.rng.below(24) {
+            20..23 => self.trapped(),
+            23 => Op::EnterUser,
             0..4 => {
                 let at = self.address() + self.rng.below(512) * 8;
                 let entry = self.entry(Level::L1);

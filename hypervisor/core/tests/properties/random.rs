@@ -1,12 +1,14 @@
 //! The big run: random operations of all vCPUs in random order, with random ends of domains, and the auditor behind them.
 
+use std::collections::VecDeque;
+
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use oxen_core::budget::Budget;
 
 use crate::ops::{Call, Maker, Op};
 use crate::rng::Rng;
-use crate::world::{ARGS, Config, Outcome, PRESENT, USER, WRITABLE, World, linear};
+use crate::world::{ARGS, Config, FRAMES, Outcome, PRESENT, STACKS, USER, WRITABLE, World, linear};
 
 /// What came about, so that it can be seen that the run is worth something.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,8 +20,29 @@ pub struct Counts {
     pub preempted: u64,
     pub abandoned: u64,
     pub writes: u64,
+    pub trapped: u64,
+    pub users: u64,
+    pub gone: u64,
     pub kills: u64,
     pub audits: u64,
+}
+
+impl Counts {
+    #[allow(dead_code, reason = "the long form uses it")]
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.calls += other.calls;
+        self.succeeded += other.succeeded;
+        self.refused += other.refused;
+        self.preempted += other.preempted;
+        self.abandoned += other.abandoned;
+        self.writes += other.writes;
+        self.trapped += other.trapped;
+        self.users += other.users;
+        self.gone += other.gone;
+        self.kills += other.kills;
+        self.audits += other.audits;
+    }
 }
 
 /// A run.
@@ -32,6 +55,8 @@ pub struct Run {
     last: String,
     /// Calls in a row whose arguments could not be put into memory.
     lost: [[u32; 2]; 3],
+    /// What vCPUs are about to do.
+    plans: [[VecDeque<Op>; 2]; 3],
 }
 
 impl Run {
@@ -43,6 +68,7 @@ impl Run {
             every,
             last: String::new(),
             lost: [[0; 2]; 3],
+            plans: Default::default(),
         }
     }
 
@@ -81,13 +107,17 @@ impl Run {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        if self.counts.steps.is_multiple_of(32) {
+            self.world.refresh((self.counts.steps / 32 % 3) as usize);
+        }
         match self.rng.below(1000) {
             0..60 => self.world.host.machine.agitate(),
             60..120 => {
                 let units = match self.rng.below(6) {
                     0 => u32::MAX,
                     1 => 640,
-                    _ => 25 + self.rng.below(120) as u32,
+                    2 => 25 + self.rng.below(120) as u32,
+                    _ => 24 + self.rng.below(20) as u32,
                 };
                 self.world.host.set_entry_budget(Budget::new(units));
             }
@@ -124,12 +154,35 @@ impl Run {
         }
         self.world.kill(slot);
         self.lost[slot] = [0; 2];
+        self.plans[slot] = Default::default();
+    }
+
+    /// Lets user code do something.
+    fn user_turn(&mut self, slot: usize, seat: usize) -> Result<(), String> {
+        self.last = format!("place {slot} vcpu {seat}, user code");
+        let at = linear(self.rng.below(FRAMES as u64) as usize);
+        match self.rng.below(4) {
+            0 => {
+                let outcome = self.world.leave_user(slot, seat);
+                self.settle(slot, outcome);
+            }
+            1 => {
+                self.world.read(slot, seat, at, &mut [0; 8]);
+            }
+            // Where no kernel's stack is: a kernel would not survive that.
+            _ if at >> 13 == linear(STACKS) >> 13 => {}
+            _ => self.write(slot, seat, at + 0x20, &[0xff; 8])?,
+        }
+        Ok(())
     }
 
     /// Lets one vCPU do something.
     fn turn(&mut self) -> Result<(), String> {
         let slot = self.rng.below(3) as usize;
         let seat = self.rng.below(2) as usize;
+        if self.world.players[slot].seats[seat].is_user {
+            return self.user_turn(slot, seat);
+        }
         if self.world.players[slot].seats[seat].is_pending {
             if self.rng.percent(90) {
                 let outcome = self.world.resume(slot, seat);
@@ -145,23 +198,60 @@ impl Run {
         if self.rng.one_in(24) {
             return self.refusal(slot, seat);
         }
-        let op = Maker::new(&self.world, &mut self.rng, slot, seat).op();
+        let op = match self.plans[slot][seat].pop_front() {
+            Some(op) => op,
+            None => {
+                let mut ops = Maker::new(&self.world, &mut self.rng, slot, seat).ops();
+                let first = ops.remove(0);
+                self.plans[slot][seat].extend(ops);
+                first
+            }
+        };
         self.last = format!("place {slot} vcpu {seat}: {op:x?}");
         match op {
+            Op::EnterUser => {
+                self.counts.users += 1;
+                let outcome = self.world.enter_user(slot, seat);
+                self.settle(slot, outcome);
+            }
+            Op::Trapped(at, values, instruction) => {
+                let outcome = self
+                    .world
+                    .trapped_write(slot, seat, at, values, &instruction);
+                self.counts.trapped += u64::from(outcome == Outcome::Returned(0));
+                self.settle(slot, outcome);
+            }
             Op::Call(call) => {
                 if self.put(slot, seat, &call) {
                     let outcome = self.world.call(slot, seat, call.call.number(), call.args);
                     self.settle(slot, outcome);
                 }
             }
-            Op::Write(at, bytes) => {
-                if self.world.write(slot, seat, at, &bytes) {
-                    self.counts.writes += 1;
-                }
-            }
+            Op::Write(at, bytes) => self.write(slot, seat, at, &bytes)?,
             Op::Read(at, length) => {
                 self.world.read(slot, seat, at, &mut vec![0; length]);
             }
+        }
+        Ok(())
+    }
+
+    /// Lets a guest's code write; neither tables nor what others have may change by that (I1, I8).
+    fn write(&mut self, slot: usize, seat: usize, at: u64, bytes: &[u8]) -> Result<(), String> {
+        let looks = self.rng.one_in(16);
+        let before = looks.then(|| (self.world.books(), self.world.contents_of_others(slot)));
+        if self.world.write(slot, seat, at, bytes) {
+            self.counts.writes += 1;
+        }
+        let Some((books, contents)) = before else {
+            return Ok(());
+        };
+        if let Some(difference) = books.difference(&self.world.books()) {
+            return Err(self.blame(format!("a write to memory, but {difference}")));
+        }
+        // A control domain may have mapped what others have.
+        let may = slot == 0 || self.world.config.wild;
+        if !may && contents != self.world.contents_of_others(slot) {
+            return Err(self.blame(String::from("it changed the memory of others")));
         }
         Ok(())
     }
@@ -182,7 +272,10 @@ impl Run {
             Outcome::Returned(value) if value < 0 => self.counts.refused += 1,
             Outcome::Returned(_) => self.counts.succeeded += 1,
             Outcome::Pending => self.counts.preempted += 1,
-            Outcome::Gone => self.kill(slot),
+            Outcome::Gone => {
+                self.counts.gone += 1;
+                self.kill(slot);
+            }
         }
     }
 
@@ -221,6 +314,7 @@ impl Run {
         if let Outcome::Returned(value) = outcome
             && value < 0
             && value != Errno::EFAULT.as_return()
+            && before.is_settled()
         {
             let after = self.world.books();
             if let Some(difference) = before.difference(&after) {

@@ -7,9 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use dom0_abi::addr::{GuestAddr, Mfn};
-use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS};
+use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS, IretContext, TrapInfo};
+use dom0_abi::errno::Errno;
+use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::xen::VmAssist;
 use oxen_arch::boot::CpuId;
+use oxen_arch::registers::ENTRY_SYSCALL;
+use oxen_arch::sync::atomic::Ordering;
 use oxen_arch::{Cpu, Machine, PagingFacts, SimConfig};
 use oxen_core::audit::translations::{self, Remembered};
 use oxen_core::audit::{self, Finding, Problem, Story, Tally, Wrong};
@@ -27,10 +32,10 @@ use oxen_core::page_type::{Level, PageType, TypeRef, promote, undo};
 use oxen_core::policy::ports::PortRights;
 use oxen_core::trap::entry;
 use oxen_core::trap::return_path::Next;
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Frames of each domain at first.
-pub const FRAMES: usize = 48;
+pub const FRAMES: usize = 72;
 pub const ROOT: usize = 0;
 pub const L3: usize = 1;
 pub const L2: usize = 2;
@@ -39,6 +44,8 @@ pub const USER_ROOT: usize = 4;
 pub const SHARED: usize = 5;
 /// Pages for the arguments of the two vCPUs.
 pub const ARGS: usize = 6;
+/// Pages for their stacks.
+pub const STACKS: usize = 8;
 /// From here on frames are anything.
 pub const LOOSE: usize = 12;
 
@@ -53,7 +60,19 @@ pub const USER: u64 = 4;
 /// What CPUs mark in entries at any time.
 pub const MARKS: u64 = 0x60;
 /// Behind a `syscall`.
-const RIP: u64 = 0x41_0002;
+const RIP: u64 = 0x1000_0002;
+/// Where the kernel handles exceptions and system calls.
+const HANDLER: u64 = 0x2000_0000;
+
+/// Where the stack of a vCPU's kernel begins.
+pub const fn stack(seat: usize) -> u64 {
+    linear(STACKS + seat) + 0x1000
+}
+
+/// Where it puts an instruction.
+const fn code(seat: usize) -> u64 {
+    linear(STACKS + seat) + 0x100
+}
 
 /// What kind of machine it is.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +108,8 @@ pub struct Seat {
     pub regs: CpuUserRegs,
     /// A call was left half-way: the registers hold the rest.
     pub is_pending: bool,
+    /// It runs user code.
+    pub is_user: bool,
 }
 
 /// A domain that lives.
@@ -116,6 +137,7 @@ pub struct World {
     next_id: u16,
     tallies: Vec<Tally>,
     free_at_first: u64,
+    checks: u64,
 }
 
 /// How a call ended.
@@ -164,10 +186,12 @@ impl World {
             players: Vec::new(),
             dying: Vec::new(),
             next_id: 1,
+            checks: 0,
         };
         for slot in 0..3 {
             let player = world.spawn(slot);
             world.players.push(player);
+            world.set_up(slot);
         }
         world
     }
@@ -206,6 +230,8 @@ impl World {
         let shared = frames[SHARED];
         let ports = PortRights::none();
         let domain = Domain::new(id, capabilities, ports, shared);
+        let most = FRAMES as u64 + 40;
+        domain.memory.limit.store(most, Ordering::Relaxed);
         let reach = Reach::own(host, &domain);
         let ty = PageType::Table(Level::L4);
         let root = |mfn| {
@@ -223,7 +249,7 @@ impl World {
                 .unwrap();
             let mut regs = CpuUserRegs::new_zeroed();
             (regs.rip, regs.cs, regs.ss) = (RIP, FLAT_CS64, FLAT_SS);
-            (regs.rsp, regs.rflags) = (linear(LOOSE), 0x202);
+            (regs.rsp, regs.rflags) = (stack(number as usize), 0x202);
             let privileged = PrivilegedState::new(host.cpuid.owned_bits());
             let mut state = VcpuState::new(regs, root(frames[ROOT]).into_held(), privileged);
             state.user_root = Some(root(frames[USER_ROOT]).into_held());
@@ -239,11 +265,99 @@ impl World {
                 cpu,
                 regs,
                 is_pending: false,
+                is_user: false,
             }
         });
+        domain.assists.set(VmAssist::WritablePagetables, true);
         drop(domain);
         assert!(undo.is_empty());
         Player { id, seats, frames }
+    }
+
+    /// Lets the kernel of a new domain register its handlers.
+    fn set_up(&mut self, slot: usize) {
+        let budget = self.host.entry_budget();
+        self.host.set_entry_budget(Budget::ENDLESS);
+        for seat in 0..2 {
+            let mut page_fault = TrapInfo::new_zeroed();
+            (page_fault.vector, page_fault.cs) = (14, FLAT_CS64);
+            page_fault.address = HANDLER;
+            let table = [page_fault, TrapInfo::new_zeroed()];
+            assert!(self.write(slot, seat, linear(ARGS + seat), table.as_bytes()));
+            for (call, args) in [
+                (Hypercall::SetTrapTable, [linear(ARGS + seat), 0, 0, 0, 0]),
+                (Hypercall::SetCallbacks, [HANDLER, 0, HANDLER, 0, 0]),
+                (
+                    Hypercall::StackSwitch,
+                    [FLAT_SS.into(), stack(seat), 0, 0, 0],
+                ),
+            ] {
+                let outcome = self.call(slot, seat, call.number(), args);
+                assert_eq!(outcome, Outcome::Returned(0));
+            }
+        }
+        self.host.set_entry_budget(budget);
+    }
+
+    /// Goes to user mode.
+    pub fn enter_user(&mut self, slot: usize, seat: usize) -> Outcome {
+        let mut frame = IretContext::new_zeroed();
+        (frame.cs, frame.ss) = (u64::from(FLAT_CS64) | 3, FLAT_SS.into());
+        (frame.rip, frame.rflags) = (0x1000, 0x202);
+        // On top of the stack, where `call` lets it point.
+        let at = stack(seat) - size_of::<IretContext>() as u64;
+        if !self.write(slot, seat, at, frame.as_bytes()) {
+            return Outcome::Returned(Errno::EFAULT.as_return());
+        }
+        let regs = &mut self.players[slot].seats[seat].regs;
+        (regs.rip, regs.rax, regs.rsp) = (RIP, Hypercall::Iret.number(), at);
+        let outcome = self.enter(slot, seat);
+        self.players[slot].seats[seat].is_user = outcome != Outcome::Gone;
+        outcome
+    }
+
+    /// Comes back from there by a system call, which is none of the hypervisor's whatever the registers say (I17).
+    pub fn leave_user(&mut self, slot: usize, seat: usize) -> Outcome {
+        let player = &mut self.players[slot].seats[seat];
+        player.is_user = false;
+        player.regs.rax = Hypercall::MmuUpdate.number();
+        match self.enter(slot, seat) {
+            Outcome::Gone => Outcome::Gone,
+            _ => Outcome::Returned(0),
+        }
+    }
+
+    /// Lets the kernel write to an address by an instruction of its own, as it does to page tables that it has mapped.
+    /// `rdi` is the address.
+    pub fn trapped_write(
+        &mut self,
+        slot: usize,
+        seat: usize,
+        at: u64,
+        [rax, rbx]: [u64; 2],
+        instruction: &[u8],
+    ) -> Outcome {
+        if !self.write(slot, seat, code(seat), instruction) {
+            return Outcome::Returned(Errno::EFAULT.as_return());
+        }
+        let Seat {
+            cpu,
+            regs,
+            is_pending,
+            ..
+        } = &mut self.players[slot].seats[seat];
+        let cpu = &self.cpus[*cpu];
+        *is_pending = false;
+        (regs.rip, regs.rsp, regs.rdi) = (code(seat), stack(seat), at);
+        (regs.rax, regs.rbx) = (rax, rbx);
+        cpu.set_fault_address(at);
+        // Present, written to, from ring 3.
+        (regs.entry_vector, regs.error_code) = (14, 7);
+        match entry::handle_exception(&self.host, cpu, regs) {
+            Next::Guest if regs.rip == HANDLER => Outcome::Returned(Errno::EFAULT.as_return()),
+            Next::Guest => Outcome::Returned(0),
+            Next::Idle | Next::Shutdown(_) => Outcome::Gone,
+        }
     }
 
     fn fresh_id(&mut self) -> DomId {
@@ -267,7 +381,7 @@ impl World {
     /// Begins a call; what was pending is given up.
     pub fn call(&mut self, slot: usize, seat: usize, number: u64, args: [u64; 5]) -> Outcome {
         let regs = &mut self.players[slot].seats[seat].regs;
-        (regs.rip, regs.rax) = (RIP, number);
+        (regs.rip, regs.rax, regs.rsp) = (RIP, number, stack(seat));
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
         self.enter(slot, seat)
     }
@@ -296,8 +410,9 @@ impl World {
             cpu,
             regs,
             is_pending,
+            ..
         } = &mut self.players[slot].seats[seat];
-        regs.entry_vector = oxen_arch::registers::ENTRY_SYSCALL;
+        regs.entry_vector = ENTRY_SYSCALL;
         let next = entry::handle_hypercall(&self.host, &self.cpus[*cpu], regs);
         *is_pending = next == Next::Guest && regs.rip == RIP.wrapping_sub(2);
         match next {
@@ -305,6 +420,28 @@ impl World {
             Next::Guest => Outcome::Returned(regs.rax as i64),
             Next::Idle | Next::Shutdown(_) => Outcome::Gone,
         }
+    }
+
+    /// Looks which frames a domain has by now. Those that it lost make room for those that it got.
+    pub fn refresh(&mut self, slot: usize) {
+        let player = &mut self.players[slot];
+        let frames = &self.host.frames;
+        let mut new = Vec::new();
+        frames.visit_of(player.id, |mfn| {
+            if !player.frames.contains(&mfn) {
+                new.push(mfn);
+            }
+        });
+        new.sort_unstable();
+        for place in player.frames.iter_mut().skip(LOOSE) {
+            if !frames.is_of(*place, player.id)
+                && let Some(mfn) = new.pop()
+            {
+                *place = mfn;
+            }
+        }
+        player.frames.extend(new);
+        player.frames.truncate(200);
     }
 
     /// Works off what all domains took out of use.
@@ -322,6 +459,7 @@ impl World {
         self.end(slot);
         let player = self.spawn(slot);
         self.players[slot] = player;
+        self.set_up(slot);
     }
 
     fn end(&mut self, slot: usize) {
@@ -361,6 +499,8 @@ impl World {
                 self.tear_down(index, 0, Budget::ENDLESS);
             }
         }
+        // Of free frames too.
+        self.checks = 63;
         self.check()?;
         let free = self.host.frames.statistics().free;
         if !self.dying.is_empty() || free != self.free_at_first {
@@ -382,6 +522,10 @@ impl World {
             }
         };
         audit::audit(&self.host, &mut self.tallies, &mut report).unwrap();
+        self.checks += 1;
+        if self.checks % 64 == 0 {
+            audit::clean(&self.host, &mut report);
+        }
         for id in (0..6).map(CpuId::new) {
             for cached in self.host.machine.cached_frames(id) {
                 let what = Remembered {
@@ -449,6 +593,33 @@ impl World {
         books
     }
 
+    /// What all frames hold that domains have other than that of a place.
+    pub fn contents_of_others(&self, slot: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for player in self
+            .players
+            .iter()
+            .filter(|player| player.id != self.players[slot].id)
+        {
+            for mfn in &player.frames {
+                let is_table = matches!(
+                    self.host.frames.type_state(*mfn),
+                    Some(TypeState::InUse {
+                        ty: PageType::Table(_),
+                        ..
+                    })
+                );
+                // CPUs mark entries of tables.
+                if self.host.frames.is_of(*mfn, player.id) && !is_table {
+                    let mut page = [0; 4096];
+                    self.host.mem().read_bytes(mfn.at(0), &mut page).unwrap();
+                    bytes.extend(page);
+                }
+            }
+        }
+        bytes
+    }
+
     /// Writes to a guest's memory as its own code does.
     pub fn write(&self, slot: usize, seat: usize, at: u64, bytes: &[u8]) -> bool {
         let cpu = self.cpu(slot, seat);
@@ -483,6 +654,11 @@ fn fresh_frame(memory: Memory<'_>, id: DomId) -> Mfn {
 }
 
 impl Books {
+    /// Whether no table waits half-checked for somebody to go on, who may find that it cannot be one.
+    pub fn is_settled(&self) -> bool {
+        !self.frames.values().any(|frame| frame.2.contains("Parked"))
+    }
+
     /// The first difference, in words.
     pub fn difference(&self, other: &Self) -> Option<String> {
         if self == other {
