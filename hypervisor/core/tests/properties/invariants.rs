@@ -585,7 +585,7 @@ fn alike(seed: u64, mut differ: impl FnMut(&mut World, &mut Rng)) {
     for step in 0..300 {
         plain.refresh(1);
         let seat = rng.below(2) as usize;
-        let ops = Maker::new(&plain, &mut rng, 1, seat).calls();
+        let ops = Maker::new(plain.scene(), &mut rng, 1, seat).calls();
         for call in ops {
             let Call { call, args, data } = &call;
             // Lists are longer than what is put there, sometimes.
