@@ -4,7 +4,7 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::DomId;
-use dom0_abi::memory::{MemoryCommand, MemoryExchange, MemoryReservation};
+use dom0_abi::memory::{CONTINUATION_SHIFT, MemoryCommand, MemoryExchange, MemoryReservation};
 use dom0_abi::xen::{MmuUpdate, MmuextOp};
 use oxen_core::trap::entry;
 use oxen_core::trap::return_path::Next;
@@ -305,7 +305,7 @@ pub fn memory_op(game: &mut Game<'_>) {
     let mut picker = game.picker();
     if picker.of(&[0_u8, 0, 0, 0, 0, 0, 0, 1]) == 1 {
         // As if it went on from there.
-        command |= u64::from(picker.of(&[1_u8, 2, 3, 255])) << 6;
+        command |= u64::from(picker.of(&[1_u8, 2, 3, 255])) << CONTINUATION_SHIFT;
     }
     game.say(|| format!("{argument:02x?}"));
     let at = game.data(&argument);
