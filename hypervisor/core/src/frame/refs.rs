@@ -90,7 +90,9 @@ impl Frames {
 impl From<Refused> for Errno {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::NotPrivate | Refused::NotOwned | Refused::NoReference => Self::EINVAL,
+            Refused::NotPrivate | Refused::NotOwned | Refused::NoReference | Refused::NotTwin => {
+                Self::EINVAL
+            }
             Refused::TooManyReferences | Refused::InUse => Self::EBUSY,
         }
     }

@@ -17,7 +17,7 @@ use oxen_arch::sync::atomic::{Ordering, fence};
 use super::entry::Entry;
 use super::hold::{Hold, Reach};
 use super::refs::settle;
-use super::{ENTRIES, Level, PageType, Stop, TypeRef};
+use super::{ENTRIES, Level, PageType, Stop, TypeRef, twin};
 use crate::budget::Budget;
 use crate::descriptor::page::check_page;
 use crate::frame::Memory;
@@ -36,8 +36,9 @@ pub(crate) fn is_ours(level: Level, index: u16) -> bool {
 
 /// Makes a frame of `reach.tables` what the caller needs it as, with all that this takes, or finds it so.
 ///
-/// `EINVAL`: the frame is not the domain's, is used as something else, or something in it is not allowed; it and everything
-/// below it is as before, once the undo queue has been worked off. [`Stop::Again`]: the rest is to be done by calling again.
+/// `EINVAL`: the frame is not the domain's, is used as something else, or something in it is not allowed; `ENOMEM`: a root needs
+/// a twin, and there is no memory for it. The frame and everything below it is as before then, once the undo queue has been
+/// worked off. [`Stop::Again`]: the rest is to be done by calling again.
 pub fn acquire<'m>(
     memory: Memory<'m>,
     reach: &Reach<'_>,
@@ -183,6 +184,7 @@ fn check<'m>(
                 let mfn = job.mfn;
                 if job.ty == PageType::Table(Level::L4) {
                     own_slots(memory, mfn)?;
+                    twin::attach(memory, mfn)?;
                 }
                 finish(memory, mfn);
                 jobs.pop();
