@@ -11,6 +11,7 @@
 //! | [`entries`] | what an entry must be, and what it uses |
 //! | [`uses`] | who uses what: the walk over everything |
 //! | [`tally`] | the uses of each frame, counted, against its record |
+//! | [`twins`] | what roots have as their twins |
 //! | [`translations`] | what a CPU may still remember |
 //! | [`story`] | all that is to be said about one frame |
 //! | `key` | a debug key that starts it, in debug builds |
@@ -24,13 +25,16 @@ pub mod key;
 pub mod story;
 pub mod tally;
 pub mod translations;
+pub mod twins;
 pub mod uses;
 
 use core::fmt;
 
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
+use oxen_arch::tlb::TlbStamp;
 
+use crate::frame::{Kind, TypeState};
 use crate::host::Host;
 use crate::page_type::PageType;
 pub use entries::Wrong;
@@ -101,8 +105,32 @@ pub enum Problem {
     Free(u16),
     /// It has no references and is not free.
     Dead,
+    /// It is free, and the machine-to-physical table has a name for it.
+    Named,
+    /// It is said to be ready for any domain, and holds something, or was used.
+    NotClean,
     /// The domain's count of frames, which is another than that of its lists. The frame means nothing.
     Account {
+        /// Whose.
+        owner: DomId,
+        /// What is counted.
+        recorded: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// It is a root in use, guests run on twins, and it has none.
+    NoTwin,
+    /// Its twin holds something else than it must.
+    Twin {
+        /// In which slot.
+        index: u16,
+        /// What is there.
+        entry: u64,
+    },
+    /// It is the twin of a root that is none, or has another.
+    StrayTwin(Mfn),
+    /// The domain is charged for another number of twins than its roots have. The frame means nothing.
+    Twins {
         /// Whose.
         owner: DomId,
         /// What is counted.
@@ -146,15 +174,51 @@ impl fmt::Display for Finding {
             Problem::NoTable => f.write_str("to be undone, but no table"),
             Problem::Unowned => f.write_str("used or typed, but nobody's"),
             Problem::Free(times) => write!(f, "in {times} free blocks"),
+            Problem::Named => f.write_str("free, and has a pfn"),
+            Problem::NotClean => f.write_str("said to be clean, but is not"),
             Problem::Dead => f.write_str("not free, but nobody refers to it"),
             Problem::Account {
                 owner,
                 recorded,
                 found,
             } => write!(f, "domain {owner} counts {recorded} frames and has {found}"),
+            Problem::NoTwin => f.write_str("a root without a twin"),
+            Problem::Twin { index, entry } => {
+                write!(f, "entry {index} of its twin is {entry:#x}")
+            }
+            Problem::StrayTwin(root) => write!(f, "the twin of {root}, which does not have it"),
+            Problem::Twins {
+                owner,
+                recorded,
+                found,
+            } => write!(
+                f,
+                "domain {owner} is charged for {recorded} twins and has {found}"
+            ),
             Problem::Remembered(danger) => write!(f, "remembered by a CPU: {danger:?}"),
         }
     }
+}
+
+/// Reports free frames that are said to be zeroed and forgotten by all CPUs, and are not (I11).
+pub fn clean(host: &Host, report: &mut dyn FnMut(Finding)) {
+    host.frames.visit_free(|first, _| {
+        let Some((Kind::FreeHead { clean, .. }, _)) = host.frames.words(first) else {
+            return;
+        };
+        let end = first.get().saturating_add(clean.into());
+        for mfn in (first.get()..end).map(Mfn::new) {
+            let is_empty = host.mem().next_nonzero_word(mfn, 0) == Ok(None);
+            let is_unused = matches!(
+                host.frames.type_state(mfn),
+                Some(TypeState::None { stamp, .. }) if stamp == TlbStamp::NEVER
+            );
+            if !(is_empty && is_unused) {
+                let what = Problem::NotClean;
+                report(Finding { mfn, what });
+            }
+        }
+    });
 }
 
 /// Looks at everything and reports every difference. `tallies`: one for each frame ([`crate::frame::Frames::end`]); what they
@@ -169,5 +233,6 @@ pub fn audit(
     tallies.fill(Tally::NONE);
     tally::count(host, tallies, report);
     tally::compare(host, tallies, report);
+    twins::check(host, report);
     Ok(())
 }
