@@ -12,7 +12,7 @@ use crate::frame::Memory;
 use crate::page_type::entry::{Entry, HARMLESS};
 use crate::page_type::hold::{Hold, Reach};
 use crate::page_type::promote::is_ours;
-use crate::page_type::{PageType, Stop, TypeRef};
+use crate::page_type::{Level, PageType, Stop, TypeRef};
 
 /// How often an entry may change under our hands before the caller has to try again (XSA-318).
 const RETRIES: u32 = 32;
@@ -30,6 +30,7 @@ pub(super) enum Replaced {
 ///
 /// `EINVAL`, `EBUSY`, `EPERM`: the new entry is not allowed, see [`Hold::take`]. [`Stop::Again`] further if the entry changes
 /// all the time.
+#[inline]
 pub(super) fn replace(
     memory: Memory<'_>,
     reach: &Reach<'_>,
@@ -52,21 +53,34 @@ pub(super) fn replace(
             return Ok(Replaced::Kept(old));
         };
         let new = reach.check(level, new)?;
-        let (hold, new) = if is_harmless(old, new) {
-            (None, new)
+        let exchange = |new: Entry| {
+            let exchanged = memory.mem().compare_exchange_u64(at, old.0, new.0);
+            exchanged.map_err(no_table)
+        };
+        let exchanged = if is_harmless(old, new) {
+            exchange(new)?
+        } else if level == Level::L1 {
+            let (hold, new) = match new.is_present() {
+                true => Hold::take_page(memory, reach, new)?,
+                false => (Hold::Nothing, new),
+            };
+            let exchanged = exchange(new)?;
+            if exchanged.is_ok() {
+                hold.into_entry();
+                Hold::end_page(memory, old, || memory.machine.tlb_stamp());
+            }
+            exchanged
         } else {
             let (hold, new) = Hold::take(memory, reach, level, new, budget)?;
-            (Some(hold), new)
-        };
-        let exchanged = memory.mem().compare_exchange_u64(at, old.0, new.0);
-        match exchanged.map_err(no_table)? {
-            Ok(_) => {
-                if let Some(hold) = hold {
-                    hold.into_entry();
-                    drop(Hold::from_entry(memory, level, old));
-                }
-                return Ok(Replaced::Was(old));
+            let exchanged = exchange(new)?;
+            if exchanged.is_ok() {
+                hold.into_entry();
+                drop(Hold::from_entry(memory, level, old));
             }
+            exchanged
+        };
+        match exchanged {
+            Ok(_) => return Ok(Replaced::Was(old)),
             Err(now) => old = Entry(now),
         }
     }

@@ -8,6 +8,7 @@
 
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
+use oxen_arch::tlb::TlbStamp;
 
 use super::entry::{Entry, EntryRules};
 use super::{Level, PageType, Stop, TypeRef, promote};
@@ -101,7 +102,7 @@ impl<'m> Hold<'m> {
 
     /// The same for an L1 entry that is present.
     #[inline]
-    pub(super) fn take_page(
+    pub(crate) fn take_page(
         memory: Memory<'m>,
         reach: &Reach<'_>,
         entry: Entry,
@@ -156,6 +157,7 @@ impl<'m> Hold<'m> {
     }
 
     /// Leaves the references to the entry, which is in memory now.
+    #[inline]
     pub fn into_entry(self) {
         match self {
             Self::Nothing => {}
@@ -163,6 +165,24 @@ impl<'m> Hold<'m> {
                 frame.into_raw();
             }
             Self::Type(ty) => ty.into_entry(),
+        }
+    }
+
+    /// Ends the references of an L1 entry that is in memory no more, as dropping what [`Self::from_entry`] gives does. `now`:
+    /// a time since the entry is gone, see [`TypeRef`].
+    #[inline]
+    pub(crate) fn end_page(memory: Memory<'m>, entry: Entry, now: impl Fn() -> TlbStamp) {
+        if !entry.is_present() {
+            return;
+        }
+        let mfn = entry.mfn();
+        let Some(record) = memory.frames.record(mfn).filter(|of| of.word().is_owned()) else {
+            return;
+        };
+        if entry.is_writable() {
+            TypeRef::end(memory, record, mfn, now);
+        } else {
+            drop(FrameRef::from_raw(memory, mfn));
         }
     }
 

@@ -1,6 +1,7 @@
 //! How a table loses its type for good: what its entries hold goes back, from the last entry to the first, and tables below
 //! that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
 
+use super::Level;
 use super::entry::Entry;
 use super::hold::Hold;
 use super::promote::is_ours;
@@ -35,22 +36,26 @@ pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
 /// again.
 fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     let ToUndo { mfn, level, .. } = table;
-    loop {
-        let below = usize::from(table.progress);
-        let Ok(Some((index, word))) = memory.mem().last_nonzero_word(mfn, below) else {
-            break;
-        };
-        let index = index as u16;
-        if !is_ours(level, index) {
+    // Nothing leads to the table any more: so since now no entry of it leads anywhere.
+    let stamp = memory.machine.tlb_stamp();
+    while let Ok(Some(line)) = (memory.mem()).last_nonzero_line(mfn, usize::from(table.progress)) {
+        for (index, word) in line.words.into_iter().enumerate().rev() {
+            let index = line.first.wrapping_add(index) as u16;
+            if word == 0 || index >= table.progress || is_ours(level, index) {
+                continue;
+            }
             if !budget.take(ENTRY) {
                 memory.undo.push(memory.frames, mfn, table.progress);
                 return false;
             }
-            drop(Hold::from_entry(memory, level, Entry(word)));
+            match level {
+                Level::L1 => Hold::end_page(memory, Entry(word), || stamp),
+                _ => drop(Hold::from_entry(memory, level, Entry(word))),
+            }
+            table.progress = index;
         }
-        table.progress = index;
+        table.progress = line.first as u16;
     }
-    let stamp = memory.machine.tlb_stamp();
     match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
         Ok(effect) => settle(memory, mfn, effect),
         Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
