@@ -98,6 +98,7 @@ macro_rules! define_request {
 
         impl Request {
             /// Reads the arguments of a call.
+            #[inline(always)]
             pub fn decode(call: Hypercall, arguments: Arguments) -> Self {
                 let mut registers = arguments.0.into_iter();
                 let mut next = move || registers.next().unwrap_or(0);

@@ -32,7 +32,7 @@ use crate::frame::Memory;
 use crate::host::Host;
 use crate::page_type::undo;
 use continuation::Continuation;
-use decode::{Arguments, Request};
+use decode::Arguments;
 
 /// Who calls, and where: the hidden inputs of a hypercall, made visible.
 pub struct CallCtx<'a> {
@@ -56,6 +56,7 @@ pub struct CallCtx<'a> {
 
 impl<'a> CallCtx<'a> {
     /// The frames in the hands of this CPU, for the caller's domain.
+    #[inline]
     pub fn memory(&self) -> Memory<'a> {
         self.host.memory(self.cpu, &self.domain.undo)
     }
@@ -91,10 +92,7 @@ pub type HypercallResult = Result<Reply, Errno>;
 /// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
     let result = match Hypercall::try_from(ctx.regs.rax) {
-        Ok(call) => {
-            let request = Request::decode(call, Arguments::of(ctx.regs));
-            table::dispatch(ctx, call, request)
-        }
+        Ok(call) => table::dispatch(ctx, call, Arguments::of(ctx.regs)),
         Err(_) => Err(Errno::ENOSYS),
     };
     match undone(ctx, result) {
