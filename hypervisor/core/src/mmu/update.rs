@@ -59,20 +59,12 @@ pub(super) fn replace(
         };
         let exchanged = if is_harmless(old, new) {
             exchange(new)?
-        } else if level == Level::L1 {
-            let (hold, new) = match new.is_present() {
-                true => Hold::take_page(memory, reach, new)?,
-                false => (Hold::Nothing, new),
-            };
-            let exchanged = exchange(new)?;
-            if exchanged.is_ok() {
-                hold.into_entry();
-                Hold::end_page(memory, old, || memory.machine.tlb_stamp());
-            }
-            exchanged
         } else {
-            let (hold, new) = Hold::take(memory, reach, level, new, budget)?;
-            let exchanged = exchange(new)?;
+            let hold = match level {
+                Level::L1 => Hold::take_page(memory, reach, new)?,
+                _ => Hold::take(memory, reach, level, new, budget)?,
+            };
+            let exchanged = exchange(hold.entry())?;
             if exchanged.is_ok() {
                 hold.into_entry();
                 drop(Hold::from_entry(memory, level, old));

@@ -254,7 +254,8 @@ fn pages(
         .next_nonzero_line(job.mfn, usize::from(job.next))
         .map_err(|BadFrame| Errno::EINVAL)?
     {
-        for (index, word) in (line.first..).zip(line.words) {
+        for (offset, &word) in line.words.iter().enumerate() {
+            let index = line.first.wrapping_add(offset);
             if word == 0 || index < usize::from(job.next) {
                 continue;
             }
@@ -263,13 +264,11 @@ fn pages(
                 return Err(Stop::Again);
             }
             let fixed = reach.check(Level::L1, Entry(word))?;
-            if fixed.is_present() {
-                let (hold, fixed) = Hold::take_page(memory, reach, fixed)?;
-                if fixed.0 != word {
-                    put(memory, job.mfn, index, fixed)?;
-                }
-                hold.into_entry();
+            let hold = Hold::take_page(memory, reach, fixed)?;
+            if hold.entry().0 != word {
+                put(memory, job.mfn, index, hold.entry())?;
             }
+            hold.into_entry();
         }
         job.next = line.end() as u16;
     }

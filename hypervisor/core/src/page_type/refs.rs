@@ -83,21 +83,38 @@ impl<'m> TypeRef<'m> {
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`] as for [`Self::share`].
     #[inline]
     pub fn writable(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Stop> {
-        let ty = PageType::Writable;
         let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
         if !record.word().is_of(owner) {
             return Err(Errno::EINVAL.into());
         }
+        Self::take_writable(memory, record, mfn, owner)?;
+        Ok(Self::counted(memory, mfn, PageType::Writable))
+    }
+
+    /// The same for the frame of a record, which has been found to be the domain's. The reference is the caller's, but not a
+    /// value yet.
+    #[inline]
+    pub(super) fn take_writable(
+        memory: Memory<'m>,
+        record: &FrameRecord,
+        mfn: Mfn,
+        owner: DomId,
+    ) -> Result<(), Stop> {
+        let ty = PageType::Writable;
         if record.share_type_at_once(ty) {
-            return Self::counted(memory, mfn, ty).of(record, owner);
+            if record.word().is_of(owner) {
+                return Ok(());
+            }
+            drop(Self::counted(memory, mfn, ty));
+            return Err(Errno::EINVAL.into());
         }
-        let frame = memory.acquire(mfn, owner)?;
-        if record.claim_first_writable() {
-            frame.into_raw();
-            return Ok(Self::counted(memory, mfn, ty));
+        if record.acquire(owner).is_ok() {
+            if record.claim_first_writable() {
+                return Ok(());
+            }
+            drop(FrameRef::from_raw(memory, mfn));
         }
-        drop(frame);
-        super::promote::claim_writable(memory, mfn, owner)
+        super::promote::claim_writable(memory, mfn, owner).map(Self::into_entry)
     }
 
     /// Asks again who has the frame, now that it cannot change hands.

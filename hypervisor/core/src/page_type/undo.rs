@@ -1,7 +1,6 @@
 //! How a table loses its type for good: what its entries hold goes back, from the last entry to the first, and tables below
 //! that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
 
-use super::Level;
 use super::entry::Entry;
 use super::hold::Hold;
 use super::promote::is_ours;
@@ -48,10 +47,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
                 memory.undo.push(memory.frames, mfn, table.progress);
                 return false;
             }
-            match level {
-                Level::L1 => Hold::end_page(memory, Entry(word), || stamp),
-                _ => drop(Hold::from_entry(memory, level, Entry(word))),
-            }
+            Hold::from_entry(memory, level, Entry(word)).end(|| stamp);
             table.progress = index;
         }
         table.progress = line.first as u16;
