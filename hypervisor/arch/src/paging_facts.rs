@@ -8,6 +8,10 @@ pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
 /// Bit 0 of it: neither a supervisor's data nor what a not-present entry names can be read by speculation.
 const RDCL_NO: u64 = 1 << 0;
 
+/// A slot of ours that leads nowhere, in roots and in their twins. An entry that is not present may stand there: who keeps the
+/// roots can note something in it.
+pub const SPARE_SLOT: usize = 261;
+
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PagingFacts {

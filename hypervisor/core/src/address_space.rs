@@ -8,6 +8,8 @@
 //! 294). Keeping is never needed for the hypervisor's own safety: frames that change their use are flushed by their stamps.
 //! A guest that loads a root wants all that is not global forgotten, as a CPU does it: so for it a change of either root
 //! makes both of its PCIDs stale.
+//!
+//! Where guests run on twins of their roots (`page_type::twin`) there are no PCIDs, and each root is loaded with its twin.
 
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::{DomId, VcpuId};
@@ -18,6 +20,7 @@ use oxen_arch::tlb::{Pcid, TlbMode};
 use crate::domain::vcpu::GuestMode;
 use crate::host::Host;
 use crate::hypercall::CallCtx;
+use crate::page_type::twin;
 
 /// vCPUs that have PCIDs on a CPU at a time: two each, beside the one of the idle root.
 const SLOTS: usize = (Pcid::COUNT as usize - 1) / 2;
@@ -131,6 +134,7 @@ pub fn load(ctx: &CallCtx<'_>, root: Mfn, mode: GuestMode) {
 #[inline]
 fn load_for(host: &Host, cpu: &Cpu, owner: u64, root: Mfn, mode: GuestMode) {
     match host.machine.tlb_mode() {
+        TlbMode::Global if host.machine.uses_twins() => load_with_twin(host, cpu, root),
         TlbMode::Global => cpu.load_root(root),
         TlbMode::Pcid => {
             let taken = host
@@ -140,6 +144,18 @@ fn load_for(host: &Host, cpu: &Cpu, owner: u64, root: Mfn, mode: GuestMode) {
                 Some((pcid, keep)) => cpu.load_root_pcid(root, pcid, keep),
                 None => cpu.load_root(root),
             }
+        }
+    }
+}
+
+/// Loads a root for a guest that runs on its twin.
+#[inline(never)]
+fn load_with_twin(host: &Host, cpu: &Cpu, root: Mfn) {
+    match twin::of(&host.machine, &host.frames, root) {
+        Some(twin) => cpu.load_roots(root, twin),
+        None => {
+            debug_assert!(false, "root {root} is in use and has no twin");
+            cpu.load_root(root);
         }
     }
 }

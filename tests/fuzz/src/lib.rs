@@ -42,6 +42,12 @@ pub const TARGETS: &[Target] = &[
         step: steps::mmuext_op,
     },
     Target {
+        name: "memory_op",
+        what: "memory that comes and goes, exchange, maps",
+        begin: |_| (),
+        step: steps::memory_op,
+    },
+    Target {
         name: "pte",
         what: "entries of every level, by update, by va mapping and by pin",
         begin: |_| (),

@@ -1,6 +1,10 @@
 //! What a vCPU does in one step, made of the input.
 
+use dom0_abi::addr::GuestAddr;
+use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::ids::DomId;
+use dom0_abi::memory::{CONTINUATION_SHIFT, MemoryCommand, MemoryExchange, MemoryReservation};
 use dom0_abi::xen::{MmuUpdate, MmuextOp};
 use oxen_core::trap::entry;
 use oxen_core::trap::return_path::Next;
@@ -111,7 +115,7 @@ fn send(game: &mut Game<'_>, call: Hypercall, list: &[u8], length: usize) {
     game.say(|| format!("{words:x?}"));
     let mut at = game.data(list);
     let mut picker = game.picker();
-    if picker.of(&[0_u8; 16][..]) == 0 && picker.of(&[0_u8, 1, 1, 1, 1, 1, 1, 1, 1, 1]) == 0 {
+    if picker.of(&[0_u8, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]) == 0 {
         at = picker.address();
     }
     let (count, done, foreign) = (picker.count(length), picker.done(), picker.foreign());
@@ -227,6 +231,86 @@ const FORMS: [&[u8]; 12] = [
     &[0x81, 0x0f, 0x20, 0, 0, 0],
     &[0x88, 0x07],
 ];
+
+/// What a domain asks for when it wants memory, or gives it back.
+fn reservation(game: &mut Game<'_>) -> MemoryReservation {
+    let length = length(game);
+    let mut picker = game.picker();
+    let frames: Vec<u64> = (0..length)
+        .map(|_| match picker.of(&[0_u8, 0, 0, 1, 1, 2]) {
+            0 => picker.mfn(),
+            1 => picker.index(),
+            _ => picker.word() >> 12,
+        })
+        .collect();
+    let count = match picker.count(length) {
+        // A list may end where the memory does, so more than a few times it is left as long as it is.
+        raw if raw > length as u64 && picker.of(&[0_u8, 1]) == 0 => length as u64,
+        count => count,
+    };
+    let (order, flags) = (
+        picker.of(&[0, 0, 0, 0, 0, 1, 2, 9, 18, 64, u32::MAX]),
+        picker.of(&[0, 0, 0, 0, 20, 24, 32, 12, 64, 1 << 16, 1 << 17, u32::MAX]),
+    );
+    let domid = picker.foreign() as u16;
+    let at = game.data(frames.as_bytes());
+    let mut asked = MemoryReservation::new_zeroed();
+    asked.extent_start = GuestHandle::new(GuestAddr::new(at));
+    (asked.nr_extents, asked.extent_order, asked.mem_flags) = (count, order, flags);
+    asked.domid = DomId::new(domid);
+    asked
+}
+
+/// Any command of `memory_op`, the ones that move frames more often than others.
+pub fn memory_op(game: &mut Game<'_>) {
+    let mut command = match game.byte() {
+        0..48 => MemoryCommand::DecreaseReservation as u64,
+        48..80 => MemoryCommand::PopulatePhysmap as u64,
+        80..96 => MemoryCommand::IncreaseReservation as u64,
+        96..160 => MemoryCommand::Exchange as u64,
+        byte @ 160..250 => u64::from(byte) % 31,
+        _ => game.word(),
+    };
+    let argument = match command {
+        0 | 1 | 6 => reservation(game).as_bytes().to_vec(),
+        11 => {
+            let mut exchange = MemoryExchange::new_zeroed();
+            exchange.input = reservation(game);
+            exchange.output = reservation(game);
+            let mut picker = game.picker();
+            if picker.of(&[0_u8, 0, 0, 1]) == 0 {
+                // As many pages in as out.
+                exchange.output.nr_extents = exchange.input.nr_extents;
+                exchange.output.extent_order = exchange.input.extent_order;
+            }
+            exchange.nr_exchanged = picker.of(&[0, 0, 0, 0, 0, 1, 2, u64::MAX]);
+            exchange.as_bytes().to_vec()
+        }
+        _ => {
+            let list = game.data(&[0; 64]);
+            let mut picker = game.picker();
+            let words: Vec<u64> = (0..6)
+                .map(|_| match picker.of(&[0_u8, 1, 2, 3, 4, 5]) {
+                    0 => picker.foreign(),
+                    1 => list,
+                    2 => u64::from(picker.of(&[0_u8, 1, 2, 3, 4, 5, 6, 7])),
+                    3 => picker.mfn(),
+                    4 => picker.address(),
+                    _ => picker.word(),
+                })
+                .collect();
+            words.as_bytes().to_vec()
+        }
+    };
+    let mut picker = game.picker();
+    if picker.of(&[0_u8, 0, 0, 0, 0, 0, 0, 1]) == 1 {
+        // As if it went on from there.
+        command |= u64::from(picker.of(&[1_u8, 2, 3, 255])) << CONTINUATION_SHIFT;
+    }
+    game.say(|| format!("{argument:02x?}"));
+    let at = game.data(&argument);
+    game.call(Hypercall::MemoryOp, [command, at, 0, 0, 0]);
+}
 
 /// An instruction that faults on a write to a table.
 pub fn ptwr(game: &mut Game<'_>) {

@@ -6,10 +6,13 @@
 //! | 257 | `0xffff808000000000` | the image; from 1 GiB on, the per-CPU areas |
 //! | 259 | `0xffff818000000000` | descriptor windows (`descriptor_window`) |
 //! | 260 | `0xffff820000000000` | devices |
+//! | 261 | `0xffff828000000000` | nothing ([`SPARE_SLOT`]) |
 //! | 262-271 | `0xffff830000000000` | direct map: all RAM but the image |
 
 use dom0_abi::addr::PAGE_SIZE;
 use dom0_abi::arch::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
+
+use crate::paging_facts::SPARE_SLOT;
 
 /// The first byte of our half. ABI: `public/arch-x86/xen-x86_64.h`, `HYPERVISOR_VIRT_START`.
 pub(crate) const OURS_START: u64 = HYPERVISOR_VIRT_START;
@@ -80,3 +83,8 @@ pub(crate) const DIRECT_MAP_SIZE: u64 = OURS_END - DIRECT_MAP;
 
 const _: () = assert!(CPU_LOCAL_OFFSET + PAGE_SIZE as u64 <= PER_CPU_STRIDE);
 const _: () = assert!(PER_CPU.is_multiple_of(PER_CPU_STRIDE));
+const _: () = assert!(slot_of(DEVICES) < SPARE_SLOT && SPARE_SLOT < slot_of(DIRECT_MAP));
+
+const fn slot_of(at: u64) -> usize {
+    (at >> 39 & 511) as usize
+}

@@ -20,7 +20,7 @@ use super::processor::Processor;
 use super::stop::Stop;
 use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange};
 use crate::boot_memory::BootMemory;
-use crate::paging_facts::PagingFacts;
+use crate::paging_facts::{PagingFacts, SPARE_SLOT};
 use crate::registers::CpuidResult;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Rank, SpinLock};
@@ -148,6 +148,9 @@ impl Machine {
         let m2p = M2p::new(frames.clone(), m2p_frames, max_mfn);
         let mut root_entries = [0; SLOTS];
         for (slot, (entry, mfn)) in root_entries.iter_mut().zip(root_frames.iter()).enumerate() {
+            if FIRST_SLOT + slot == SPARE_SLOT {
+                continue;
+            }
             // Present, writable, accessed, dirty; the first one, the machine-to-physical table, is for guests too.
             *entry = mfn.start().get() | 0x63 | if slot == 0 { 4 } else { 0 };
         }

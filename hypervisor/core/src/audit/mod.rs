@@ -11,6 +11,7 @@
 //! | [`entries`] | what an entry must be, and what it uses |
 //! | [`uses`] | who uses what: the walk over everything |
 //! | [`tally`] | the uses of each frame, counted, against its record |
+//! | [`twins`] | what roots have as their twins |
 //! | [`translations`] | what a CPU may still remember |
 //! | [`story`] | all that is to be said about one frame |
 //! | `key` | a debug key that starts it, in debug builds |
@@ -24,6 +25,7 @@ pub mod key;
 pub mod story;
 pub mod tally;
 pub mod translations;
+pub mod twins;
 pub mod uses;
 
 use core::fmt;
@@ -116,6 +118,26 @@ pub enum Problem {
         /// What is there.
         found: u64,
     },
+    /// It is a root in use, guests run on twins, and it has none.
+    NoTwin,
+    /// Its twin holds something else than it must.
+    Twin {
+        /// In which slot.
+        index: u16,
+        /// What is there.
+        entry: u64,
+    },
+    /// It is the twin of a root that is none, or has another.
+    StrayTwin(Mfn),
+    /// The domain is charged for another number of twins than its roots have. The frame means nothing.
+    Twins {
+        /// Whose.
+        owner: DomId,
+        /// What is counted.
+        recorded: u64,
+        /// What is there.
+        found: u64,
+    },
     /// A CPU remembers a way to it that must not be (I1, I5, I8).
     Remembered(translations::Danger),
 }
@@ -160,6 +182,19 @@ impl fmt::Display for Finding {
                 recorded,
                 found,
             } => write!(f, "domain {owner} counts {recorded} frames and has {found}"),
+            Problem::NoTwin => f.write_str("a root without a twin"),
+            Problem::Twin { index, entry } => {
+                write!(f, "entry {index} of its twin is {entry:#x}")
+            }
+            Problem::StrayTwin(root) => write!(f, "the twin of {root}, which does not have it"),
+            Problem::Twins {
+                owner,
+                recorded,
+                found,
+            } => write!(
+                f,
+                "domain {owner} is charged for {recorded} twins and has {found}"
+            ),
             Problem::Remembered(danger) => write!(f, "remembered by a CPU: {danger:?}"),
         }
     }
@@ -198,5 +233,6 @@ pub fn audit(
     tallies.fill(Tally::NONE);
     tally::count(host, tallies, report);
     tally::compare(host, tallies, report);
+    twins::check(host, report);
     Ok(())
 }

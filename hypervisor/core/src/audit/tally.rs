@@ -143,7 +143,7 @@ fn of_owner(kind: Kind, state: TypeState, tally: &Tally, report: &mut dyn FnMut(
                 });
             }
         }
-        Kind::Private | Kind::FreeHead { .. } => {
+        Kind::Private | Kind::FreeHead { .. } | Kind::Twin { .. } => {
             let is_typed = !matches!(state, TypeState::None { .. });
             if is_typed || tally.general > 0 || tally.types > 0 {
                 report(Problem::Unowned);
@@ -151,7 +151,7 @@ fn of_owner(kind: Kind, state: TypeState, tally: &Tally, report: &mut dyn FnMut(
         }
     }
     let is_free_right = match kind {
-        Kind::Owned { .. } => tally.free == 0,
+        Kind::Owned { .. } | Kind::Twin { .. } => tally.free == 0,
         Kind::FreeHead { .. } => tally.free == 1,
         // Inside a block that another one heads, or in use by the hypervisor.
         Kind::Private => tally.free <= 1,

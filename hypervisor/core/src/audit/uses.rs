@@ -5,6 +5,7 @@ use core::fmt;
 use dom0_abi::addr::Mfn;
 use dom0_abi::arch::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
 use dom0_abi::ids::{DomId, VcpuId};
+use oxen_arch::paging_facts::SPARE_SLOT;
 
 use super::entries::{Place, Wrong};
 use super::{Finding, Problem};
@@ -201,9 +202,12 @@ fn of_table(host: &Host, table: Mfn, level: Level, upto: u16, visit: &mut dyn Fn
     }
 }
 
-/// Whether a slot of a root holds what the machine wants there, apart from what CPUs mark.
+/// Whether a slot of a root holds what the machine wants there, apart from what CPUs mark. What notes a twin `twins` judges.
 fn is_own_slot(host: &Host, index: u16, entry: u64) -> bool {
     const MARKS: u64 = 0x60;
+    if usize::from(index) == SPARE_SLOT && host.machine.uses_twins() {
+        return true;
+    }
     let wanted = host.machine.root_entry(usize::from(index)).unwrap_or(0);
     (entry ^ wanted) & !MARKS == 0
 }

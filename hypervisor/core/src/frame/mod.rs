@@ -3,7 +3,7 @@
 //! `table`: a record per frame. `word`: how a frame changes hands. `type_word`: how it changes its use. `allocator`: the free
 //! ones. `owners`: those of each domain. `handle`: frames that are held and belong to nobody; `clean`: those that a domain may
 //! get; `taken`: those that a domain may get back. `refs`: references to a
-//! domain's frames. What types mean is the room `page_type`'s.
+//! domain's frames. `twins`: frames of ours that are copies of roots. What types mean is the room `page_type`'s.
 //!
 //! A frame is free, held by an [`OwnedFrames`] or the hypervisor itself, or a domain's. Each way between those consumes
 //! the proof of the state before: no frame is ever in two hands, and none gets lost, because handles give back what
@@ -22,6 +22,7 @@ mod owners;
 mod refs;
 mod table;
 mod taken;
+mod twins;
 pub(crate) mod type_word;
 pub(crate) mod undo;
 mod word;
@@ -236,13 +237,6 @@ impl Frames {
     pub(crate) fn type_event(&self, mfn: Mfn, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
         let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
         record.apply_type(event)
-    }
-
-    /// Remembers that caches have to be written back for the frame. The caller has a reference.
-    pub(crate) fn mark_incoherent(&self, mfn: Mfn) {
-        if let Some(record) = self.table().of(mfn) {
-            record.mark_incoherent();
-        }
     }
 
     /// Frees frames, of which the first `clean` are zeroed and forgotten.

@@ -4,6 +4,7 @@
 //! the frame, and `lingering` then: it has been given back, but somebody else still refers to it.
 //! INVARIANT: a domain is charged for each frame in its lists, for those that a call has taken and may give back, and for
 //! those that it is about to get.
+//! INVARIANT: a domain has no more twins of roots (`twins`) than its share, and is charged for each.
 //! LOCK: one for each domain, rank `Owners`.
 
 use oxen_arch::Machine;
@@ -25,7 +26,14 @@ struct Lists {
     lingering: Option<FrameIndex>,
     /// Frames that the domain is charged for.
     count: u64,
+    /// Roots of the domain that have a twin.
+    twins: u64,
 }
+
+/// Twins that every domain may have, and of how many of its frames one more may be the root: a process of a guest has two
+/// roots, and takes twenty frames at the very least.
+const FEW_TWINS: u64 = 16;
+const FRAMES_PER_TWIN: u64 = 8;
 
 /// When a domain is charged for frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,6 +136,39 @@ impl Owners {
             let mut lists = lists.lock();
             lists.count = lists.count.saturating_sub(nr_frames);
         }
+    }
+
+    /// Charges the domain for the twin of a root, unless it has as many as it may.
+    pub(super) fn charge_twin(&self, owner: DomId) -> bool {
+        let Some(lists) = self.of(owner) else {
+            return false;
+        };
+        let mut lists = lists.lock();
+        let limit = (lists.count / FRAMES_PER_TWIN).saturating_add(FEW_TWINS);
+        let is_allowed = lists.twins < limit;
+        if is_allowed {
+            lists.twins = lists.twins.saturating_add(1);
+        }
+        is_allowed
+    }
+
+    pub(super) fn discharge_twin(&self, owner: DomId) {
+        if let Some(lists) = self.of(owner) {
+            let mut lists = lists.lock();
+            debug_assert!(lists.twins > 0);
+            lists.twins = lists.twins.saturating_sub(1);
+        }
+    }
+
+    /// How many twins the domain is charged for.
+    pub(super) fn twins(&self, owner: DomId) -> u64 {
+        self.of(owner).map_or(0, |lists| lists.lock().twins)
+    }
+
+    /// Does something that no two CPUs do for the domain at the same time. `None`, and nothing done: no such domain.
+    pub(super) fn one_by_one<R>(&self, owner: DomId, what: impl FnOnce() -> R) -> Option<R> {
+        let _alone = self.of(owner)?.lock();
+        Some(what())
     }
 
     /// The next frame that the end of the domain has not come to, which counts as one that it has come to from now on.

@@ -2,7 +2,7 @@
 //!
 //! | bits | what |
 //! |---|---|
-//! | 0..32 | general references, if owned; zeroed frames at the start of the block, if it heads a free one |
+//! | 0..32 | general references, if owned; zeroed frames at the start of the block, if it heads a free one; the root, of a twin |
 //! | 32..48 | the owning domain, if owned |
 //! | 48..56 | order of the block, if it heads a free one |
 //! | 60..62 | [`Kind`] |
@@ -10,6 +10,7 @@
 //!
 //! INVARIANT: an owned frame has at least one reference; `Private` is the word 0.
 
+use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
 
 /// What a frame is.
@@ -33,6 +34,11 @@ pub(crate) enum Kind {
         /// General references, that of the allocation included.
         count: u32,
     },
+    /// The hypervisor's own: the twin of a root (`twins`).
+    Twin {
+        /// Which root.
+        root: Mfn,
+    },
 }
 
 /// What may happen to a frame outside the free lists.
@@ -48,6 +54,10 @@ pub(crate) enum Event {
     GiveBack(DomId),
     /// The frame is taken from the domain at once, if nobody has a reference to it.
     Take(DomId),
+    /// Whoever holds the private frame makes it the twin of this root.
+    Pair(Mfn),
+    /// The twin of this root is private again.
+    Part(Mfn),
 }
 
 /// What is to be done after a change.
@@ -72,6 +82,8 @@ pub(crate) enum Refused {
     NoReference,
     /// Somebody has a reference to it.
     InUse,
+    /// The frame is not the twin of this root.
+    NotTwin,
 }
 
 /// The packed word.
@@ -84,6 +96,7 @@ const ORDER_SHIFT: u32 = 48;
 const KIND: u64 = 3 << 60;
 const KIND_FREE_HEAD: u64 = 1 << 60;
 const KIND_OWNED: u64 = 2 << 60;
+const KIND_TWIN: u64 = 3 << 60;
 const ALLOCATED: u64 = 1 << 62;
 
 impl OwnerWord {
@@ -115,6 +128,7 @@ impl OwnerWord {
                 let allocated = if is_allocated { ALLOCATED } else { 0 };
                 KIND_OWNED | allocated | (owner.get() as u64) << OWNER_SHIFT | count as u64
             }
+            Kind::Twin { root } => KIND_TWIN | root.get() & COUNT,
         })
     }
 
@@ -129,6 +143,9 @@ impl OwnerWord {
                 owner: DomId::new((self.0 >> OWNER_SHIFT) as u16),
                 is_allocated: self.0 & ALLOCATED != 0,
                 count: (self.0 & COUNT) as u32,
+            },
+            KIND_TWIN => Kind::Twin {
+                root: Mfn::new(self.0 & COUNT),
             },
             _ => Kind::Private,
         }
@@ -184,7 +201,14 @@ impl OwnerWord {
                 }),
                 Effect::None,
             )),
-            (Event::Assign(_), _) => Err(Refused::NotPrivate),
+            (Event::Pair(root), Kind::Private) => {
+                Ok((Self::new(Kind::Twin { root }), Effect::None))
+            }
+            (Event::Assign(_) | Event::Pair(_), _) => Err(Refused::NotPrivate),
+            (Event::Part(of), Kind::Twin { root }) if of == root => {
+                Ok((Self::PRIVATE, Effect::None))
+            }
+            (Event::Part(_), _) => Err(Refused::NotTwin),
 
             // A frame that its domain has given back gains no references, so that it does become free one day.
             (
@@ -261,6 +285,8 @@ mod tests {
 
     const A: DomId = DomId::new(0);
     const B: DomId = DomId::new(0x7fef);
+    const R: Mfn = Mfn::new(0);
+    const S: Mfn = Mfn::new(0xffff_fffe);
 
     fn owned(owner: DomId, is_allocated: bool, count: u32) -> Kind {
         Kind::Owned {
@@ -272,6 +298,7 @@ mod tests {
 
     fn all_kinds() -> Vec<Kind> {
         let mut kinds = vec![Kind::Private];
+        kinds.extend([R, S].map(|root| Kind::Twin { root }));
         kinds.extend(
             (0..=super::super::allocator::MAX_ORDER)
                 .flat_map(|order| [0, 1, 1 << order].map(|clean| Kind::FreeHead { order, clean })),
@@ -313,9 +340,18 @@ mod tests {
         };
         match (kind, event) {
             (Kind::Private, Event::Assign(to)) => Ok((owned(to, true, 1), Effect::None)),
-            (_, Event::Assign(_)) => Err(Refused::NotPrivate),
-            (Kind::Private | Kind::FreeHead { .. }, Event::Release) => Err(Refused::NoReference),
-            (Kind::Private | Kind::FreeHead { .. }, _) => Err(Refused::NotOwned),
+            (Kind::Private, Event::Pair(root)) => Ok((Kind::Twin { root }, Effect::None)),
+            (_, Event::Assign(_) | Event::Pair(_)) => Err(Refused::NotPrivate),
+            (Kind::Twin { root: R }, Event::Part(R)) | (Kind::Twin { root: S }, Event::Part(S)) => {
+                Ok((Kind::Private, Effect::None))
+            }
+            (_, Event::Part(_)) => Err(Refused::NotTwin),
+            (Kind::Private | Kind::FreeHead { .. } | Kind::Twin { .. }, Event::Release) => {
+                Err(Refused::NoReference)
+            }
+            (Kind::Private | Kind::FreeHead { .. } | Kind::Twin { .. }, _) => {
+                Err(Refused::NotOwned)
+            }
             (
                 Kind::Owned {
                     is_allocated: true,
@@ -371,6 +407,10 @@ mod tests {
                 Event::GiveBack(B),
                 Event::Take(A),
                 Event::Take(B),
+                Event::Pair(R),
+                Event::Pair(S),
+                Event::Part(R),
+                Event::Part(S),
             ] {
                 let got = OwnerWord::new(kind)
                     .after(event)

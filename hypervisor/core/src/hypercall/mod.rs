@@ -56,7 +56,6 @@ pub struct CallCtx<'a> {
 
 impl<'a> CallCtx<'a> {
     /// The frames in the hands of this CPU, for the caller's domain.
-    #[inline]
     pub fn memory(&self) -> Memory<'a> {
         self.host.memory(self.cpu, &self.domain.undo)
     }
@@ -92,7 +91,10 @@ pub type HypercallResult = Result<Reply, Errno>;
 /// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
     let result = match Hypercall::try_from(ctx.regs.rax) {
-        Ok(call) => table::dispatch(ctx, call, Arguments::of(ctx.regs)),
+        Ok(call) => {
+            let arguments = Arguments::of(ctx.regs);
+            table::dispatch(ctx, call, arguments)
+        }
         Err(_) => Err(Errno::ENOSYS),
     };
     match undone(ctx, result) {

@@ -43,22 +43,20 @@ macro_rules! table {
         }
 
         /// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
-        pub fn dispatch(
-            $ctx: &mut CallCtx<'_>,
-            call: Hypercall,
-            arguments: Arguments,
-        ) -> HypercallResult {
-            // One choice between the calls: in its arm, everything about a call is known.
+        ///
+        /// One decision over the number leads to the arm of the call, where its arguments have their types and its callers are
+        /// known: both are constants there.
+        pub fn dispatch($ctx: &mut CallCtx<'_>, call: Hypercall, arguments: Arguments) -> HypercallResult {
             match call {
                 $(Hypercall::$variant => {
-                    if const { is_for_control(Hypercall::$variant) } && !may_control($ctx) {
+                    if const { is_for_control(Hypercall::$variant) } && !is_control($ctx) {
                         return Err(Errno::EPERM);
                     }
-                    let request = Request::decode(Hypercall::$variant, arguments);
-                    let Request::$variant { $($($arg,)*)? .. } = request else {
-                        return Err(Errno::ENOSYS);
-                    };
-                    table!(@run $kind($($detail)*))
+                    match Request::decode(Hypercall::$variant, arguments) {
+                        Request::$variant { $($($arg,)*)? .. } => table!(@run $kind($($detail)*)),
+                        // It is the variant that was asked for.
+                        _ => Err(Errno::ENOSYS),
+                    }
                 })+
             }
         }
@@ -129,12 +127,12 @@ table! {
     Mca => Refused(ENOSYS, "machine checks stop the host");
 }
 
-/// Whether a call works, and is for domains that control others.
+/// Whether a call is made for domains that control others only.
 const fn is_for_control(call: Hypercall) -> bool {
     matches!(call.callers(), Callers::Control) && matches!(status(call), Status::Done(_))
 }
 
-fn may_control(ctx: &CallCtx<'_>) -> bool {
+fn is_control(ctx: &CallCtx<'_>) -> bool {
     ctx.domain.capabilities.contains(Capabilities::CONTROL)
 }
 

@@ -12,7 +12,7 @@ use crate::frame::Memory;
 use crate::page_type::entry::{Entry, HARMLESS};
 use crate::page_type::hold::{Hold, Reach};
 use crate::page_type::promote::is_ours;
-use crate::page_type::{Level, PageType, Stop, TypeRef};
+use crate::page_type::{Level, PageType, Stop, TypeRef, twin};
 
 /// How often an entry may change under our hands before the caller has to try again (XSA-318).
 const RETRIES: u32 = 32;
@@ -54,7 +54,11 @@ pub(super) fn replace(
         };
         let new = reach.check(level, new)?;
         let exchange = |new: Entry| {
-            let exchanged = memory.mem().compare_exchange_u64(at, old.0, new.0);
+            let exchanged = if level == Level::L4 && memory.machine.uses_twins() {
+                twin::exchange(memory, table, index, old, new)
+            } else {
+                memory.mem().compare_exchange_u64(at, old.0, new.0)
+            };
             exchanged.map_err(no_table)
         };
         let exchanged = if is_harmless(old, new) {

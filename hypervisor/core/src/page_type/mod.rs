@@ -8,6 +8,7 @@
 //! | [`refs`] | references to a type |
 //! | [`promote`] | how a frame gets a type |
 //! | [`undo`] | how it loses one |
+//! | `twin` | what a root has besides where user mode can read what is the supervisor's |
 //!
 //! The states of one frame and the ways between them are in `frame::type_word`; `docs/page-types.md` has the whole picture.
 //!
@@ -22,6 +23,7 @@ pub mod entry;
 pub mod hold;
 pub mod promote;
 pub mod refs;
+pub(crate) mod twin;
 pub mod undo;
 
 pub use crate::frame::type_word::{ENTRIES, Level, PageType};

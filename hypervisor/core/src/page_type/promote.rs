@@ -12,11 +12,12 @@ use dom0_abi::arch::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 use oxen_arch::memory::BadFrame;
+use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::entry::Entry;
 use super::hold::{Hold, Reach};
 use super::refs::settle;
-use super::{ENTRIES, Level, PageType, Stop, TypeRef};
+use super::{ENTRIES, Level, PageType, Stop, TypeRef, twin};
 use crate::budget::Budget;
 use crate::descriptor::page::check_page;
 use crate::frame::Memory;
@@ -35,8 +36,9 @@ pub(crate) fn is_ours(level: Level, index: u16) -> bool {
 
 /// Makes a frame of `reach.tables` what the caller needs it as, with all that this takes, or finds it so.
 ///
-/// `EINVAL`: the frame is not the domain's, is used as something else, or something in it is not allowed; it and everything
-/// below it is as before, once the undo queue has been worked off. [`Stop::Again`]: the rest is to be done by calling again.
+/// `EINVAL`: the frame is not the domain's, is used as something else, or something in it is not allowed; `ENOMEM`: a root needs
+/// a twin, and there is no memory for it. The frame and everything below it is as before then, once the undo queue has been
+/// worked off. [`Stop::Again`]: the rest is to be done by calling again.
 pub fn acquire<'m>(
     memory: Memory<'m>,
     reach: &Reach<'_>,
@@ -176,6 +178,7 @@ fn check(
                 let mfn = job.mfn;
                 if job.ty == PageType::Table(Level::L4) {
                     own_slots(memory, mfn)?;
+                    twin::attach(memory, mfn)?;
                 }
                 finish(memory, mfn);
                 jobs.pop();
@@ -300,6 +303,11 @@ fn park(memory: Memory<'_>, jobs: &Jobs) {
     for job in jobs.iter().rev() {
         let parked = memory.frames.type_event(job.mfn, TypeEvent::Park(job.next));
         debug_assert_eq!(parked, Ok(TypeEffect::Done));
+        // ORDERING: as for a pin (`TypeRef::pin`): the end of the domain may not have seen it.
+        fence(Ordering::SeqCst);
+        if memory.frames.is_given_back(job.mfn) {
+            abandon(memory, job.mfn);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::entry::Entry;
 use super::hold::Hold;
 use super::promote::is_ours;
 use super::refs::settle;
+use super::{Level, twin};
 use crate::budget::Budget;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeEvent;
@@ -35,6 +36,9 @@ pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
 /// again.
 fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     let ToUndo { mfn, level, .. } = table;
+    if level == Level::L4 {
+        twin::detach(memory, mfn);
+    }
     // Nothing leads to the table any more: so since now no entry of it leads anywhere.
     let stamp = memory.machine.tlb_stamp();
     while let Ok(Some(line)) = (memory.mem()).last_nonzero_line(mfn, usize::from(table.progress)) {

@@ -11,7 +11,7 @@ use oxen_core::page_type::{Level, PageType};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rng::Rng;
-use crate::world::{ARGS, FRAMES, L3, LOOSE, MARKS, PRESENT, USER, WRITABLE, World, linear};
+use crate::world::{ARGS, FRAMES, L3, LOOSE, MARKS, PRESENT, Scene, USER, WRITABLE, linear};
 
 /// A call, and what has to be in memory for it.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ const XEN: u64 = 0x7ff2;
 
 /// Makes operations for one vCPU.
 pub struct Maker<'a> {
-    pub world: &'a World,
+    pub world: Scene<'a>,
     pub rng: &'a mut Rng,
     pub slot: usize,
     pub seat: usize,
@@ -47,7 +47,7 @@ pub struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    pub fn new(world: &'a World, rng: &'a mut Rng, slot: usize, seat: usize) -> Self {
+    pub fn new(world: Scene<'a>, rng: &'a mut Rng, slot: usize, seat: usize) -> Self {
         Self {
             world,
             rng,
@@ -271,7 +271,7 @@ impl<'a> Maker<'a> {
             1 => (XEN, self.slot),
             2 => (self.rng.below(8), self.slot),
             3 | 4 => ((id + 1) << 16 | id, other),
-            5 if self.world.config.wild => ((id + 1) << 16 | SELF, other),
+            5 if self.world.wild => ((id + 1) << 16 | SELF, other),
             5 | 6 => {
                 if let Some(dead) = self.world.dying.first() {
                     (u64::from(dead.get()), self.slot)
@@ -768,6 +768,30 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// An address where something can be written, or could be not long ago.
+    fn writable(&mut self) -> u64 {
+        let player = &self.world.players[self.slot];
+        let is_one = |state| {
+            matches!(
+                state,
+                Some(
+                    TypeState::InUse {
+                        ty: PageType::Writable,
+                        ..
+                    } | TypeState::None {
+                        was: Some(PageType::Writable),
+                        ..
+                    }
+                )
+            )
+        };
+        let state = |index: &usize| self.world.host.frames.type_state(player.frames[*index]);
+        let indexes: Vec<_> = (LOOSE..player.frames.len().min(512))
+            .filter(|index| is_one(state(index)))
+            .collect();
+        linear(self.rng.pick(&indexes).unwrap_or(LOOSE))
+    }
+
     /// Calls only, of any kind.
     pub fn calls(&mut self) -> Vec<Call> {
         let ops = if self.rng.one_in(8) {
@@ -785,9 +809,13 @@ impl<'a> Maker<'a> {
     }
 
     fn op(&mut self) -> Op {
-        match self.rng.below(24) {
+        match self.rng.below(30) {
             20..23 => self.trapped(),
             23 => Op::EnterUser,
+            24..30 => {
+                let at = self.writable() + self.rng.below(512) * 8;
+                Op::Write(at, self.entry(Level::L1).to_le_bytes().to_vec())
+            }
             0..4 => {
                 let at = self.address() + self.rng.below(512) * 8;
                 let entry = self.entry(Level::L1);

@@ -60,7 +60,7 @@ pub const USER: u64 = 4;
 /// What CPUs mark in entries at any time.
 pub const MARKS: u64 = 0x60;
 /// Behind a `syscall`.
-const RIP: u64 = 0x1000_0002;
+pub const RIP: u64 = 0x1000_0002;
 /// Where the kernel handles exceptions and system calls.
 const HANDLER: u64 = 0x2000_0000;
 
@@ -138,6 +138,15 @@ pub struct World {
     tallies: Vec<Tally>,
     free_at_first: u64,
     checks: u64,
+}
+
+/// What those see who think up what guests do.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    pub host: &'a Host,
+    pub players: &'a [Player],
+    pub dying: &'a [DomId],
+    pub wild: bool,
 }
 
 /// How a call ended.
@@ -370,6 +379,15 @@ impl World {
         }
     }
 
+    pub fn scene(&self) -> Scene<'_> {
+        Scene {
+            host: &self.host,
+            players: &self.players,
+            dying: &self.dying,
+            wild: self.config.wild,
+        }
+    }
+
     pub fn cpu(&self, slot: usize, seat: usize) -> &Cpu {
         &self.cpus[self.players[slot].seats[seat].cpu]
     }
@@ -490,7 +508,9 @@ impl World {
     /// Ends everything; all memory must be free again (I10, I29).
     pub fn finish(&mut self) -> Result<(), String> {
         for slot in 0..3 {
-            self.end(slot);
+            if !self.dying.contains(&self.players[slot].id) {
+                self.end(slot);
+            }
         }
         self.check()?;
         // What one domain has of another's frames goes with it, so two rounds are enough; three with circles of domains.

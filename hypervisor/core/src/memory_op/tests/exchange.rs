@@ -111,7 +111,7 @@ fn i9_whatever_fails_all_comes_back() {
             // Steps of one: those before are done. The last write is that of how many are.
             let step = if order == wanted { 1 } else { outputs };
             let steps = (nth - 1) / step;
-            let done = steps * (4 / (outputs / step)) as u64;
+            let done = steps * (4 / (outputs / step));
             // What is done may have come back as something new since.
             let kept = (0x100..).zip(&old).skip(done as usize);
             for (pfn, &mfn) in kept {

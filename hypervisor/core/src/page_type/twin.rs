@@ -1,0 +1,102 @@
+//! Twins of roots, on which guests run where user mode could read by speculation what is the supervisor's (Meltdown, XSA-254).
+//!
+//! Of a guest's slots a twin holds what its root holds; of ours what `Machine::twin_entry` says. `arch` switches between the
+//! two at entry and exit. A root has its twin from the moment that it is in use until its undoing begins, so whoever has a
+//! reference to its type can load both, and nothing is copied when roots are switched.
+//!
+//! Where the twin is, is noted in the root itself, in a slot of ours that leads nowhere ([`SPARE_SLOT`]): records of frames have
+//! no room for it, and a table beside them would cost every frame of the machine what few need. A guest may read the note, as
+//! it may read all of its page tables, but not write it. The entry is not present, and names the frame by the complement of
+//! its number: far above all memory for a CPU that follows such entries (L1TF), and nothing for a slot that is empty. It is a
+//! hint and no more: a frame is a twin because its record says so and names the root.
+//!
+//! INVARIANT: what a twin holds in a guest's slot is what its root holds there, except in the middle of [`exchange`], before
+//! whose end nothing that the old entry referred to can be given back.
+//! LOCK: [`exchange`] takes that of the domain's frames (`frame::owners`): the order of writes to one slot has to be the same in
+//! both pages. To store and look again until both agree is not enough: a CPU that comes late could put an entry back for a
+//! moment whose references are gone, and another one run on it.
+
+use dom0_abi::addr::{Mfn, PAGE_SHIFT};
+use dom0_abi::arch::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
+use dom0_abi::errno::Errno;
+use oxen_arch::Machine;
+use oxen_arch::memory::BadFrame;
+use oxen_arch::paging_facts::SPARE_SLOT;
+
+use super::TypeRef;
+use super::entry::{Entry, bits};
+use crate::frame::{Frames, Memory};
+
+const fn slot(index: usize) -> usize {
+    index.wrapping_mul(8)
+}
+
+/// The entry that notes a twin.
+const fn note(twin: Mfn) -> u64 {
+    !(twin.get() << PAGE_SHIFT) & bits::FRAME
+}
+
+/// What [`note`] made an entry of. Any entry notes some frame, if only one that does not exist.
+const fn noted(entry: u64) -> Mfn {
+    Mfn::new((!entry & bits::FRAME) >> PAGE_SHIFT)
+}
+
+/// The twin of a root. The caller has a reference to the root, or it is in its hands; `None`: it has none.
+pub(crate) fn of(machine: &Machine, frames: &Frames, root: Mfn) -> Option<Mfn> {
+    let entry = machine.mem().load_u64(root.at(slot(SPARE_SLOT))).ok()?;
+    let twin = noted(entry);
+    frames.is_twin(twin, root).then_some(twin)
+}
+
+/// Gives a root its twin, if guests run on twins. The root is in our hands, and ready but for this. `ENOMEM`: there is no
+/// memory for it, or the domain has its share of twins; the root has none then.
+pub(super) fn attach(memory: Memory<'_>, root: Mfn) -> Result<(), Errno> {
+    if !memory.machine.uses_twins() {
+        return Ok(());
+    }
+    memory.new_twin(root, |twin| {
+        fill(memory, root, twin).map_err(|BadFrame| Errno::EINVAL)
+    })
+}
+
+fn fill(memory: Memory<'_>, root: Mfn, twin: Mfn) -> Result<(), BadFrame> {
+    let mem = memory.mem();
+    mem.copy_frame(root, twin)?;
+    for index in HYPERVISOR_FIRST_SLOT..=HYPERVISOR_LAST_SLOT {
+        let entry = memory.machine.twin_entry(index).unwrap_or(0);
+        mem.store_u64(twin.at(slot(index)), entry)?;
+    }
+    mem.store_u64(root.at(slot(SPARE_SLOT)), note(twin))
+}
+
+/// Takes the twin of a root away that is being undone; nothing happens if it never had one.
+pub(super) fn detach(memory: Memory<'_>, root: Mfn) {
+    if memory.machine.uses_twins()
+        && let Some(twin) = of(memory.machine, memory.frames, root)
+    {
+        // A root is RAM.
+        let _: Result<(), BadFrame> = memory.mem().store_u64(root.at(slot(SPARE_SLOT)), 0);
+        memory.free_twin(twin, root);
+    }
+}
+
+/// Exchanges entry `index` of a root in use, a guest's, in the root and in its twin, if it is `old`; else returns what it is.
+#[cold]
+pub(crate) fn exchange(
+    memory: Memory<'_>,
+    root: &TypeRef<'_>,
+    index: u16,
+    old: Entry,
+    new: Entry,
+) -> Result<Result<u64, u64>, BadFrame> {
+    let (mem, root, at) = (memory.mem(), root.mfn(), slot(index.into()));
+    let twin = of(memory.machine, memory.frames, root).ok_or(BadFrame)?;
+    let both = || {
+        let exchanged = mem.compare_exchange_u64(root.at(at), old.0, new.0)?;
+        if exchanged.is_ok() {
+            mem.store_u64(twin.at(at), new.0)?;
+        }
+        Ok(exchanged)
+    };
+    memory.frames.with_twin(root, both).unwrap_or(Err(BadFrame))
+}
