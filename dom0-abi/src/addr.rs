@@ -83,6 +83,12 @@ impl Mfn {
     pub const fn at(self, offset: usize) -> Maddr {
         Maddr((self.0 << PAGE_SHIFT) | (offset as u64 & 0xfff))
     }
+
+    /// The address of word `index` of the frame, 8 bytes each: of an entry of a page table, of a descriptor. Only the low 9 bits
+    /// of `index` count.
+    pub const fn word(self, index: usize) -> Maddr {
+        self.at(index.wrapping_mul(8))
+    }
 }
 
 impl Maddr {

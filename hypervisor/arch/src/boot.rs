@@ -184,6 +184,11 @@ impl MfnRange {
         })
     }
 
+    /// Makes the range of one frame.
+    pub const fn one(mfn: Mfn) -> Self {
+        Self::new(mfn, Mfn::new(mfn.get().saturating_add(1)))
+    }
+
     /// How many frames it holds.
     pub const fn len(self) -> u64 {
         self.end.get().saturating_sub(self.start.get())

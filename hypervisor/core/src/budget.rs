@@ -36,6 +36,16 @@ impl Budget {
         self.take(3)
     }
 
+    /// Takes what looking at a table costs, beside its entries; `false` if there was not enough left.
+    pub fn spend_table(&mut self) -> bool {
+        self.take(20)
+    }
+
+    /// Takes what an entry of a table costs that is not empty; `false` if there was not enough left.
+    pub fn spend_entry(&mut self) -> bool {
+        self.take(1)
+    }
+
     /// Takes so many units; `false`, and nothing taken, if there were fewer left.
     pub fn take(&mut self, units: u32) -> bool {
         match self.0.checked_sub(units) {

@@ -224,7 +224,7 @@ impl Tlb {
             .iter()
             .map(|((_, (level, number)), table)| CachedFrames {
                 address: GuestAddr::new(number << level.shift()),
-                frames: MfnRange::of(table.mfn, 1).unwrap_or(MfnRange::EMPTY),
+                frames: MfnRange::one(table.mfn),
                 writable: false,
                 is_table: true,
             });

@@ -71,7 +71,7 @@ fn has(host: &Host, root: Mfn, mfn: Mfn) -> bool {
 /// The twin that a frame names, where a root does, if that is its twin.
 fn twin(host: &Host, root: Mfn) -> Option<Mfn> {
     const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    let at = root.at(SPARE_SLOT.wrapping_mul(8));
+    let at = root.word(SPARE_SLOT);
     let note = host.mem().load_u64(at).ok()?;
     let mfn = Mfn::new((note ^ ADDRESS) >> 12);
     match host.frames.words(mfn)?.0 {
@@ -87,10 +87,7 @@ fn compare(host: &Host, root: Mfn, report: &mut dyn FnMut(Finding)) {
         return;
     };
     for index in 0..512_u16 {
-        let load = |table: Mfn| {
-            host.mem()
-                .load_u64(table.at(usize::from(index).wrapping_mul(8)))
-        };
+        let load = |table: Mfn| host.mem().load_u64(table.word(index.into()));
         let is_ours = (HYPERVISOR_FIRST_SLOT..=HYPERVISOR_LAST_SLOT).contains(&usize::from(index));
         let wanted = if is_ours {
             host.machine.twin_entry(index.into()).unwrap_or(0)

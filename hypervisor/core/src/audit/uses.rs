@@ -163,7 +163,7 @@ fn of_table(host: &Host, table: Mfn, level: Level, upto: u16, visit: &mut dyn Fn
     let place = Place { host, owner, level };
     let in_use = matches!(state, TypeState::InUse { .. });
     for index in 0..upto {
-        let at = table.at(usize::from(index).wrapping_mul(8));
+        let at = table.word(index.into());
         let Ok(entry) = host.mem().load_u64(at) else {
             let wrong = Wrong::Hypervisor;
             let what = Problem::Entry {

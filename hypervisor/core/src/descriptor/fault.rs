@@ -11,7 +11,7 @@ use oxen_arch::guest_range::is_canonical;
 
 use super::calls::acquire;
 use crate::hypercall::CallCtx;
-use crate::mmu::{mapped_page, with_undone};
+use crate::mmu::{l1_entry, with_undone};
 use crate::page_type::Stop;
 use crate::trap::dispatch::page_fault_code;
 use crate::trap::exception::{Exception, PageFaultCode};
@@ -64,8 +64,11 @@ pub(super) fn map_ldt_page(ctx: &mut CallCtx<'_>, page: usize) -> Result<(), Sto
     let address = GuestAddr::new(ldt.base.get().wrapping_add(offset));
     let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
     let found = with_undone(ctx, |ctx| {
-        let mfn = mapped_page(ctx.memory(), root, ctx.domain.id, address)?;
-        acquire(ctx, mfn.ok_or(Errno::EINVAL)?)
+        let entry = l1_entry(ctx.memory(), root, ctx.domain.id, address)?;
+        if !entry.is_present() {
+            return Err(Errno::EINVAL.into());
+        }
+        acquire(ctx, entry.mfn())
     })?;
     ctx.cpu.map_ldt_page(page, Some(found.mfn()));
     if let Some(place) = ctx.state.tables.ldt.pages.get_mut(page) {

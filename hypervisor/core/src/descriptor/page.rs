@@ -8,9 +8,6 @@ use super::check::check;
 use crate::budget::Budget;
 use crate::page_type::{ENTRIES, Stop};
 
-/// What a descriptor costs that is not empty, in units of the budget.
-const DESCRIPTOR: u32 = 1;
-
 /// Checks the descriptors of a frame from `next` on and puts them as they have to be, moving `next` along. Nobody else can
 /// write to the frame.
 ///
@@ -27,13 +24,12 @@ pub fn check_page(
         .map_err(refused)?
     {
         *next = index as u16;
-        if !budget.take(DESCRIPTOR) {
+        if !budget.spend_entry() {
             return Err(Stop::Again);
         }
         let checked = check(raw).map_err(Errno::from)?;
         if checked != raw {
-            mem.store_u64(mfn.at(index.wrapping_mul(8)), checked)
-                .map_err(refused)?;
+            mem.store_u64(mfn.word(index), checked).map_err(refused)?;
         }
         *next = next.saturating_add(1);
     }

@@ -102,7 +102,7 @@ impl Tables {
             Place::Gdt { page, entry } => (self.gdt.get(page)?, entry),
             Place::Ldt { page, entry } => (self.ldt.pages.get(page)?.as_ref()?, entry),
         };
-        mem.load_u64(held.mfn().at(entry.wrapping_mul(8))).ok()
+        mem.load_u64(held.mfn().word(entry)).ok()
     }
 
     /// Whether a code selector names 64-bit code. What the CPU runs was read from the same place, some time ago.

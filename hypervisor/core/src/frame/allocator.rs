@@ -19,7 +19,7 @@
 use dom0_abi::addr::Mfn;
 use oxen_arch::boot::MfnRange;
 
-use super::table::{FrameIndex, Links, Table};
+use super::table::{FrameIndex, Table};
 use super::word::Kind;
 
 /// The largest block is 2^18 frames: 1 GiB.
@@ -175,19 +175,9 @@ impl FreeLists {
         let Some(record) = table.get(index) else {
             return;
         };
-        let next = head.replace(index);
+        table.push(head, index);
         *zone_orders |= bit(order);
-        record.set_links(Links {
-            previous: None,
-            next,
-        });
         record.set(Kind::FreeHead { order, clean });
-        if let Some(record) = next.and_then(|next| table.get(next)) {
-            record.set_links(Links {
-                previous: Some(index),
-                ..record.links()
-            });
-        }
         self.nr_free = self.nr_free.saturating_add(u64::from(bit(order)));
     }
 
@@ -203,24 +193,9 @@ impl FreeLists {
             Kind::FreeHead { clean, .. } => clean,
             _ => 0,
         };
-        let Links { previous, next } = record.links();
-        match previous.and_then(|previous| table.get(previous)) {
-            Some(record) => record.set_links(Links {
-                next,
-                ..record.links()
-            }),
-            None => {
-                *head = next;
-                if next.is_none() {
-                    *zone_orders &= !bit(order);
-                }
-            }
-        }
-        if let Some(record) = next.and_then(|next| table.get(next)) {
-            record.set_links(Links {
-                previous,
-                ..record.links()
-            });
+        table.unlink(head, index);
+        if head.is_none() {
+            *zone_orders &= !bit(order);
         }
         record.set(Kind::Private);
         self.nr_free = self.nr_free.saturating_sub(u64::from(bit(order)));

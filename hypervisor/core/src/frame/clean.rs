@@ -69,7 +69,7 @@ impl<'m> Memory<'m> {
         let frames = self.frames;
         let mut lists = frames.lists.lock();
         let size = 1_u64.checked_shl(order.into()).ok_or(Errno::ENOMEM)?;
-        if lists.free.nr_free() < size.saturating_add(RESERVE) {
+        if !lists.can_spare(size) {
             return Err(Errno::ENOMEM);
         }
         let bits = placement.address_bits();

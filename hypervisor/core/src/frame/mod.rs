@@ -101,6 +101,13 @@ struct Lists {
     total: u64,
 }
 
+impl Lists {
+    /// Whether so many frames are free beside the [`RESERVE`].
+    fn can_spare(&self, nr_frames: u64) -> bool {
+        self.free.nr_free() >= nr_frames.saturating_add(RESERVE)
+    }
+}
+
 /// The frames in the hands of a CPU: what every change of them needs to know.
 #[derive(Clone, Copy)]
 pub struct Memory<'m> {
@@ -209,6 +216,11 @@ impl Frames {
     /// The next frame that the end of the domain has not come to. It comes once.
     pub(crate) fn next_to_release(&self, owner: DomId) -> Option<Mfn> {
         self.owners.next_held(self.table(), owner)
+    }
+
+    /// Whether so many frames are free beside the [`RESERVE`].
+    pub(crate) fn can_spare(&self, nr_frames: u64) -> bool {
+        self.lists.lock().can_spare(nr_frames)
     }
 
     /// How much memory there is, and how much of it is free.
@@ -380,9 +392,8 @@ impl<'m> Memory<'m> {
             let index = FrameIndex::new(mfn.get()).ok_or(Errno::EINVAL)?;
             self.frames.owners.remove(self.frames.table(), owner, index);
             self.leave(mfn);
-            let end = Mfn::new(mfn.get().saturating_add(1));
             self.machine.m2p().set(mfn, None);
-            self.frames.put(MfnRange::new(mfn, end), 0);
+            self.frames.put(MfnRange::one(mfn), 0);
         }
         Ok(())
     }
@@ -397,12 +408,7 @@ impl<'m> Memory<'m> {
                 _ => None,
             };
             let stamp = self.machine.tlb_stamp();
-            let word = TypeWord::new(TypeState::None { was, stamp });
-            record.set_type_word(if old.is_incoherent() {
-                word.incoherent()
-            } else {
-                word
-            });
+            record.set_type_word(old.with(TypeState::None { was, stamp }));
         }
     }
 }

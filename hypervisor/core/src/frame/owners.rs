@@ -30,6 +30,18 @@ struct Lists {
     twins: u64,
 }
 
+impl Lists {
+    /// Takes a frame out of the list that it is in.
+    fn unlink(&mut self, table: Table<'_>, index: FrameIndex) {
+        let head = if self.held == Some(index) {
+            &mut self.held
+        } else {
+            &mut self.lingering
+        };
+        table.unlink(head, index);
+    }
+}
+
 /// Twins that every domain may have, and of how many of its frames one more may be the root: a process of a guest has two
 /// roots, and takes twenty frames at the very least.
 const FEW_TWINS: u64 = 16;
@@ -67,7 +79,7 @@ impl Owners {
     pub(super) fn remove(&self, table: Table<'_>, owner: DomId, index: FrameIndex) {
         if let Some(lists) = self.of(owner) {
             let mut lists = lists.lock();
-            unlink(table, &mut lists, index);
+            lists.unlink(table, index);
             lists.count = lists.count.saturating_sub(1);
         }
     }
@@ -98,12 +110,7 @@ impl Owners {
                 ..record.links()
             });
         }
-        if let Some(record) = next.and_then(|next| table.get(next)) {
-            record.set_links(Links {
-                previous: Some(last),
-                ..record.links()
-            });
-        }
+        table.set_previous(next, Some(last));
         if paid == Paid::Now {
             lists.count = lists.count.saturating_add(frames.len());
         }
@@ -112,7 +119,7 @@ impl Owners {
     /// Takes a frame out of the domain's lists that it stays charged for.
     pub(super) fn unlist(&self, table: Table<'_>, owner: DomId, index: FrameIndex) {
         if let Some(lists) = self.of(owner) {
-            unlink(table, &mut lists.lock(), index);
+            lists.lock().unlink(table, index);
         }
     }
 
@@ -175,8 +182,8 @@ impl Owners {
     pub(super) fn next_held(&self, table: Table<'_>, owner: DomId) -> Option<Mfn> {
         let mut lists = self.of(owner)?.lock();
         let index = lists.held?;
-        unlink(table, &mut lists, index);
-        push(table, &mut lists.lingering, index);
+        lists.unlink(table, index);
+        table.push(&mut lists.lingering, index);
         Some(index.mfn())
     }
 
@@ -248,42 +255,5 @@ impl super::Frames {
         } else {
             Err(Errno::ENOMEM)
         }
-    }
-}
-
-fn push(table: Table<'_>, head: &mut Option<FrameIndex>, index: FrameIndex) {
-    let next = head.replace(index);
-    if let Some(record) = table.get(index) {
-        record.set_links(Links {
-            previous: None,
-            next,
-        });
-    }
-    if let Some(record) = next.and_then(|next| table.get(next)) {
-        record.set_links(Links {
-            previous: Some(index),
-            ..record.links()
-        });
-    }
-}
-
-fn unlink(table: Table<'_>, lists: &mut Lists, index: FrameIndex) {
-    let Some(record) = table.get(index) else {
-        return;
-    };
-    let Links { previous, next } = record.links();
-    match previous.and_then(|previous| table.get(previous)) {
-        Some(record) => record.set_links(Links {
-            next,
-            ..record.links()
-        }),
-        None if lists.held == Some(index) => lists.held = next,
-        None => lists.lingering = next,
-    }
-    if let Some(record) = next.and_then(|next| table.get(next)) {
-        record.set_links(Links {
-            previous,
-            ..record.links()
-        });
     }
 }

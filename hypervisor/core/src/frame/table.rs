@@ -100,7 +100,7 @@ impl FrameRecord {
     pub(crate) fn acquire(&self, owner: DomId) -> Result<(), Refused> {
         let word = self.word();
         match word.acquired(owner) {
-            Some(new) if self.exchange(word, new) => Ok(()),
+            Some(new) if exchange(&self.owner, word.bits(), new.bits()) => Ok(()),
             _ => self.apply(Event::Acquire(owner)).map(|_| ()),
         }
     }
@@ -110,39 +110,16 @@ impl FrameRecord {
     pub(crate) fn release_one_of_many(&self) -> bool {
         let word = self.word();
         let new = word.released();
-        new.is_some_and(|new| self.exchange(word, new))
-    }
-
-    /// Replaces the word if it still is `old`.
-    #[inline]
-    fn exchange(&self, old: OwnerWord, new: OwnerWord) -> bool {
-        // ORDERING: as `apply`.
-        let exchanged = self.owner.compare_exchange(
-            old.bits(),
-            new.bits(),
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-        exchanged.is_ok()
+        new.is_some_and(|new| exchange(&self.owner, word.bits(), new.bits()))
     }
 
     /// Applies an event, against whatever other CPUs do meanwhile.
     #[inline(never)]
     pub(crate) fn apply(&self, event: Event) -> Result<Effect, Refused> {
-        let mut word = self.word();
-        loop {
-            let (new, effect) = word.after(event)?;
-            // ORDERING: Release pairs with the Acquire of who frees the frame, so that all uses happen before.
-            match self.owner.compare_exchange_weak(
-                word.bits(),
-                new.bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Ok(effect),
-                Err(bits) => word = OwnerWord::from_bits(bits),
-            }
-        }
+        update(&self.owner, |bits| {
+            let (new, effect) = OwnerWord::from_bits(bits).after(event)?;
+            Ok((new.bits(), effect))
+        })
     }
 
     /// What the frame is used as now.
@@ -176,7 +153,7 @@ impl FrameRecord {
     pub(crate) fn share_type_at_once(&self, ty: PageType) -> bool {
         let word = self.type_word();
         let new = word.shared(ty);
-        new.is_some_and(|new| self.exchange_type(word, new))
+        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
     }
 
     /// Makes a general reference of the caller's the first one to a writable frame, if no other use of it has left traces.
@@ -185,36 +162,16 @@ impl FrameRecord {
     pub(crate) fn claim_first_writable(&self) -> bool {
         let word = self.type_word();
         let new = word.first_writable();
-        new.is_some_and(|new| self.exchange_type(word, new))
-    }
-
-    /// Replaces the type word if it still is `old`.
-    #[inline]
-    fn exchange_type(&self, old: TypeWord, new: TypeWord) -> bool {
-        // ORDERING: as `apply_type`.
-        let exchanged =
-            self.ty
-                .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire);
-        exchanged.is_ok()
+        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
     }
 
     /// Applies an event to the type, against whatever other CPUs do meanwhile.
     #[inline(never)]
     pub(crate) fn apply_type(&self, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
-        let mut word = self.type_word();
-        loop {
-            let (new, effect) = word.after(event)?;
-            // ORDERING: Release lets who gets the type next see what was done under the last; Acquire is the other side.
-            match self.ty.compare_exchange_weak(
-                word.bits(),
-                new.bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Ok(effect),
-                Err(bits) => word = TypeWord::from_bits(bits),
-            }
-        }
+        update(&self.ty, |bits| {
+            let (new, effect) = TypeWord::from_bits(bits).after(event)?;
+            Ok((new.bits(), effect))
+        })
     }
 
     /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
@@ -225,13 +182,13 @@ impl FrameRecord {
     ) -> Result<TypeEffect, TypeRefused> {
         let word = self.type_word();
         if let Some(new) = word.released()
-            && self.exchange_type(word, new)
+            && exchange(&self.ty, word.bits(), new.bits())
         {
             return Ok(TypeEffect::Done);
         }
         if word.is_last()
             && let Some(new) = word.last_writable(now())
-            && self.exchange_type(word, new)
+            && exchange(&self.ty, word.bits(), new.bits())
         {
             return Ok(TypeEffect::Untyped);
         }
@@ -240,25 +197,16 @@ impl FrameRecord {
 
     #[inline(never)]
     fn release_type_slowly(&self, now: impl Fn() -> TlbStamp) -> Result<TypeEffect, TypeRefused> {
-        let mut word = self.type_word();
-        loop {
+        update(&self.ty, |bits| {
+            let word = TypeWord::from_bits(bits);
             let stamp = if word.is_last() {
                 now()
             } else {
                 TlbStamp::NEVER
             };
             let (new, effect) = word.after(TypeEvent::Release(stamp))?;
-            // ORDERING: as `apply_type`.
-            match self.ty.compare_exchange_weak(
-                word.bits(),
-                new.bits(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Ok(effect),
-                Err(bits) => word = TypeWord::from_bits(bits),
-            }
-        }
+            Ok((new.bits(), effect))
+        })
     }
 
     /// The neighbours in the list.
@@ -276,6 +224,29 @@ impl FrameRecord {
         let packed = u64::from(FrameIndex::pack(links.previous)) << 32
             | u64::from(FrameIndex::pack(links.next));
         self.links.store(packed, Ordering::Relaxed);
+    }
+}
+
+/// Replaces a word if it still is `old`.
+#[inline]
+fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
+    // ORDERING: as `update`.
+    let exchanged = word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
+    exchanged.is_ok()
+}
+
+/// Changes a word to what `after` makes of it, against whatever other CPUs do meanwhile.
+#[inline]
+fn update<E, R>(word: &AtomicU64, after: impl Fn(u64) -> Result<(u64, E), R>) -> Result<E, R> {
+    // ORDERING: Release pairs with the Acquire of who frees the frame, so that all uses happen before, and lets who gets the
+    // type next see what was done under the last.
+    let mut bits = word.load(Ordering::Acquire);
+    loop {
+        let (new, effect) = after(bits)?;
+        match word.compare_exchange_weak(bits, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Ok(effect),
+            Err(now) => bits = now,
+        }
     }
 }
 
@@ -297,6 +268,47 @@ impl<'a> Table<'a> {
         #[cfg(test)]
         super::allocator::tests::count_access();
         self.0.get(usize::try_from(mfn.get()).ok()?)
+    }
+
+    /// Puts a frame that is in no list at the head of one.
+    #[inline]
+    pub(crate) fn push(self, head: &mut Option<FrameIndex>, index: FrameIndex) {
+        let next = head.replace(index);
+        if let Some(record) = self.get(index) {
+            record.set_links(Links {
+                previous: None,
+                next,
+            });
+        }
+        self.set_previous(next, Some(index));
+    }
+
+    /// Takes a frame out of the list that has this head.
+    #[inline]
+    pub(crate) fn unlink(self, head: &mut Option<FrameIndex>, index: FrameIndex) {
+        let Some(record) = self.get(index) else {
+            return;
+        };
+        let Links { previous, next } = record.links();
+        match previous.and_then(|previous| self.get(previous)) {
+            Some(record) => record.set_links(Links {
+                next,
+                ..record.links()
+            }),
+            None => *head = next,
+        }
+        self.set_previous(next, previous);
+    }
+
+    /// Says what comes before a frame in its list; nothing happens without a frame.
+    #[inline]
+    pub(crate) fn set_previous(self, of: Option<FrameIndex>, previous: Option<FrameIndex>) {
+        if let Some(record) = of.and_then(|of| self.get(of)) {
+            record.set_links(Links {
+                previous,
+                ..record.links()
+            });
+        }
     }
 
     /// One more than the highest frame with a record and an index.

@@ -74,7 +74,7 @@ impl<'m> TakenFrames<'m> {
             let Some(mfn) = next else {
                 break;
             };
-            run = MfnRange::new(mfn, Mfn::new(mfn.get().saturating_add(1)));
+            run = MfnRange::one(mfn);
         }
         mem::forget(self);
         charge
@@ -92,11 +92,8 @@ impl Drop for TakenFrames<'_> {
     fn drop(&mut self) {
         let frames = self.memory.frames;
         while let Some(mfn) = self.pop() {
-            let end = Mfn::new(mfn.get().saturating_add(1));
-            let range = MfnRange::new(mfn, end);
-            frames
-                .owners
-                .own(frames.table(), self.owner, range, Paid::Before);
+            let (table, range) = (frames.table(), MfnRange::one(mfn));
+            frames.owners.own(table, self.owner, range, Paid::Before);
         }
     }
 }

@@ -14,7 +14,6 @@ use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 use oxen_arch::boot::MfnRange;
 
-use super::clean::RESERVE;
 use super::word::Event;
 use super::{Frames, Kind, Memory, Placement};
 
@@ -46,7 +45,7 @@ impl Frames {
 
 impl Memory<'_> {
     /// Makes a frame the twin of a root in the caller's hands, once `fill` has filled it, and charges the root's domain for it.
-    /// Fails as `fill`; `ENOMEM`: there is no frame but the [`RESERVE`], or the domain has as many twins as it may. There is no
+    /// Fails as `fill`; `ENOMEM`: there is no frame but the [`RESERVE`](super::RESERVE), or the domain has as many twins as it may. There is no
     /// twin then.
     pub(crate) fn new_twin(
         &self,
@@ -67,7 +66,7 @@ impl Memory<'_> {
         root: Mfn,
         fill: impl FnOnce(Mfn) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        if self.frames.statistics().free <= RESERVE {
+        if !self.frames.can_spare(1) {
             return Err(Errno::ENOMEM);
         }
         let held = self.alloc(0, Placement::Anywhere)?;
@@ -85,8 +84,7 @@ impl Memory<'_> {
         debug_assert!(parted.is_ok(), "{twin} is not the twin of {root}");
         if parted.is_ok() {
             self.leave(twin);
-            let end = Mfn::new(twin.get().saturating_add(1));
-            self.frames.put(MfnRange::new(twin, end), 0);
+            self.frames.put(MfnRange::one(twin), 0);
             if let Some(owner) = self.frames.owner_of_root(root) {
                 self.frames.owners.discharge_twin(owner);
             }

@@ -26,8 +26,8 @@ use dom0_abi::hypercalls::Hypercall;
 use oxen_arch::Cpu;
 
 use crate::budget::Budget;
-use crate::domain::Domain;
 use crate::domain::vcpu::{RunState, Vcpu, VcpuState};
+use crate::domain::{Capabilities, Domain};
 use crate::frame::Memory;
 use crate::host::Host;
 use crate::page_type::undo;
@@ -58,6 +58,11 @@ impl<'a> CallCtx<'a> {
     /// The frames in the hands of this CPU, for the caller's domain.
     pub fn memory(&self) -> Memory<'a> {
         self.host.memory(self.cpu, &self.domain.undo)
+    }
+
+    /// Whether the caller controls other domains.
+    pub fn is_control(&self) -> bool {
+        self.domain.capabilities.contains(Capabilities::CONTROL)
     }
 
     /// Whether the caller went to sleep or was shut down, so that nothing more may be done in its name.

@@ -14,7 +14,6 @@ use super::{
     version, vm_assist,
 };
 use crate::descriptor;
-use crate::domain::Capabilities;
 use crate::memory_op;
 use crate::mmu;
 use crate::trap::iret;
@@ -49,7 +48,7 @@ macro_rules! table {
         pub fn dispatch($ctx: &mut CallCtx<'_>, call: Hypercall, arguments: Arguments) -> HypercallResult {
             match call {
                 $(Hypercall::$variant => {
-                    if const { is_for_control(Hypercall::$variant) } && !is_control($ctx) {
+                    if const { is_for_control(Hypercall::$variant) } && !$ctx.is_control() {
                         return Err(Errno::EPERM);
                     }
                     match Request::decode(Hypercall::$variant, arguments) {
@@ -130,10 +129,6 @@ table! {
 /// Whether a call is made for domains that control others only.
 const fn is_for_control(call: Hypercall) -> bool {
     matches!(call.callers(), Callers::Control) && matches!(status(call), Status::Done(_))
-}
-
-fn is_control(ctx: &CallCtx<'_>) -> bool {
-    ctx.domain.capabilities.contains(Capabilities::CONTROL)
 }
 
 /// Writes the page of the documentation that says what of the ABI is there.

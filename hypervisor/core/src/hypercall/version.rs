@@ -24,7 +24,6 @@ const DENIED: &str = "<denied>";
 /// such group of features, or an argument with a question that takes none. `EPERM`: the build id is asked for by a domain that controls nothing; `ENODATA`: there is none.
 /// ABI: `public/version.h`, `XENVER_*`.
 pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
-    let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
     match VersionCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
         VersionCommand::Version => return Ok(Reply::Value(u64::from(version::packed()))),
         VersionCommand::PageSize if arg.get() != 0 => return Err(Errno::EINVAL),
@@ -74,7 +73,7 @@ pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hyper
         VersionCommand::GuestHandle => {
             GuestPtr::new(arg).write(ctx.cpu, &ctx.domain.handle)?;
         }
-        VersionCommand::CommandLine if is_control => {
+        VersionCommand::CommandLine if ctx.is_control() => {
             let answer = CommandLine {
                 text: text(ctx.host.command_line()),
             };
@@ -85,14 +84,14 @@ pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hyper
             const LEN: usize = DENIED.len().saturating_add(1);
             GuestPtr::new(arg).write(ctx.cpu, &text::<LEN>(DENIED))?;
         }
-        VersionCommand::BuildId => return build_id(ctx, arg, is_control),
+        VersionCommand::BuildId => return build_id(ctx, arg),
     }
     Ok(Reply::DONE)
 }
 
 /// The image carries no build id; the checks that come before that are made all the same.
-fn build_id(ctx: &CallCtx<'_>, arg: GuestAddr, is_control: bool) -> HypercallResult {
-    if !is_control {
+fn build_id(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+    if !ctx.is_control() {
         return Err(Errno::EPERM);
     }
     let place: GuestPtr<BuildId> = GuestPtr::new(arg);

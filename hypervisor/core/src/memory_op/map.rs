@@ -9,7 +9,7 @@ use oxen_arch::memory::FrameBox;
 use oxen_arch::memory_map::{MemoryKind, MemoryRange};
 use oxen_arch::sync::{Rank, SpinLock};
 
-use super::{is_control, target};
+use super::target;
 use crate::frame::Memory;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -121,7 +121,7 @@ pub(super) fn set_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResu
 /// number is told. ABI: `public/memory.h`, `XENMEM_machine_memory_map`.
 #[doc(alias = "XENMEM_machine_memory_map")]
 pub(super) fn machine_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
-    if !is_control(ctx) {
+    if !ctx.is_control() {
         return Err(Errno::EPERM);
     }
     let place = GuestPtr::<MemoryMap>::new(arg);

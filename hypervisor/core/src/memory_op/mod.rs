@@ -30,7 +30,6 @@ use dom0_abi::ids::DomId;
 use dom0_abi::memory::{ADDRESS_BITS_MASK, CONTINUATION_SHIFT, MemoryCommand, MemoryFlags};
 
 use crate::budget::Budget;
-use crate::domain::Capabilities;
 use crate::frame::Placement;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -136,14 +135,9 @@ fn target<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errno> {
     owners::domain(ctx, id)
 }
 
-/// Whether the caller controls other domains.
-fn is_control(ctx: &CallCtx<'_>) -> bool {
-    ctx.domain.capabilities.contains(Capabilities::CONTROL)
-}
-
 /// The order of the largest extents that the caller may name (XSA-31, XSA-158).
 fn max_order(ctx: &CallCtx<'_>) -> u32 {
-    if is_control(ctx) {
+    if ctx.is_control() {
         MAX_ORDER_OF_CONTROL
     } else {
         MAX_ORDER

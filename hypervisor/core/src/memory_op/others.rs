@@ -9,7 +9,7 @@ use dom0_abi::memory::{
     RemoveFromPhysmap, ReservedDeviceMemoryMap, VnumaTopologyInfo,
 };
 
-use super::{is_control, target};
+use super::target;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 
@@ -67,7 +67,7 @@ fn untranslated(ctx: &CallCtx<'_>, id: DomId) -> HypercallResult {
 #[doc(alias = "XENMEM_get_pod_target")]
 pub(super) fn pod_target(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     let argument: PodTarget = GuestPtr::new(arg).read(ctx.cpu)?;
-    if !is_control(ctx) {
+    if !ctx.is_control() {
         return Err(Errno::EPERM);
     }
     target(ctx, argument.domid)?;
@@ -118,7 +118,7 @@ pub(super) fn acquire_resource(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallRe
     if argument.pad != 0 || end.is_none_or(|end| end > u32::MAX.into()) {
         return Err(Errno::EINVAL);
     }
-    if !is_control(ctx) || argument.domid == ctx.domain.id {
+    if !ctx.is_control() || argument.domid == ctx.domain.id {
         return Err(Errno::EPERM);
     }
     ctx.host.domains.get(argument.domid).ok_or(Errno::ESRCH)?;

@@ -11,9 +11,8 @@ use dom0_abi::memory::{MachphysMapping, MachphysMfnList, MemoryDomain, MemoryRes
 use dom0_abi::xen::SharedInfo;
 use oxen_arch::sync::atomic::Ordering;
 
-use super::{is_control, target};
+use super::target;
 use crate::domain::Capabilities;
-use crate::frame::RESERVE;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 use crate::mmu::owners::Named;
@@ -107,7 +106,7 @@ pub(super) fn machphys_mapping(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallRe
 /// a field that means nothing here is not 0. `ENOMEM`: so many are not free. ABI: `public/memory.h`, `XENMEM_claim_pages`.
 #[doc(alias = "XENMEM_claim_pages")]
 pub(super) fn claim_pages(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
-    if !is_control(ctx) {
+    if !ctx.is_control() {
         return Err(Errno::EPERM);
     }
     let argument: MemoryReservation = GuestPtr::new(arg).read(ctx.cpu)?;
@@ -126,7 +125,7 @@ pub(super) fn claim_pages(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult 
     if pages > domain.memory.limit.load(Ordering::Relaxed) {
         return Err(Errno::EINVAL);
     }
-    if ctx.host.frames.statistics().free < more.saturating_add(RESERVE) {
+    if !ctx.host.frames.can_spare(more) {
         return Err(Errno::ENOMEM);
     }
     Ok(Reply::DONE)

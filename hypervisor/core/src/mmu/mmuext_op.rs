@@ -122,18 +122,13 @@ fn domain<'o>(owner: &'o Owner<'_>) -> Result<&'o Domain, Errno> {
     }
 }
 
-/// What the tables of a domain may lead to when somebody pins them.
-fn reach_of<'a>(ctx: &CallCtx<'a>, domain: &Domain) -> Reach<'a> {
-    Reach::own(ctx.host, domain)
-}
-
 /// Makes a frame a table, and keeps it one until it is unpinned.
 ///
 /// `EINVAL`: it is not the domain's, is used as something else, is pinned already, or something in it is not allowed. `EBUSY`,
 /// `EPERM` as for an entry by `mmu_update`.
 fn pin(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, mfn: Mfn, level: Level) -> Result<(), Stop> {
     let domain = domain(owner)?;
-    let reach = reach_of(ctx, domain);
+    let reach = Reach::own(ctx.host, domain);
     let (memory, ty) = (ctx.memory(), PageType::Table(level));
     let table = promote::acquire(memory, &reach, mfn, ty, &mut ctx.budget)?;
     Ok(table.pin()?)
@@ -171,7 +166,7 @@ fn new_user_root(ctx: &mut CallCtx<'_>, mfn: Mfn) -> Result<(), Stop> {
 
 /// A root of the caller's own: roots of others are not loaded for anybody.
 fn root<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
-    let reach = reach_of(ctx, ctx.domain);
+    let reach = Reach::own(ctx.host, ctx.domain);
     let ty = PageType::Table(Level::L4);
     promote::acquire(ctx.memory(), &reach, mfn, ty, &mut ctx.budget)
 }

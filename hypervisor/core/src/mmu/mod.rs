@@ -20,7 +20,7 @@ mod mmu_update;
 mod mmuext_op;
 pub(crate) mod owners;
 pub mod trapped;
-mod update;
+pub(crate) mod update;
 mod update_va_mapping;
 mod walk;
 
@@ -28,4 +28,4 @@ pub(crate) use list::with_undone;
 pub use mmu_update::mmu_update;
 pub use mmuext_op::mmuext_op;
 pub use update_va_mapping::{update_va_mapping, update_va_mapping_otherdomain};
-pub(crate) use walk::mapped_page;
+pub(crate) use walk::l1_entry;

@@ -3,8 +3,8 @@
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 
+use crate::domain::Domain;
 use crate::domain::table::DomainRef;
-use crate::domain::{Capabilities, Domain};
 use crate::host::Host;
 use crate::hypercall::CallCtx;
 use crate::page_type::hold::{Pages, Reach};
@@ -53,10 +53,9 @@ pub(crate) fn domain<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errn
     if id == ctx.domain.id {
         return Err(Errno::ESRCH);
     }
-    let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
     let host: &'a Host = ctx.host;
     match host.domains.get(id) {
-        _ if !is_control => Err(Errno::EPERM),
+        _ if !ctx.is_control() => Err(Errno::EPERM),
         Some(domain) => Ok(Named::Other(domain)),
         None => Err(Errno::ESRCH),
     }
@@ -64,10 +63,9 @@ pub(crate) fn domain<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Named<'a>, Errn
 
 /// Finds the owner of pages: a domain, or one of the two that are none. Fails as [`domain`].
 pub(super) fn owner<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Owner<'a>, Errno> {
-    let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
     match id {
         DomId::IO => Ok(Owner::Devices),
-        DomId::XEN if is_control => Ok(Owner::Hypervisor),
+        DomId::XEN if ctx.is_control() => Ok(Owner::Hypervisor),
         DomId::XEN => Err(Errno::EPERM),
         id => domain(ctx, id).map(Owner::Domain),
     }

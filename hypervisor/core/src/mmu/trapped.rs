@@ -8,7 +8,7 @@ use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::ids::DomId;
 
 use super::update::{Replaced, replace};
-use super::walk::l1_slot;
+use super::walk::l1_entry;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::CallCtx;
@@ -20,15 +20,6 @@ use crate::page_type::{Level, PageType, Stop, TypeRef};
 pub struct TrappedEntry<'m> {
     table: TypeRef<'m>,
     index: u16,
-}
-
-/// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exchange {
-    /// The entry is replaced.
-    Done,
-    /// It was another one, this.
-    Changed(Entry),
 }
 
 /// A frame as an L1 table, if it is one in use of the domain's.
@@ -54,11 +45,7 @@ impl<'m> TrappedEntry<'m> {
         let Some(root) = ctx.state.kernel_root() else {
             return Ok(None);
         };
-        let Some((mapping, index)) = l1_slot(memory, root, owner, address)? else {
-            return Ok(None);
-        };
-        let at = mapping.mfn().at(usize::from(index).wrapping_mul(8));
-        let mapping = memory.mem().load_u64(at).map_or(Entry::EMPTY, Entry);
+        let mapping = l1_entry(memory, root, owner, address)?;
         if !mapping.is_present() || mapping.is_writable() {
             return Ok(None);
         }
@@ -76,8 +63,7 @@ impl<'m> TrappedEntry<'m> {
 
     /// The entry as it is now.
     pub fn load(&self, ctx: &CallCtx<'_>) -> Entry {
-        let at = self.table.mfn().at(usize::from(self.index).wrapping_mul(8));
-        ctx.host.mem().load_u64(at).map_or(Entry::EMPTY, Entry)
+        Entry::load(ctx.host.mem(), self.table.mfn().word(self.index.into()))
     }
 
     /// Replaces the entry if it still is `old`, with all checks of `mmu_update`, whose errors it has.
@@ -86,21 +72,11 @@ impl<'m> TrappedEntry<'m> {
         ctx: &mut CallCtx<'_>,
         old: Entry,
         new: Entry,
-    ) -> Result<Exchange, Stop> {
+    ) -> Result<Replaced, Stop> {
         let reach = Reach::own(ctx.host, ctx.domain);
         let memory = ctx.memory();
         let wanted = |now: Entry| (now == old).then_some(new);
-        let replaced = replace(
-            memory,
-            &reach,
-            &self.table,
-            self.index,
-            &mut ctx.budget,
-            wanted,
-        )?;
-        Ok(match replaced {
-            Replaced::Was(_) => Exchange::Done,
-            Replaced::Kept(now) => Exchange::Changed(now),
-        })
+        let budget = &mut ctx.budget;
+        replace(memory, &reach, &self.table, self.index, budget, wanted)
     }
 }

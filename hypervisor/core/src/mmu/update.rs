@@ -19,9 +19,9 @@ const RETRIES: u32 = 32;
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Replaced {
-    /// It was this, and is replaced.
-    Was(Entry),
+pub enum Replaced {
+    /// It is replaced.
+    Done,
     /// It is this, and stays.
     Kept(Entry),
 }
@@ -45,7 +45,7 @@ pub(super) fn replace(
     if is_ours(level, index) {
         return Err(Errno::EINVAL.into());
     }
-    let at = table.mfn().at(usize::from(index).wrapping_mul(8));
+    let at = table.mfn().word(index.into());
     let no_table = |BadFrame| Stop::Refused(Errno::EINVAL);
     let mut old = Entry(memory.mem().load_u64(at).map_err(no_table)?);
     for _ in 0..RETRIES {
@@ -76,7 +76,7 @@ pub(super) fn replace(
             exchanged
         };
         match exchanged {
-            Ok(_) => return Ok(Replaced::Was(old)),
+            Ok(_) => return Ok(Replaced::Done),
             Err(now) => old = Entry(now),
         }
     }

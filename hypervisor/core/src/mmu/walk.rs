@@ -31,15 +31,11 @@ pub(super) fn l1_slot<'m>(
     }
     let mut table = root;
     for level in [Level::L4, Level::L3, Level::L2] {
-        let at = table.at(usize::from(index(level)).wrapping_mul(8));
-        let entry = memory.mem().load_u64(at).map_or(Entry::EMPTY, Entry);
+        let entry = Entry::load(memory.mem(), table.word(index(level).into()));
         if !entry.is_present() {
             return Ok(None);
         }
         table = entry.mfn();
-    }
-    if let Some(table) = TypeRef::share_at_once(memory, table, PageType::Table(Level::L1), owner) {
-        return Ok(Some((table, index(Level::L1))));
     }
     match TypeRef::share(memory, table, PageType::Table(Level::L1), owner) {
         Ok(table) => Ok(Some((table, index(Level::L1)))),
@@ -48,18 +44,17 @@ pub(super) fn l1_slot<'m>(
     }
 }
 
-/// The frame that an address leads to under a root, if it leads to one. Neither the mapping nor the frame is held: both may
-/// be others by now. As [`l1_slot`].
-pub(crate) fn mapped_page(
+/// The L1 entry that maps an address under a root; empty if there is none. The mapping is not held: it may be another by now.
+/// As [`l1_slot`].
+#[inline]
+pub(crate) fn l1_entry(
     memory: Memory<'_>,
     root: Mfn,
     owner: DomId,
     address: GuestAddr,
-) -> Result<Option<Mfn>, Stop> {
-    let Some((table, index)) = l1_slot(memory, root, owner, address)? else {
-        return Ok(None);
-    };
-    let at = table.mfn().at(usize::from(index).wrapping_mul(8));
-    let entry = memory.mem().load_u64(at).map_or(Entry::EMPTY, Entry);
-    Ok(entry.is_present().then(|| entry.mfn()))
+) -> Result<Entry, Stop> {
+    let slot = l1_slot(memory, root, owner, address)?;
+    Ok(slot.map_or(Entry::EMPTY, |(table, index)| {
+        Entry::load(memory.mem(), table.mfn().word(index.into()))
+    }))
 }

@@ -3,9 +3,10 @@
 //! INVARIANT (I6): no entry passes that has a bit which is not on the list of its level. Pages larger than 4 KiB do not exist
 //! (XSA-148). SPEC: Intel SDM volume 3, 4.5.
 
-use dom0_abi::addr::{Mfn, PAGE_SHIFT};
+use dom0_abi::addr::{Maddr, Mfn, PAGE_SHIFT};
 use dom0_abi::errno::Errno;
 use oxen_arch::PagingFacts;
+use oxen_arch::memory::PhysMem;
 use oxen_arch::tlb::TlbMode;
 
 use super::Level;
@@ -55,6 +56,12 @@ pub const HARMLESS: u64 = ACCESSED | DIRTY | (SOFTWARE & !GUEST_KERNEL);
 impl Entry {
     /// The empty entry.
     pub const EMPTY: Self = Self(0);
+
+    /// The entry at an address as it is now; empty if there is no RAM.
+    #[inline]
+    pub fn load(mem: &PhysMem, at: Maddr) -> Self {
+        mem.load_u64(at).map_or(Self::EMPTY, Self)
+    }
 
     /// Whether it leads anywhere.
     pub const fn is_present(self) -> bool {

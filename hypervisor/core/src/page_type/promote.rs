@@ -23,11 +23,6 @@ use crate::descriptor::page::check_page;
 use crate::frame::Memory;
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
 
-/// What looking at a table costs beside its entries, in units of the budget.
-const TABLE: u32 = 20;
-/// What an entry costs that is not empty.
-const ENTRY: u32 = 1;
-
 /// The slots of a root that are the hypervisor's.
 pub(crate) fn is_ours(level: Level, index: u16) -> bool {
     let index = usize::from(index);
@@ -155,7 +150,7 @@ fn check(
     jobs: &mut Jobs,
     budget: &mut Budget,
 ) -> Result<(), Stop> {
-    if !budget.take(TABLE) {
+    if !budget.spend_table() {
         return Err(Stop::Again);
     }
     while let Some(job) = jobs.last_mut() {
@@ -169,7 +164,7 @@ fn check(
                     // Levels only go down, so there is room.
                     jobs.try_push(below)
                         .map_err(|_| Stop::Refused(Errno::EINVAL))?;
-                    if !budget.take(TABLE) {
+                    if !budget.spend_table() {
                         return Err(Stop::Again);
                     }
                 }
@@ -226,7 +221,7 @@ fn step(
             job.next = (HYPERVISOR_LAST_SLOT as u16).saturating_add(1);
             continue;
         }
-        if !budget.take(ENTRY) {
+        if !budget.spend_entry() {
             return Err(Stop::Again);
         }
         let entry = Entry(word);
@@ -263,7 +258,7 @@ fn pages(
                 continue;
             }
             job.next = index as u16;
-            if !budget.take(ENTRY) {
+            if !budget.spend_entry() {
                 return Err(Stop::Again);
             }
             let fixed = reach.check(Level::L1, Entry(word))?;
@@ -282,7 +277,7 @@ fn pages(
 /// Writes an entry of a table in our hands.
 fn put(memory: Memory<'_>, table: Mfn, index: usize, entry: Entry) -> Result<(), Errno> {
     (memory.mem())
-        .store_u64(table.at(index.wrapping_mul(8)), entry.0)
+        .store_u64(table.word(index), entry.0)
         .map_err(|BadFrame| Errno::EINVAL)
 }
 
@@ -290,10 +285,7 @@ fn put(memory: Memory<'_>, table: Mfn, index: usize, entry: Entry) -> Result<(),
 fn own_slots(memory: Memory<'_>, root: Mfn) -> Result<(), Errno> {
     for slot in HYPERVISOR_FIRST_SLOT..=HYPERVISOR_LAST_SLOT {
         let entry = memory.machine.root_entry(slot).unwrap_or(0);
-        memory
-            .mem()
-            .store_u64(root.at(slot.wrapping_mul(8)), entry)
-            .map_err(|BadFrame| Errno::EINVAL)?;
+        put(memory, root, slot, Entry(entry))?;
     }
     Ok(())
 }

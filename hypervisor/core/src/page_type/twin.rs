@@ -27,10 +27,6 @@ use super::TypeRef;
 use super::entry::{Entry, bits};
 use crate::frame::{Frames, Memory};
 
-const fn slot(index: usize) -> usize {
-    index.wrapping_mul(8)
-}
-
 /// The entry that notes a twin.
 const fn note(twin: Mfn) -> u64 {
     !(twin.get() << PAGE_SHIFT) & bits::FRAME
@@ -43,7 +39,7 @@ const fn noted(entry: u64) -> Mfn {
 
 /// The twin of a root. The caller has a reference to the root, or it is in its hands; `None`: it has none.
 pub(crate) fn of(machine: &Machine, frames: &Frames, root: Mfn) -> Option<Mfn> {
-    let entry = machine.mem().load_u64(root.at(slot(SPARE_SLOT))).ok()?;
+    let entry = machine.mem().load_u64(root.word(SPARE_SLOT)).ok()?;
     let twin = noted(entry);
     frames.is_twin(twin, root).then_some(twin)
 }
@@ -64,9 +60,9 @@ fn fill(memory: Memory<'_>, root: Mfn, twin: Mfn) -> Result<(), BadFrame> {
     mem.copy_frame(root, twin)?;
     for index in HYPERVISOR_FIRST_SLOT..=HYPERVISOR_LAST_SLOT {
         let entry = memory.machine.twin_entry(index).unwrap_or(0);
-        mem.store_u64(twin.at(slot(index)), entry)?;
+        mem.store_u64(twin.word(index), entry)?;
     }
-    mem.store_u64(root.at(slot(SPARE_SLOT)), note(twin))
+    mem.store_u64(root.word(SPARE_SLOT), note(twin))
 }
 
 /// Takes the twin of a root away that is being undone; nothing happens if it never had one.
@@ -75,7 +71,7 @@ pub(super) fn detach(memory: Memory<'_>, root: Mfn) {
         && let Some(twin) = of(memory.machine, memory.frames, root)
     {
         // A root is RAM.
-        let _: Result<(), BadFrame> = memory.mem().store_u64(root.at(slot(SPARE_SLOT)), 0);
+        let _: Result<(), BadFrame> = memory.mem().store_u64(root.word(SPARE_SLOT), 0);
         memory.free_twin(twin, root);
     }
 }
@@ -89,12 +85,12 @@ pub(crate) fn exchange(
     old: Entry,
     new: Entry,
 ) -> Result<Result<u64, u64>, BadFrame> {
-    let (mem, root, at) = (memory.mem(), root.mfn(), slot(index.into()));
+    let (mem, root, index) = (memory.mem(), root.mfn(), usize::from(index));
     let twin = of(memory.machine, memory.frames, root).ok_or(BadFrame)?;
     let both = || {
-        let exchanged = mem.compare_exchange_u64(root.at(at), old.0, new.0)?;
+        let exchanged = mem.compare_exchange_u64(root.word(index), old.0, new.0)?;
         if exchanged.is_ok() {
-            mem.store_u64(twin.at(at), new.0)?;
+            mem.store_u64(twin.word(index), new.0)?;
         }
         Ok(exchanged)
     };

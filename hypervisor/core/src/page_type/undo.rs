@@ -11,15 +11,10 @@ use crate::frame::Memory;
 use crate::frame::type_word::TypeEvent;
 use crate::frame::undo::ToUndo;
 
-/// What looking at a table costs beside its entries, in units of the budget.
-const TABLE: u32 = 20;
-/// What an entry costs that is not empty.
-const ENTRY: u32 = 1;
-
 /// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
 pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
     while !memory.undo.is_empty() {
-        if !budget.take(TABLE) {
+        if !budget.spend_table() {
             return false;
         }
         // Another CPU may have taken the last one.
@@ -47,7 +42,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
             if word == 0 || index >= table.progress || is_ours(level, index) {
                 continue;
             }
-            if !budget.take(ENTRY) {
+            if !budget.spend_entry() {
                 memory.undo.push(memory.frames, mfn, table.progress);
                 return false;
             }

@@ -373,7 +373,7 @@ impl TypeWord {
     }
 
     /// The word of this state, as coherent as before.
-    const fn with(self, state: TypeState) -> Self {
+    pub(crate) const fn with(self, state: TypeState) -> Self {
         Self(Self::new(state).0 | (self.0 & INCOHERENT))
     }
 

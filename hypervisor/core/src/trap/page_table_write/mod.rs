@@ -23,7 +23,8 @@ use super::instruction::complete;
 use super::instruction::fetch::Fetched;
 use crate::domain::vcpu::GuestMode;
 use crate::hypercall::CallCtx;
-use crate::mmu::trapped::{Exchange, TrappedEntry};
+use crate::mmu::trapped::TrappedEntry;
+use crate::mmu::update::Replaced;
 use crate::page_type::entry::Entry;
 use crate::page_type::{Stop, undo};
 use apply::{Exchanged, Write};
@@ -85,9 +86,9 @@ fn replace(ctx: &mut CallCtx<'_>, write: &Write, at: GuestAddr) -> Result<Entry,
     let old = write.exchange(first, |old, new| {
         entry
             .exchange(ctx, Entry(old), Entry(new))
-            .map(|exchange| match exchange {
-                Exchange::Done => Exchanged::Done,
-                Exchange::Changed(now) => Exchanged::Changed(now.0),
+            .map(|replaced| match replaced {
+                Replaced::Done => Exchanged::Done,
+                Replaced::Kept(now) => Exchanged::Changed(now.0),
             })
     })?;
     old.map(Entry).ok_or(Stop::Again)
