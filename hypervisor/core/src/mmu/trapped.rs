@@ -93,7 +93,7 @@ impl<'m> TrappedEntry<'m> {
         let replaced = replace(
             memory,
             &reach,
-            &self.table,
+            self.table.held(),
             self.index,
             &mut ctx.budget,
             wanted,

@@ -14,7 +14,7 @@ use crate::page_type::{Level, PageType, Stop, TypeRef};
 ///
 /// Another vCPU may change the tables meanwhile; what is found then is still a table in use of this domain, by the reference
 /// that is taken, and which one is that domain's affair. The caller holds the root.
-#[inline]
+#[inline(always)]
 pub(super) fn l1_slot<'m>(
     memory: Memory<'m>,
     root: Mfn,
@@ -50,6 +50,7 @@ pub(super) fn l1_slot<'m>(
 
 /// The frame that an address leads to under a root, if it leads to one. Neither the mapping nor the frame is held: both may
 /// be others by now. As [`l1_slot`].
+#[inline(never)]
 pub(crate) fn mapped_page(
     memory: Memory<'_>,
     root: Mfn,
