@@ -16,7 +16,7 @@ use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
 use crate::page_type::hold::Reach;
-use crate::page_type::{Level, PageType, Stop, TypeRef};
+use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef};
 
 /// Bits of a request's address that say what it is.
 const COMMAND: u64 = 7;
@@ -55,8 +55,11 @@ pub fn mmu_update(
     let owner =
         owners::owner(ctx, DomId::new(foreign as u16)).inspect_err(|_| list.tell(ctx, 0))?;
     let reach = owners::reach(ctx, tables.domain().id, &owner);
-    // Requests come in runs for the same table.
-    let mut table = None;
+    let mut tables = Tables {
+        memory: ctx.memory(),
+        owner: reach.tables,
+        current: None,
+    };
     list.run(
         ctx,
         |rest| Continuation::MmuUpdate {
@@ -65,63 +68,78 @@ pub fn mmu_update(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, request| one(ctx, &reach, &owner, &mut table, request),
+        |ctx, request| one(ctx, &reach, &owner, &mut tables, request),
     )
 }
 
-fn one<'a>(
-    ctx: &mut CallCtx<'a>,
+/// The table that requests are about: they come in runs for the same one, which is looked up once.
+struct Tables<'a> {
+    memory: Memory<'a>,
+    /// The domain whose tables are changed.
+    owner: DomId,
+    current: Option<HeldType>,
+}
+
+impl Tables<'_> {
+    /// The table that a frame is; `None`: it is none. Fails as [`other_table`].
+    #[inline]
+    fn at(&mut self, mfn: Mfn) -> Result<Option<&HeldType>, Stop> {
+        if self.current.as_ref().is_none_or(|table| table.mfn() != mfn) {
+            // The old one first: it may be the last reference, and the new one may wait for what follows.
+            self.leave();
+            // As a rule it is an L1 table.
+            let l1 = PageType::Table(Level::L1);
+            let table = match TypeRef::share_at_once(self.memory, mfn, l1, self.owner) {
+                Some(table) => Some(table),
+                None => other_table(self.memory, mfn, self.owner)?,
+            };
+            self.current = table.map(TypeRef::into_held);
+        }
+        Ok(self.current.as_ref())
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        if let Some(table) = self.current.take() {
+            drop(TypeRef::from_held(self.memory, table));
+        }
+    }
+}
+
+impl Drop for Tables<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[inline]
+fn one(
+    ctx: &mut CallCtx<'_>,
     reach: &Reach<'_>,
     owner: &Owner<'_>,
-    table: &mut Option<TypeRef<'a>>,
+    tables: &mut Tables<'_>,
     request: MmuUpdate,
 ) -> Result<(), Stop> {
     let at = Maddr::new(request.ptr & !COMMAND);
-    match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
-        MmuCommand::Normal | MmuCommand::NoTranslate => {
-            write(ctx, reach, table, at, Entry(request.val), 0)
-        }
-        MmuCommand::PreserveAd => {
-            let kept = bits::ACCESSED | bits::DIRTY;
-            write(ctx, reach, table, at, Entry(request.val), kept)
-        }
+    let kept = match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
+        MmuCommand::Normal | MmuCommand::NoTranslate => 0,
+        MmuCommand::PreserveAd => bits::ACCESSED | bits::DIRTY,
         MmuCommand::MachPhys => {
             let Owner::Domain(named) = owner else {
                 return Err(Errno::EINVAL.into());
             };
-            rename(ctx.memory(), named, at.mfn(), Pfn::new(request.val))
+            return rename(ctx.memory(), named, at.mfn(), Pfn::new(request.val));
         }
-    }
-}
-
-/// Writes an entry, of which the bits in `kept` stay as they are.
-fn write<'a>(
-    ctx: &mut CallCtx<'a>,
-    reach: &Reach<'_>,
-    table: &mut Option<TypeRef<'a>>,
-    at: Maddr,
-    entry: Entry,
-    kept: u64,
-) -> Result<(), Stop> {
+    };
     let memory = ctx.memory();
-    let mfn = at.mfn();
-    if table.as_ref().is_none_or(|table| table.mfn() != mfn) {
-        // The old one first: it may be the last reference, and the new one may wait for what follows.
-        *table = None;
-        // As a rule it is an L1 table.
-        let l1 = PageType::Table(Level::L1);
-        *table = TypeRef::share_at_once(memory, mfn, l1, reach.tables);
-        if table.is_none() {
-            *table = other_table(memory, mfn, reach.tables)?;
-        }
-    }
-    let Some(table) = table else {
-        // Not a table: memory like any other, if it can be written to.
-        return store(memory, reach.tables, at, entry.0);
+    let Some(table) = tables.at(at.mfn())? else {
+        // Memory like any other, if it can be written to.
+        return store(memory, reach.tables, at, request.val);
     };
     let index = (at.offset() / 8) as u16;
     replace(memory, reach, table, index, &mut ctx.budget, |old| {
-        Some(Entry(entry.0 | old.0 & kept))
+        Some(Entry(request.val | old.0 & kept))
     })?;
     Ok(())
 }
@@ -153,6 +171,7 @@ fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), S
 }
 
 /// Changes what a frame of a domain is called by it.
+#[inline(never)]
 fn rename(memory: Memory<'_>, owner: &Named<'_>, mfn: Mfn, pfn: Pfn) -> Result<(), Stop> {
     let frame = memory.acquire(mfn, owner.domain().id)?;
     memory.machine.m2p().set(frame.mfn(), Some(pfn));

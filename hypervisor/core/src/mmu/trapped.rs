@@ -77,6 +77,6 @@ impl<'m> TrappedEntry<'m> {
         let memory = ctx.memory();
         let wanted = |now: Entry| (now == old).then_some(new);
         let budget = &mut ctx.budget;
-        replace(memory, &reach, &self.table, self.index, budget, wanted)
+        replace(memory, &reach, self.table.held(), self.index, budget, wanted)
     }
 }

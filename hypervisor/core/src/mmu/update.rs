@@ -12,7 +12,7 @@ use crate::frame::Memory;
 use crate::page_type::entry::{Entry, HARMLESS};
 use crate::page_type::hold::{Hold, Reach};
 use crate::page_type::promote::is_ours;
-use crate::page_type::{Level, PageType, Stop, TypeRef, twin};
+use crate::page_type::{HeldType, Level, PageType, Stop, twin};
 
 /// How often an entry may change under our hands before the caller has to try again (XSA-318).
 const RETRIES: u32 = 32;
@@ -30,21 +30,50 @@ pub enum Replaced {
 ///
 /// `EINVAL`, `EBUSY`, `EPERM`: the new entry is not allowed, see [`Hold::take`]. [`Stop::Again`] further if the entry changes
 /// all the time.
-#[inline]
+#[inline(always)]
 pub(super) fn replace(
     memory: Memory<'_>,
     reach: &Reach<'_>,
-    table: &TypeRef<'_>,
+    table: &HeldType,
     index: u16,
     budget: &mut Budget,
     mut wanted: impl FnMut(Entry) -> Option<Entry>,
 ) -> Result<Replaced, Stop> {
-    let PageType::Table(level) = table.ty() else {
-        return Err(Errno::EINVAL.into());
-    };
-    if is_ours(level, index) {
-        return Err(Errno::EINVAL.into());
+    match table.ty() {
+        // The tables that matter: all that depends on the level is known here when the hypervisor is built.
+        PageType::Table(Level::L1) => {
+            replace_in(memory, reach, table, Level::L1, index, budget, wanted)
+        }
+        PageType::Table(level) if !is_ours(level, index) => {
+            replace_above(memory, reach, table, level, index, budget, &mut wanted)
+        }
+        _ => Err(Errno::EINVAL.into()),
     }
+}
+
+#[inline(never)]
+fn replace_above(
+    memory: Memory<'_>,
+    reach: &Reach<'_>,
+    table: &HeldType,
+    level: Level,
+    index: u16,
+    budget: &mut Budget,
+    wanted: &mut dyn FnMut(Entry) -> Option<Entry>,
+) -> Result<Replaced, Stop> {
+    replace_in(memory, reach, table, level, index, budget, wanted)
+}
+
+#[inline(always)]
+fn replace_in(
+    memory: Memory<'_>,
+    reach: &Reach<'_>,
+    table: &HeldType,
+    level: Level,
+    index: u16,
+    budget: &mut Budget,
+    mut wanted: impl FnMut(Entry) -> Option<Entry>,
+) -> Result<Replaced, Stop> {
     let at = table.mfn().word(index.into());
     let no_table = |BadFrame| Stop::Refused(Errno::EINVAL);
     let mut old = Entry(memory.mem().load_u64(at).map_err(no_table)?);

@@ -69,7 +69,7 @@ fn update(
         let slot = l1_slot(memory, root, tables, va)?;
         let (table, index) = slot.ok_or(Errno::EINVAL)?;
         let reach = owners::reach(ctx, tables, owner);
-        replace(memory, &reach, &table, index, &mut ctx.budget, |_| {
+        replace(memory, &reach, table.held(), index, &mut ctx.budget, |_| {
             Some(entry)
         })
     });

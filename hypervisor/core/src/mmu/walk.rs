@@ -14,7 +14,7 @@ use crate::page_type::{Level, PageType, Stop, TypeRef};
 ///
 /// Another vCPU may change the tables meanwhile; what is found then is still a table in use of this domain, by the reference
 /// that is taken, and which one is that domain's affair. The caller holds the root.
-#[inline]
+#[inline(always)]
 pub(super) fn l1_slot<'m>(
     memory: Memory<'m>,
     root: Mfn,
@@ -46,7 +46,7 @@ pub(super) fn l1_slot<'m>(
 
 /// The L1 entry that maps an address under a root; empty if there is none. The mapping is not held: it may be another by now.
 /// As [`l1_slot`].
-#[inline]
+#[inline(never)]
 pub(crate) fn l1_entry(
     memory: Memory<'_>,
     root: Mfn,

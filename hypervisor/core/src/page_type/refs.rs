@@ -19,8 +19,7 @@ use crate::frame::{FrameRecord, FrameRef, Memory};
 #[must_use = "dropping the reference ends it"]
 pub struct TypeRef<'m> {
     memory: Memory<'m>,
-    mfn: Mfn,
-    ty: PageType,
+    held: HeldType,
 }
 
 /// A reference to a type that lives in what outlives a call: a vCPU, a domain. It has to come back by
@@ -48,7 +47,8 @@ impl<'m> TypeRef<'m> {
     /// Takes up a reference that is counted already: by a claim that is finished, in an entry, by a pin.
     #[inline]
     pub(crate) fn counted(memory: Memory<'m>, mfn: Mfn, ty: PageType) -> Self {
-        Self { memory, mfn, ty }
+        let held = HeldType { mfn, ty };
+        Self { memory, held }
     }
 
     /// Refers to a frame of a domain that has the type already.
@@ -146,27 +146,31 @@ impl<'m> TypeRef<'m> {
 
     /// The frame.
     pub fn mfn(&self) -> Mfn {
-        self.mfn
+        self.held.mfn
     }
 
     /// The type.
     pub fn ty(&self) -> PageType {
-        self.ty
+        self.held.ty
+    }
+
+    /// The reference as such.
+    pub fn held(&self) -> &HeldType {
+        &self.held
     }
 
     /// Leaves the reference to something that outlives the call.
+    #[inline]
     pub fn into_held(self) -> HeldType {
-        let held = HeldType {
-            mfn: self.mfn,
-            ty: self.ty,
-        };
+        let HeldType { mfn, ty } = self.held;
+        let held = HeldType { mfn, ty };
         mem::forget(self);
         held
     }
 
     /// Takes it back.
     pub fn from_held(memory: Memory<'m>, held: HeldType) -> Self {
-        Self::counted(memory, held.mfn, held.ty)
+        Self { memory, held }
     }
 
     /// Leaves the reference to an entry of a page table.
@@ -178,13 +182,15 @@ impl<'m> TypeRef<'m> {
     /// the reference ends.
     pub fn pin(self) -> Result<(), Errno> {
         let frames = self.memory.frames;
-        if frames.type_event(self.mfn, TypeEvent::Pin).is_err() {
+        if frames.type_event(self.held.mfn, TypeEvent::Pin).is_err() {
             return Err(Errno::EINVAL);
         }
         // ORDERING: pairs with the end of the domain (`domain::teardown`): it gives the frame back and then looks for a pin.
         // One of the two sees what the other did.
         fence(Ordering::SeqCst);
-        if frames.is_given_back(self.mfn) && frames.type_event(self.mfn, TypeEvent::Unpin).is_ok() {
+        if frames.is_given_back(self.held.mfn)
+            && frames.type_event(self.held.mfn, TypeEvent::Unpin).is_ok()
+        {
             return Err(Errno::EINVAL);
         }
         mem::forget(self);
@@ -226,9 +232,9 @@ impl Drop for TypeRef<'_> {
     #[inline]
     fn drop(&mut self) {
         let memory = self.memory;
-        match memory.frames.record(self.mfn) {
-            Some(record) => Self::end(memory, record, self.mfn, || memory.machine.tlb_stamp()),
-            None => settle_release(memory, self.mfn, Err(TypeRefused::NotSo)),
+        match memory.frames.record(self.held.mfn) {
+            Some(record) => Self::end(memory, record, self.held.mfn, || memory.machine.tlb_stamp()),
+            None => settle_release(memory, self.held.mfn, Err(TypeRefused::NotSo)),
         }
     }
 }
@@ -250,8 +256,8 @@ fn settle_release(memory: Memory<'_>, mfn: Mfn, released: Result<TypeEffect, Typ
 impl fmt::Debug for TypeRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TypeRef")
-            .field("mfn", &self.mfn)
-            .field("ty", &self.ty)
+            .field("mfn", &self.held.mfn)
+            .field("ty", &self.held.ty)
             .finish()
     }
 }

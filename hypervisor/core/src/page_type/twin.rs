@@ -23,7 +23,7 @@ use oxen_arch::Machine;
 use oxen_arch::memory::BadFrame;
 use oxen_arch::paging_facts::SPARE_SLOT;
 
-use super::TypeRef;
+use super::HeldType;
 use super::entry::{Entry, bits};
 use crate::frame::{Frames, Memory};
 
@@ -80,7 +80,7 @@ pub(super) fn detach(memory: Memory<'_>, root: Mfn) {
 #[cold]
 pub(crate) fn exchange(
     memory: Memory<'_>,
-    root: &TypeRef<'_>,
+    root: &HeldType,
     index: u16,
     old: Entry,
     new: Entry,
