@@ -155,7 +155,7 @@ fn renew_corpus(engine: &Path, target: &str) -> Result<()> {
     // Ways, not how often each is gone.
     command.args(["-set_cover_merge=1", "-use_counters=0", MAX_INPUT]);
     run(command.args([&chosen, &corpus, &found]))?;
-    for old in files(&corpus)? {
+    for old in files(&corpus)?.iter().filter(|file| is_the_fuzzers(file)) {
         fs::remove_file(old)?;
     }
     let new = files(&chosen)?;
@@ -164,6 +164,12 @@ fn renew_corpus(engine: &Path, target: &str) -> Result<()> {
     }
     say(format!("{} inputs in {}", new.len(), corpus.display()));
     Ok(())
+}
+
+/// Whether the fuzzer gave the file its name, a hash of its content. What has another is there for a reason.
+fn is_the_fuzzers(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.len() == 40 && name.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 fn files(dir: &Path) -> Result<BTreeSet<PathBuf>> {

@@ -1,13 +1,14 @@
 //! `cargo xtask soak`: for hours, random runs of the whole hypervisor and the fuzz targets in turns, up to the first failure.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::fuzz;
-use crate::process::{cargo, run_logged, say};
+use crate::process::{cargo, run, run_logged, say};
 use crate::workspace::logs_dir;
 
 /// How long, and from where.
@@ -38,6 +39,8 @@ pub fn command(options: &Options) -> Result<()> {
     });
     let engine = fuzz::build()?;
     let targets = fuzz::targets()?;
+    say("building the random tests");
+    run(properties().arg("--no-run"))?;
     let log = logs_dir()?.join("soak.log");
     let whole = Duration::from_secs(options.minutes.saturating_mul(60));
     let turns = u32::try_from(targets.len().saturating_add(1))?;
@@ -65,11 +68,17 @@ pub fn command(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// One random run of three domains.
-fn one_seed(seed: u64, log: &Path) -> Result<()> {
+fn properties() -> Command {
     let mut test = cargo();
     test.args(["test", "--quiet", "--package", "oxen-core"]);
-    test.args(["--test", "properties", TEST]);
+    test.args(["--test", "properties"]);
+    test
+}
+
+/// One random run of three domains.
+fn one_seed(seed: u64, log: &Path) -> Result<()> {
+    let mut test = properties();
+    test.arg(TEST);
     test.env("OXEN_SEED", seed.to_string());
     test.env("OXEN_STEPS", STEPS);
     run_logged(&mut test, log, LIMIT).with_context(|| {

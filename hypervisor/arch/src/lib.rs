@@ -15,6 +15,7 @@ pub mod descriptor_window;
 pub mod fpu;
 pub mod frame_bits;
 pub mod guest_range;
+mod line;
 pub mod memory_map;
 pub mod paging_facts;
 pub mod registers;

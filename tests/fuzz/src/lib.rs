@@ -6,6 +6,9 @@
 //! The machine is made anew for each input, so an input does the same every time.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code)] // The property tests use more of it.
+#[path = "../../../hypervisor/core/tests/properties/books.rs"]
+mod books;
 mod game;
 mod pick;
 mod steps;

@@ -156,11 +156,14 @@ impl Frames {
 
     /// As `Memory::acquire`.
     pub fn acquire(&self, mfn: Mfn, owner: DomId) -> bool {
-        self.record(mfn).apply(Event::Acquire(owner)).is_ok()
+        self.record(mfn).acquire(owner).is_ok()
     }
 
     /// As the end of a `FrameRef`; whether the frame is free now.
     pub fn put(&self, mfn: Mfn) -> bool {
+        if self.record(mfn).release_one_of_many() {
+            return false;
+        }
         let effect = self.record(mfn).apply(Event::Release);
         self.settle_owner(mfn, effect.expect("a reference that somebody holds"))
     }
@@ -217,9 +220,9 @@ impl Frames {
         if !self.record(mfn).word().is_of(owner) {
             return Claim::Refused;
         }
-        match self.type_event(mfn, TypeEvent::Share(ty)) {
-            Ok(_) if self.record(mfn).word().is_of(owner) => Claim::Ready,
-            Ok(_) => {
+        match self.record(mfn).share_type(ty) {
+            Ok(()) if self.record(mfn).word().is_of(owner) => Claim::Ready,
+            Ok(()) => {
                 self.release(mfn);
                 Claim::Refused
             }
@@ -266,6 +269,24 @@ impl Frames {
 
     /// As `TypeRef::writable`.
     pub fn writable(&self, mfn: Mfn, owner: DomId) -> Claim {
+        let record = self.record(mfn);
+        if !record.word().is_of(owner) {
+            return Claim::Refused;
+        }
+        if record.share_type_at_once(PageType::Writable) {
+            if record.word().is_of(owner) {
+                return Claim::Ready;
+            }
+            self.release(mfn);
+            return Claim::Refused;
+        }
+        if !self.acquire(mfn, owner) {
+            return Claim::Refused;
+        }
+        if record.claim_first_writable() {
+            return Claim::Ready;
+        }
+        self.put(mfn);
         let claim = self.claim(mfn, PageType::Writable, owner);
         if let Claim::Work { .. } = claim {
             self.finish(mfn);

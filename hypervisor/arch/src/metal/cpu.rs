@@ -112,9 +112,20 @@ impl Cpu {
     }
 
     /// Reads a value of guest memory.
+    #[inline]
     pub fn read_guest<T: FromBytes>(&self, at: GuestAddr) -> Result<T, GuestFault> {
         check_guest_range(at, size_of::<T>())?;
         let mut value = MaybeUninit::<T>::uninit();
+        // The requests of the calls that guests make most, as a copy by words: a string instruction takes longer to start.
+        if size_of::<T>() == 16
+            // SAFETY: as in `read_guest_bytes`.
+            && let Some(words) = unsafe { load_two_words(at.get() as *const u64) }
+        {
+            // SAFETY: the value's own room, of two words.
+            unsafe { value.as_mut_ptr().cast::<[u64; 2]>().write_unaligned(words) };
+            // SAFETY: every byte has been written, and `FromBytes` accepts any.
+            return Ok(unsafe { value.assume_init() });
+        }
         // SAFETY: as in `read_guest_bytes`.
         unsafe {
             guest_copy(
@@ -513,6 +524,35 @@ fn open_guest_memory() {
         // SAFETY: as above.
         unsafe { asm!("stac", options(nomem, nostack)) };
     }
+}
+
+/// Loads two words of guest memory; `None` if that faults.
+///
+/// # Safety
+///
+/// The words must lie in the guest's part of the address space.
+#[inline]
+unsafe fn load_two_words(from: *const u64) -> Option<[u64; 2]> {
+    let (first, second, done): (u64, u64, u32);
+    open_guest_memory();
+    // SAFETY: as the caller promises. A fault leaves `done` at 0.
+    unsafe {
+        asm!(
+            "2: mov {first}, [{from}]",
+            "3: mov {second}, [{from} + 8]",
+            "mov {done:e}, 1",
+            "4:",
+            fixup!("2b", "4b"),
+            fixup!("3b", "4b"),
+            first = inout(reg) 0_u64 => first,
+            second = inout(reg) 0_u64 => second,
+            done = inout(reg) 0_u32 => done,
+            from = in(reg) from,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    close_guest_memory();
+    (done == 1).then_some([first, second])
 }
 
 /// Copies between guest memory and ours. `Err`: how many bytes were left when one side faulted, twice at the same place:

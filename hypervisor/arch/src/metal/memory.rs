@@ -19,6 +19,8 @@ use super::layout;
 use crate::boot::MfnRange;
 pub use crate::frame_bits::BadFrame;
 use crate::frame_bits::FrameBits;
+pub use crate::line::Line;
+use crate::line::{LINE, WORDS};
 
 /// The machine's memory, by frame.
 pub struct PhysMem {
@@ -34,16 +36,32 @@ macro_rules! atomics {
     ($($load:ident $store:ident $atomic:ident $int:ident;)*) => {
         $(
             /// Loads a naturally aligned number.
+            #[inline]
             pub fn $load(&self, at: Maddr) -> Result<$int, BadFrame> {
                 Ok(self.atomic::<$atomic>(at)?.load(Ordering::SeqCst))
             }
 
             /// Stores a naturally aligned number.
+            #[inline]
             pub fn $store(&self, at: Maddr, value: $int) -> Result<(), BadFrame> {
                 self.atomic::<$atomic>(at)?.store(value, Ordering::SeqCst);
                 Ok(())
             }
         )*
+    };
+}
+
+/// Puts into `any` what is in any word of the line at `at`, and sets ZF if that is nothing.
+macro_rules! any_of_line {
+    () => {
+        "mov {any}, [{at}]
+         or {any}, [{at} + 8]
+         or {any}, [{at} + 16]
+         or {any}, [{at} + 24]
+         or {any}, [{at} + 32]
+         or {any}, [{at} + 40]
+         or {any}, [{at} + 48]
+         or {any}, [{at} + 56]"
     };
 }
 
@@ -62,18 +80,20 @@ impl PhysMem {
     }
 
     /// Where `len` bytes at `at` are, if they may be accessed.
+    #[inline]
     fn check(&self, at: Maddr, len: usize) -> Result<NonNull<u8>, BadFrame> {
         self.bits.check(at, len)?;
-        NonNull::new(direct(at)).ok_or(BadFrame)
+        // SAFETY: the direct map does not begin at 0, and covers every frame that has a bit.
+        Ok(unsafe { NonNull::new_unchecked(direct(at)) })
     }
 
     /// A word of memory as an atomic. The reference must not outlive the operation: hence private.
+    #[inline]
     fn atomic<A>(&self, at: Maddr) -> Result<&A, BadFrame> {
         self.bits.check_aligned(at, size_of::<A>())?;
-        let word = NonNull::new(direct(at)).ok_or(BadFrame)?.cast::<A>();
         // SAFETY: in bounds of a frame that is mapped and holds only bytes (`check`), aligned; any bytes are a valid
         // atomic integer, the only types this is called with.
-        Ok(unsafe { word.as_ref() })
+        Ok(unsafe { &*direct(at).cast_const().cast::<A>() })
     }
 
     /// Reads a value. A guest may write at the same time: the value is then any mix of old and new bytes.
@@ -149,6 +169,7 @@ impl PhysMem {
     }
 
     /// Replaces `current` by `new`; the inner error is what was there instead.
+    #[inline]
     pub fn compare_exchange_u64(
         &self,
         at: Maddr,
@@ -182,56 +203,95 @@ impl PhysMem {
         Ok(self.atomic::<AtomicU64>(at)?.swap(value, Ordering::SeqCst))
     }
 
-    /// The first word of a frame that is not 0, from word `from` on, and which it is. Passes empty words four at a time: most
-    /// entries of most page tables are empty.
+    /// The first word of a frame that is not 0, from word `from` on, and which it is.
     pub fn next_nonzero_word(
         &self,
         mfn: Mfn,
-        from: usize,
+        mut from: usize,
     ) -> Result<Option<(usize, u64)>, BadFrame> {
-        let words = self.words(mfn)?;
-        let mut index = from;
-        while let Some([a, b, c, d]) = words.get(index..).and_then(<[_]>::first_chunk::<4>) {
-            let all = [a, b, c, d].map(|word| word.load(Ordering::Acquire));
-            if all != [0; 4] {
-                break;
+        while let Some(line) = self.next_nonzero_line(mfn, from)? {
+            if let Some(found) = line.word_from(from) {
+                return Ok(Some(found));
             }
-            index += 4;
+            from = line.end();
         }
-        let mut rest = words.iter().enumerate().skip(index);
-        Ok(rest.find_map(|(index, word)| {
-            let word = word.load(Ordering::Acquire);
-            (word != 0).then_some((index, word))
-        }))
+        Ok(None)
     }
 
-    /// The last word of a frame that is not 0, below word `below`, and which it is.
-    pub fn last_nonzero_word(
-        &self,
-        mfn: Mfn,
-        below: usize,
-    ) -> Result<Option<(usize, u64)>, BadFrame> {
-        let words = self.words(mfn)?;
-        let mut words = words.get(..below).unwrap_or(words);
-        while let Some((rest, [a, b, c, d])) = words.split_last_chunk::<4>() {
-            let all = [a, b, c, d].map(|word| word.load(Ordering::Acquire));
-            if all != [0; 4] {
-                break;
-            }
-            words = rest;
+    /// The first line of a frame in which a word is not 0, from the one of word `from` on.
+    #[inline]
+    pub fn next_nonzero_line(&self, mfn: Mfn, from: usize) -> Result<Option<Line>, BadFrame> {
+        let frame = self.check(mfn.start(), PAGE_SIZE)?.as_ptr();
+        let first = from / LINE * LINE;
+        if first >= WORDS {
+            return Ok(None);
         }
-        let mut rest = words.iter().enumerate().rev();
-        Ok(rest.find_map(|(index, word)| {
-            let word = word.load(Ordering::Acquire);
-            (word != 0).then_some((index, word))
-        }))
+        let end = frame.wrapping_add(PAGE_SIZE);
+        let mut at = frame.wrapping_add(first * 8);
+        // SAFETY: `check` covers the frame, in which every line from `at` to its end lies. Others may write to it at the same
+        // time, hence no Rust access.
+        unsafe {
+            asm!(
+                "2:",
+                any_of_line!(),
+                "jnz 3f",
+                "add {at}, 64",
+                "cmp {at}, {end}",
+                "jb 2b",
+                "3:",
+                at = inout(reg) at,
+                end = in(reg) end,
+                any = out(reg) _,
+                options(readonly, nostack),
+            );
+        }
+        if at == end {
+            return Ok(None);
+        }
+        Ok(Some(self.line(frame, at)))
     }
 
-    /// The words of a frame. The reference must not outlive the operation: hence private.
-    fn words(&self, mfn: Mfn) -> Result<&[AtomicU64; PAGE_SIZE / 8], BadFrame> {
-        let frame = self.check(mfn.start(), PAGE_SIZE)?;
-        // SAFETY: a whole frame that is mapped and holds only bytes (`check`), aligned; any bytes are valid atomics.
-        Ok(unsafe { frame.cast().as_ref() })
+    /// The last line of a frame in which a word is not 0, and that begins below word `below`.
+    #[inline]
+    pub fn last_nonzero_line(&self, mfn: Mfn, below: usize) -> Result<Option<Line>, BadFrame> {
+        let frame = self.check(mfn.start(), PAGE_SIZE)?.as_ptr();
+        let lines = below.min(WORDS).div_ceil(LINE);
+        if lines == 0 {
+            return Ok(None);
+        }
+        let before = frame.wrapping_sub(LINE * 8);
+        let mut at = before.wrapping_add(lines * LINE * 8);
+        // SAFETY: as above, for every line from the frame's start to `at`.
+        unsafe {
+            asm!(
+                "2:",
+                any_of_line!(),
+                "jnz 3f",
+                "sub {at}, 64",
+                "cmp {at}, {before}",
+                "jne 2b",
+                "3:",
+                at = inout(reg) at,
+                before = in(reg) before,
+                any = out(reg) _,
+                options(readonly, nostack),
+            );
+        }
+        if at == before {
+            return Ok(None);
+        }
+        Ok(Some(self.line(frame, at)))
+    }
+
+    /// The line at `at` in a frame that `check` covers.
+    #[inline]
+    fn line(&self, frame: *mut u8, at: *mut u8) -> Line {
+        // SAFETY: a line of a frame that is mapped and holds only bytes, aligned; any bytes are valid atomics.
+        let words = unsafe { &*at.cast_const().cast::<[AtomicU64; LINE]>() };
+        Line {
+            first: (at as usize).wrapping_sub(frame as usize) / 8,
+            words: words.each_ref().map(|word| word.load(Ordering::Acquire)),
+        }
     }
 
     /// Takes frames out of ordinary memory for an object; false, and nothing done, unless all of them were in it.

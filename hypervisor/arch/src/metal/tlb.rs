@@ -124,16 +124,15 @@ impl Cpu {
         let Ok(at) = VirtAddr::try_new(at.get()) else {
             return;
         };
-        let others = self.local.live_pcids.get() & !self.local.pcid.get().bit();
+        let mut others = self.local.live_pcids.get() & !self.local.pcid.get().bit();
         if others != 0 && !HAS_INVPCID.load(Ordering::Relaxed) {
             return self.flush_tlb();
         }
         tlb::flush(at);
-        for pcid in (0..Pcid::COUNT).filter_map(Pcid::new) {
-            if others & pcid.bit() != 0 {
-                // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
-                unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
-            }
+        while let Some(pcid) = Pcid::new(others.trailing_zeros() as u8) {
+            others &= !pcid.bit();
+            // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
+            unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
         }
     }
 

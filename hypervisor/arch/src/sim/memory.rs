@@ -19,10 +19,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::frames::{Frames, GARBAGE, update};
 use crate::boot::MfnRange;
 pub use crate::frame_bits::BadFrame;
+pub use crate::line::Line;
+use crate::line::{LINE, WORDS};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Words in a frame.
-const WORDS: usize = PAGE_SIZE / 8;
+const LINES: usize = WORDS / LINE;
 
 /// The machine's memory, by frame. Every access checks that the frame is RAM and holds no object of the hypervisor. An
 /// access never crosses the end of a frame. A refused access changes nothing.
@@ -151,28 +152,36 @@ impl PhysMem {
         mfn: Mfn,
         from: usize,
     ) -> Result<Option<(usize, u64)>, BadFrame> {
-        self.nonzero_word(mfn, from..WORDS)
+        let found = self.line_where(mfn, from / LINE..LINES, |line| {
+            line.word_from(from).is_some()
+        });
+        Ok(found?.and_then(|line| line.word_from(from)))
     }
 
-    /// The last word of a frame that is not 0, below word `below`, and which it is.
-    pub fn last_nonzero_word(
-        &self,
-        mfn: Mfn,
-        below: usize,
-    ) -> Result<Option<(usize, u64)>, BadFrame> {
-        self.nonzero_word(mfn, (0..below.min(WORDS)).rev())
+    /// The first line of a frame in which a word is not 0, from the one of word `from` on.
+    pub fn next_nonzero_line(&self, mfn: Mfn, from: usize) -> Result<Option<Line>, BadFrame> {
+        self.line_where(mfn, from / LINE..LINES, |line| line.words != [0; LINE])
     }
 
-    fn nonzero_word(
+    /// The last line of a frame in which a word is not 0, and that begins below word `below`.
+    pub fn last_nonzero_line(&self, mfn: Mfn, below: usize) -> Result<Option<Line>, BadFrame> {
+        let lines = (0..below.min(WORDS).div_ceil(LINE)).rev();
+        self.line_where(mfn, lines, |line| line.words != [0; LINE])
+    }
+
+    fn line_where(
         &self,
         mfn: Mfn,
-        mut indexes: impl Iterator<Item = usize>,
-    ) -> Result<Option<(usize, u64)>, BadFrame> {
+        mut lines: impl Iterator<Item = usize>,
+        is_wanted: impl Fn(&Line) -> bool,
+    ) -> Result<Option<Line>, BadFrame> {
         self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
         let frame = self.frames.frame(mfn).ok_or(BadFrame)?;
-        Ok(indexes.find_map(|index| {
-            let word = frame.get(index)?.load(Ordering::SeqCst);
-            (word != 0).then_some((index, word))
+        Ok(lines.find_map(|number| {
+            let first = number * LINE;
+            let words = frame.get(first..)?.first_chunk::<LINE>()?;
+            let words = words.each_ref().map(|word| word.load(Ordering::SeqCst));
+            Some(Line { first, words }).filter(&is_wanted)
         }))
     }
 

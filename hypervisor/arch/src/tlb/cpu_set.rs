@@ -46,8 +46,9 @@ impl CpuSet {
     }
 
     /// Whether no CPU is in it.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        *self == Self::EMPTY
+        self.0.iter().fold(0, |any, word| any | word) == 0
     }
 
     /// The CPUs that are in either.

@@ -117,7 +117,8 @@ pub struct Memory<'m> {
 impl Frames {
     /// Makes the frame table and takes all frames that boot left over. `None`: the table does not fit into memory.
     pub fn new(machine: &Machine) -> Option<Self> {
-        let records = machine.zeroed_boot_slice(usize::try_from(machine.max_mfn().get()).ok()?)?;
+        let count = machine.max_mfn().get().min(table::MAX_RECORDS);
+        let records = machine.zeroed_boot_slice(usize::try_from(count).ok()?)?;
         let frames = Self {
             records,
             owners: Owners::new(machine)?,
@@ -219,6 +220,12 @@ impl Frames {
         }
     }
 
+    /// The record of a frame.
+    #[inline]
+    pub(crate) fn record(&self, mfn: Mfn) -> Option<&FrameRecord> {
+        self.table().of(mfn)
+    }
+
     /// Applies an event that leaves the frame with an owner.
     fn event(&self, mfn: Mfn, event: Event) -> Result<Effect, Errno> {
         let record = self.table().of(mfn).ok_or(Errno::EINVAL)?;
@@ -230,24 +237,6 @@ impl Frames {
     pub(crate) fn type_event(&self, mfn: Mfn, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
         let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
         record.apply_type(event)
-    }
-
-    /// Ends a reference to the type of a frame; see [`FrameRecord::release_type`].
-    #[inline]
-    pub(crate) fn release_type(
-        &self,
-        mfn: Mfn,
-        now: impl Fn() -> TlbStamp,
-    ) -> Result<TypeEffect, TypeRefused> {
-        let record = self.table().of(mfn).ok_or(TypeRefused::NotSo)?;
-        record.release_type(now)
-    }
-
-    /// Remembers that caches have to be written back for the frame. The caller has a reference.
-    pub(crate) fn mark_incoherent(&self, mfn: Mfn) {
-        if let Some(record) = self.table().of(mfn) {
-            record.mark_incoherent();
-        }
     }
 
     /// Frees frames, of which the first `clean` are zeroed and forgotten.

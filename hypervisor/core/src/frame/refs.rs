@@ -19,8 +19,10 @@ pub struct FrameRef<'m> {
 }
 
 impl<'m> FrameRef<'m> {
+    #[inline]
     pub(super) fn acquire(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
-        memory.frames.event(mfn, Event::Acquire(owner))?;
+        let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
+        record.acquire(owner)?;
         Ok(Self { memory, mfn })
     }
 
@@ -43,15 +45,25 @@ impl<'m> FrameRef<'m> {
 }
 
 impl Drop for FrameRef<'_> {
+    #[inline]
     fn drop(&mut self) {
-        let released = self.memory.apply(self.mfn, Event::Release);
-        debug_assert_eq!(
-            released,
-            Ok(()),
-            "{} lost a reference that somebody holds",
-            self.mfn
-        );
+        let record = self.memory.frames.record(self.mfn);
+        if !record.is_some_and(|record| record.release_one_of_many()) {
+            release_last(self.memory, self.mfn);
+        }
     }
+}
+
+/// Ends a reference that may be the last one.
+#[cold]
+#[inline(never)]
+fn release_last(memory: Memory<'_>, mfn: Mfn) {
+    let released = memory.apply(mfn, Event::Release);
+    debug_assert_eq!(
+        released,
+        Ok(()),
+        "{mfn} lost a reference that somebody holds"
+    );
 }
 
 impl fmt::Debug for FrameRef<'_> {
@@ -77,13 +89,6 @@ impl Frames {
                 ..
             })
         )
-    }
-
-    /// Whether somebody may hold references to the frame: it is a domain's, or was.
-    pub(crate) fn is_owned(&self, mfn: Mfn) -> bool {
-        self.table()
-            .of(mfn)
-            .is_some_and(|record| record.word().is_owned())
     }
 }
 

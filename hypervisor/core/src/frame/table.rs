@@ -3,11 +3,12 @@
 //! A record of zeroes is that of a private frame, so that boot makes the table by zeroing it.
 
 use dom0_abi::addr::Mfn;
+use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::tlb::TlbStamp;
 use zerocopy::FromZeros;
 
-use super::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
+use super::type_word::{PageType, TypeEffect, TypeEvent, TypeRefused, TypeWord};
 use super::word::{Effect, Event, Kind, OwnerWord, Refused};
 
 /// What is kept of one frame.
@@ -39,6 +40,9 @@ pub(crate) struct Links {
 pub struct FrameIndex(u32);
 
 const NO_INDEX: u32 = u32::MAX;
+
+/// How many records there can be: each has an index.
+pub(super) const MAX_RECORDS: u64 = NO_INDEX as u64;
 
 impl FrameIndex {
     /// The index of a frame; `None` if no table is that long.
@@ -91,7 +95,39 @@ impl FrameRecord {
             .store(OwnerWord::new(kind).bits(), Ordering::Release);
     }
 
+    /// Takes a reference if the frame is the domain's. Fails as [`Event::Acquire`].
+    #[inline]
+    pub(crate) fn acquire(&self, owner: DomId) -> Result<(), Refused> {
+        let word = self.word();
+        match word.acquired(owner) {
+            Some(new) if self.exchange(word, new) => Ok(()),
+            _ => self.apply(Event::Acquire(owner)).map(|_| ()),
+        }
+    }
+
+    /// Ends a reference if it is not the last one. `false`: it may be, and nothing has changed.
+    #[inline]
+    pub(crate) fn release_one_of_many(&self) -> bool {
+        let word = self.word();
+        let new = word.released();
+        new.is_some_and(|new| self.exchange(word, new))
+    }
+
+    /// Replaces the word if it still is `old`.
+    #[inline]
+    fn exchange(&self, old: OwnerWord, new: OwnerWord) -> bool {
+        // ORDERING: as `apply`.
+        let exchanged = self.owner.compare_exchange(
+            old.bits(),
+            new.bits(),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        exchanged.is_ok()
+    }
+
     /// Applies an event, against whatever other CPUs do meanwhile.
+    #[inline(never)]
     pub(crate) fn apply(&self, event: Event) -> Result<Effect, Refused> {
         let mut word = self.word();
         loop {
@@ -126,8 +162,44 @@ impl FrameRecord {
         self.ty.fetch_or(bit, Ordering::AcqRel);
     }
 
-    /// Applies an event to the type, against whatever other CPUs do meanwhile.
+    /// Refers to the type, if the frame has it. Fails as [`TypeEvent::Share`].
     #[inline]
+    pub(crate) fn share_type(&self, ty: PageType) -> Result<(), TypeRefused> {
+        if self.share_type_at_once(ty) {
+            return Ok(());
+        }
+        self.apply_type(TypeEvent::Share(ty)).map(|_| ())
+    }
+
+    /// The same without trying hard. `false`: it cannot be, or the word was just changed by another CPU; nothing has changed.
+    #[inline]
+    pub(crate) fn share_type_at_once(&self, ty: PageType) -> bool {
+        let word = self.type_word();
+        let new = word.shared(ty);
+        new.is_some_and(|new| self.exchange_type(word, new))
+    }
+
+    /// Makes a general reference of the caller's the first one to a writable frame, if no other use of it has left traces.
+    /// `false`: one may have, and nothing has changed.
+    #[inline]
+    pub(crate) fn claim_first_writable(&self) -> bool {
+        let word = self.type_word();
+        let new = word.first_writable();
+        new.is_some_and(|new| self.exchange_type(word, new))
+    }
+
+    /// Replaces the type word if it still is `old`.
+    #[inline]
+    fn exchange_type(&self, old: TypeWord, new: TypeWord) -> bool {
+        // ORDERING: as `apply_type`.
+        let exchanged =
+            self.ty
+                .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire);
+        exchanged.is_ok()
+    }
+
+    /// Applies an event to the type, against whatever other CPUs do meanwhile.
+    #[inline(never)]
     pub(crate) fn apply_type(&self, event: TypeEvent) -> Result<TypeEffect, TypeRefused> {
         let mut word = self.type_word();
         loop {
@@ -147,10 +219,27 @@ impl FrameRecord {
 
     /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
     #[inline]
-    pub(super) fn release_type(
+    pub(crate) fn release_type(
         &self,
         now: impl Fn() -> TlbStamp,
     ) -> Result<TypeEffect, TypeRefused> {
+        let word = self.type_word();
+        if let Some(new) = word.released()
+            && self.exchange_type(word, new)
+        {
+            return Ok(TypeEffect::Done);
+        }
+        if word.is_last()
+            && let Some(new) = word.last_writable(now())
+            && self.exchange_type(word, new)
+        {
+            return Ok(TypeEffect::Untyped);
+        }
+        self.release_type_slowly(now)
+    }
+
+    #[inline(never)]
+    fn release_type_slowly(&self, now: impl Fn() -> TlbStamp) -> Result<TypeEffect, TypeRefused> {
         let mut word = self.type_word();
         loop {
             let stamp = if word.is_last() {
@@ -190,7 +279,7 @@ impl FrameRecord {
     }
 }
 
-/// The records, for those who look frames up.
+/// The records, for those who look frames up: no more than there are indexes.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a>(pub(super) &'a [FrameRecord]);
 
@@ -203,8 +292,11 @@ impl<'a> Table<'a> {
     }
 
     /// The record of a frame by its number.
+    #[inline]
     pub(crate) fn of(self, mfn: Mfn) -> Option<&'a FrameRecord> {
-        self.get(FrameIndex::new(mfn.get())?)
+        #[cfg(test)]
+        super::allocator::tests::count_access();
+        self.0.get(usize::try_from(mfn.get()).ok()?)
     }
 
     /// One more than the highest frame with a record and an index.

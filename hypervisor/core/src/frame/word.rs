@@ -162,6 +162,28 @@ impl OwnerWord {
         self.0 & mask == KIND_OWNED | ALLOCATED | (owner.get() as u64) << OWNER_SHIFT
     }
 
+    /// The word with a reference more, if the frame is the domain's: the common case of [`Event::Acquire`]. `None`: ask
+    /// [`Self::after`].
+    #[inline]
+    pub(crate) const fn acquired(self, owner: DomId) -> Option<Self> {
+        if self.is_of(owner) && self.0 & COUNT != COUNT {
+            Some(Self(self.0.wrapping_add(1)))
+        } else {
+            None
+        }
+    }
+
+    /// The word with a reference less, if that was not the last one: the common case of [`Event::Release`]. `None`: ask
+    /// [`Self::after`].
+    #[inline]
+    pub(crate) const fn released(self) -> Option<Self> {
+        if self.is_owned() && self.0 & COUNT > 1 {
+            Some(Self(self.0.wrapping_sub(1)))
+        } else {
+            None
+        }
+    }
+
     /// Whether the frame heads a free block of exactly this order.
     pub(crate) fn is_free_head(self, order: u8) -> bool {
         let clean = 0;
@@ -395,6 +417,20 @@ mod tests {
                     .map(|(word, effect)| (word.kind(), effect));
                 assert_eq!(got, wanted(kind, event), "{event:?} on {kind:?}");
             }
+        }
+    }
+
+    #[test]
+    fn short_ways_lead_where_the_general_one_does() {
+        for kind in all_kinds() {
+            let word = OwnerWord::new(kind);
+            let effect_is_none = |(word, effect)| (effect == Effect::None).then_some(word);
+            for owner in [A, B] {
+                let general = word.after(Event::Acquire(owner)).ok();
+                assert_eq!(word.acquired(owner), general.and_then(effect_is_none));
+            }
+            let general = word.after(Event::Release).ok();
+            assert_eq!(word.released(), general.and_then(effect_is_none));
         }
     }
 

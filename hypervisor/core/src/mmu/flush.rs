@@ -31,7 +31,15 @@ pub(super) fn of_page(address: GuestAddr) -> Option<Flush> {
 /// Makes CPUs forget; on return they have. `EFAULT`: the bit map cannot be read; nothing has been flushed.
 pub(super) fn flush(ctx: &CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
     let targets = match whose {
-        Whose::Own => CpuSet::one(ctx.cpu.id()),
+        // Nobody else is asked anything.
+        Whose::Own => {
+            match what {
+                Some(Flush::All) => ctx.cpu.flush_tlb(),
+                Some(Flush::Page(address)) => ctx.cpu.flush_page(address),
+                None => {}
+            }
+            return Ok(());
+        }
         Whose::All => cpus(ctx.domain, |_| true),
         Whose::Map(map) => {
             let words = vcpu_map(ctx, map)?;

@@ -40,6 +40,7 @@ impl<T: FromBytes + Copy> List<T> {
     ///
     /// `EFAULT`: a request cannot be read. A list that takes long is gone on with later: then the number done so far is where the
     /// caller wants it, and is read from there again, so whoever changes it is told a wrong number and nothing else.
+    #[inline]
     pub(super) fn run<'a>(
         self,
         ctx: &mut CallCtx<'a>,
@@ -89,6 +90,7 @@ impl<T: FromBytes + Copy> List<T> {
     }
 
     /// Tells the caller how many requests were done. Who does not want to know gives an address where nothing can be written.
+    #[inline]
     pub(super) fn tell(&self, ctx: &CallCtx<'_>, done: u32) {
         let at = GuestPtr::from(self.done);
         if !at.is_null() {
@@ -98,19 +100,22 @@ impl<T: FromBytes + Copy> List<T> {
 }
 
 /// Tries something, and once more when what it may have waited for is done.
+#[inline]
 pub(crate) fn with_undone<'a, R>(
     ctx: &mut CallCtx<'a>,
     mut attempt: impl FnMut(&mut CallCtx<'a>) -> Result<R, Stop>,
 ) -> Result<R, Stop> {
-    match attempt(ctx) {
-        Err(Stop::Again) if !ctx.domain.undo.is_empty() => {
-            let memory = ctx.memory();
-            if undo::drain(memory, &mut ctx.budget) {
-                attempt(ctx)
-            } else {
-                Err(Stop::Again)
-            }
+    let mut is_first = true;
+    loop {
+        let result = attempt(ctx);
+        let may_help = is_first && !ctx.domain.undo.is_empty();
+        if !(may_help && matches!(result, Err(Stop::Again))) {
+            return result;
         }
-        other => other,
+        is_first = false;
+        let memory = ctx.memory();
+        if !undo::drain(memory, &mut ctx.budget) {
+            return Err(Stop::Again);
+        }
     }
 }

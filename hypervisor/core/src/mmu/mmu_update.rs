@@ -16,7 +16,7 @@ use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
 use crate::page_type::hold::Reach;
-use crate::page_type::{PageType, Stop, TypeRef};
+use crate::page_type::{Level, PageType, Stop, TypeRef};
 
 /// Bits of a request's address that say what it is.
 const COMMAND: u64 = 7;
@@ -108,20 +108,16 @@ fn write<'a>(
     if table.as_ref().is_none_or(|table| table.mfn() != mfn) {
         // The old one first: it may be the last reference, and the new one may wait for what follows.
         *table = None;
-        *table = match memory.frames.type_state(mfn) {
-            Some(TypeState::InUse {
-                ty: ty @ PageType::Table(_),
-                ..
-            }) => Some(TypeRef::share(memory, mfn, ty, reach.tables)?),
-            Some(TypeState::Undoing { .. } | TypeState::Changing { .. }) => {
-                return Err(Stop::Again);
-            }
-            // Not a table: memory like any other, if it can be written to.
-            _ => return store(memory, reach.tables, at, entry.0),
-        };
+        // As a rule it is an L1 table.
+        let l1 = PageType::Table(Level::L1);
+        *table = TypeRef::share_at_once(memory, mfn, l1, reach.tables);
+        if table.is_none() {
+            *table = other_table(memory, mfn, reach.tables)?;
+        }
     }
     let Some(table) = table else {
-        return Err(Errno::EINVAL.into());
+        // Not a table: memory like any other, if it can be written to.
+        return store(memory, reach.tables, at, entry.0);
     };
     let index = (at.offset() / 8) as u16;
     replace(memory, reach, table, index, &mut ctx.budget, |old| {
@@ -130,7 +126,25 @@ fn write<'a>(
     Ok(())
 }
 
+/// Finds out which table a frame is, if it is one. `EINVAL`: it is not the domain's.
+#[inline(never)]
+fn other_table<'m>(
+    memory: Memory<'m>,
+    mfn: Mfn,
+    owner: DomId,
+) -> Result<Option<TypeRef<'m>>, Stop> {
+    match memory.frames.type_state(mfn) {
+        Some(TypeState::InUse {
+            ty: ty @ PageType::Table(_),
+            ..
+        }) => TypeRef::share(memory, mfn, ty, owner).map(Some),
+        Some(TypeState::Undoing { .. } | TypeState::Changing { .. }) => Err(Stop::Again),
+        _ => Ok(None),
+    }
+}
+
 /// Writes a word to a page of a domain that is no table.
+#[inline(never)]
 fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), Stop> {
     let page = TypeRef::writable(memory, at.mfn(), owner)?;
     let stored = memory.mem().store_u64(at, word);

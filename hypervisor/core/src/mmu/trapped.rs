@@ -4,10 +4,12 @@
 //! Kernels rely on this all the time (`vm_assist`, writable page tables): unmapping, `fork`, `mremap` change L1 entries by
 //! atomic instructions. Entries of other levels are never written to like this.
 
-use dom0_abi::addr::GuestAddr;
+use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::ids::DomId;
 
 use super::update::{Replaced, replace};
 use super::walk::l1_slot;
+use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::CallCtx;
 use crate::page_type::entry::Entry;
@@ -29,6 +31,21 @@ pub enum Exchange {
     Changed(Entry),
 }
 
+/// A frame as an L1 table, if it is one in use of the domain's.
+#[inline(never)]
+fn table<'m>(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Option<TypeRef<'m>>, Stop> {
+    let ty = PageType::Table(Level::L1);
+    match memory.frames.type_state(mfn) {
+        Some(TypeState::InUse { ty: found, .. }) if found == ty => {}
+        _ => return Ok(None),
+    }
+    match TypeRef::share(memory, mfn, ty, owner) {
+        Ok(table) => Ok(Some(table)),
+        Err(Stop::Again) => Err(Stop::Again),
+        Err(Stop::Refused(_)) => Ok(None),
+    }
+}
+
 impl<'m> TrappedEntry<'m> {
     /// Finds the L1 entry that contains the byte at `address`, if the guest has mapped a table of its own there that is in use
     /// and may read it there. [`Stop::Again`]: the table is just changing; the guest may try again.
@@ -46,14 +63,12 @@ impl<'m> TrappedEntry<'m> {
             return Ok(None);
         }
         let ty = PageType::Table(Level::L1);
-        match memory.frames.type_state(mapping.mfn()) {
-            Some(TypeState::InUse { ty: found, .. }) if found == ty => {}
-            _ => return Ok(None),
-        }
-        let table = match TypeRef::share(memory, mapping.mfn(), ty, owner) {
-            Ok(table) => table,
-            Err(Stop::Again) => return Err(Stop::Again),
-            Err(Stop::Refused(_)) => return Ok(None),
+        let table = match TypeRef::share_at_once(memory, mapping.mfn(), ty, owner) {
+            Some(table) => table,
+            None => match table(memory, mapping.mfn(), owner)? {
+                Some(table) => table,
+                None => return Ok(None),
+            },
         };
         let index = ((address.get() & 0xfff) >> 3) as u16;
         Ok(Some(Self { table, index }))

@@ -30,6 +30,7 @@ pub(super) enum Replaced {
 ///
 /// `EINVAL`, `EBUSY`, `EPERM`: the new entry is not allowed, see [`Hold::take`]. [`Stop::Again`] further if the entry changes
 /// all the time.
+#[inline]
 pub(super) fn replace(
     memory: Memory<'_>,
     reach: &Reach<'_>,
@@ -52,25 +53,30 @@ pub(super) fn replace(
             return Ok(Replaced::Kept(old));
         };
         let new = reach.check(level, new)?;
-        let (hold, new) = if is_harmless(old, new) {
-            (None, new)
-        } else {
-            let (hold, new) = Hold::take(memory, reach, level, new, budget)?;
-            (Some(hold), new)
+        let exchange = |new: Entry| {
+            let exchanged = if level == Level::L4 && memory.machine.uses_twins() {
+                twin::exchange(memory, table, index, old, new)
+            } else {
+                memory.mem().compare_exchange_u64(at, old.0, new.0)
+            };
+            exchanged.map_err(no_table)
         };
-        let exchanged = if level == Level::L4 && memory.machine.uses_twins() {
-            twin::exchange(memory, table, index, old, new)
+        let exchanged = if is_harmless(old, new) {
+            exchange(new)?
         } else {
-            memory.mem().compare_exchange_u64(at, old.0, new.0)
-        };
-        match exchanged.map_err(no_table)? {
-            Ok(_) => {
-                if let Some(hold) = hold {
-                    hold.into_entry();
-                    drop(Hold::from_entry(memory, level, old));
-                }
-                return Ok(Replaced::Was(old));
+            let hold = match level {
+                Level::L1 => Hold::take_page(memory, reach, new)?,
+                _ => Hold::take(memory, reach, level, new, budget)?,
+            };
+            let exchanged = exchange(hold.entry())?;
+            if exchanged.is_ok() {
+                hold.into_entry();
+                drop(Hold::from_entry(memory, level, old));
             }
+            exchanged
+        };
+        match exchanged {
+            Ok(_) => return Ok(Replaced::Was(old)),
             Err(now) => old = Entry(now),
         }
     }

@@ -14,6 +14,7 @@ use crate::page_type::{Level, PageType, Stop, TypeRef};
 ///
 /// Another vCPU may change the tables meanwhile; what is found then is still a table in use of this domain, by the reference
 /// that is taken, and which one is that domain's affair. The caller holds the root.
+#[inline]
 pub(super) fn l1_slot<'m>(
     memory: Memory<'m>,
     root: Mfn,
@@ -36,6 +37,9 @@ pub(super) fn l1_slot<'m>(
             return Ok(None);
         }
         table = entry.mfn();
+    }
+    if let Some(table) = TypeRef::share_at_once(memory, table, PageType::Table(Level::L1), owner) {
+        return Ok(Some((table, index(Level::L1))));
     }
     match TypeRef::share(memory, table, PageType::Table(Level::L1), owner) {
         Ok(table) => Ok(Some((table, index(Level::L1)))),

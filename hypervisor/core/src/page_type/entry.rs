@@ -94,8 +94,10 @@ impl Entry {
 /// What entries may be on this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryRules {
-    frames: u64,
-    no_execute: u64,
+    /// What may not be set in an L1 entry: of a domain that does not choose cache modes, and of one that does.
+    refused_in_l1: [u64; 2],
+    /// What may not be set in entries above.
+    refused_above: u64,
     /// What user entries get beside what the guest gave: the global bit, where it is used.
     global: u64,
     /// Frames below this one must not be named by entries that are not present (L1TF).
@@ -106,9 +108,12 @@ impl EntryRules {
     /// The rules for a CPU with these properties and this use of its TLB. `max_mfn` is behind the last frame of RAM.
     pub fn new(facts: PagingFacts, mode: TlbMode, max_mfn: Mfn) -> Self {
         let width = u32::from(facts.address_bits).min(52);
+        let frames = FRAME & !u64::MAX.checked_shl(width).unwrap_or(0);
+        let no_execute = if facts.has_nx { NO_EXECUTE } else { 0 };
+        let common = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | SOFTWARE | no_execute | frames;
         Self {
-            frames: FRAME & !u64::MAX.checked_shl(width).unwrap_or(0),
-            no_execute: if facts.has_nx { NO_EXECUTE } else { 0 },
+            refused_in_l1: [!(common | GLOBAL), !(common | GLOBAL | CACHE)],
+            refused_above: !common,
             global: match mode {
                 TlbMode::Global => GLOBAL,
                 TlbMode::Pcid => 0,
@@ -134,26 +139,23 @@ impl EntryRules {
         let bits = entry.0;
         if bits & PRESENT == 0 {
             let named = entry.mfn();
-            return if named.get() == 0 || named >= self.hidden_below {
+            return if bits & FRAME == 0 || named >= self.hidden_below {
                 Ok(entry)
             } else {
                 Err(Errno::EINVAL)
             };
         }
-        let common = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | SOFTWARE;
-        let mut allowed = common | self.no_execute | FRAME;
-        if level == Level::L1 {
-            allowed |= GLOBAL;
-            if may_cache {
-                allowed |= CACHE;
-            }
-        }
-        if bits & !allowed != 0 {
-            return Err(Errno::EINVAL);
-        }
-        if bits & FRAME & !self.frames != 0 {
+        let [strict, with_cache] = self.refused_in_l1;
+        let refused = bits
+            & match level {
+                Level::L1 if may_cache => with_cache,
+                Level::L1 => strict,
+                Level::L2 | Level::L3 | Level::L4 => self.refused_above,
+            };
+        if refused != 0 {
+            let is_beyond = refused & !FRAME == 0 && bits & FRAME != FRAME;
             return Err(match level {
-                Level::L1 if bits & FRAME != FRAME => Errno::EPERM,
+                Level::L1 if is_beyond => Errno::EPERM,
                 _ => Errno::EINVAL,
             });
         }

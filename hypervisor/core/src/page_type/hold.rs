@@ -6,8 +6,11 @@
 //! by which references leave Rust for page tables and come back; what is written into a table and what is read out of it
 //! go through them, each exactly once.
 
+use core::mem;
+
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
+use oxen_arch::tlb::TlbStamp;
 
 use super::entry::{Entry, EntryRules};
 use super::{Level, PageType, Stop, TypeRef, promote};
@@ -62,20 +65,16 @@ impl<'a> Reach<'a> {
     }
 }
 
-/// The references of one entry.
-#[derive(Debug)]
+/// An entry with the references that it has: it goes into memory by [`Self::into_entry`], or dropping it ends them.
 #[must_use = "dropping it ends the references"]
-pub enum Hold<'m> {
-    /// None.
-    Nothing,
-    /// To a frame.
-    Frame(FrameRef<'m>),
-    /// To a frame and its type.
-    Type(TypeRef<'m>),
+pub struct Hold<'m> {
+    memory: Memory<'m>,
+    level: Level,
+    entry: Entry,
 }
 
 impl<'m> Hold<'m> {
-    /// Takes what an entry needs whose bits were checked, and returns the entry as it is put into memory.
+    /// Takes what an entry needs whose bits were checked.
     ///
     /// An L1 entry: `EBUSY`: it maps memory that is not the owner's, or that is used as something else; `EPERM`: it maps a
     /// device that may not be mapped. Others fail as [`promote::acquire`].
@@ -85,101 +84,137 @@ impl<'m> Hold<'m> {
         level: Level,
         entry: Entry,
         budget: &mut Budget,
-    ) -> Result<(Self, Entry), Stop> {
-        if !entry.is_present() {
-            return Ok((Self::Nothing, entry));
-        }
+    ) -> Result<Self, Stop> {
         match level.below() {
             None => Self::take_page(memory, reach, entry),
             Some(below) => {
-                let ty = PageType::Table(below);
-                let table = promote::acquire(memory, reach, entry.mfn(), ty, budget)?;
-                Ok((Self::Type(table), entry))
+                if entry.is_present() {
+                    let ty = PageType::Table(below);
+                    promote::acquire(memory, reach, entry.mfn(), ty, budget)?.into_entry();
+                }
+                Ok(Self::from_entry(memory, level, entry))
             }
         }
     }
 
-    /// The same for an L1 entry that is present.
-    #[inline]
-    pub(super) fn take_page(
+    /// The same for an L1 entry.
+    #[inline(always)]
+    pub(crate) fn take_page(
         memory: Memory<'m>,
         reach: &Reach<'_>,
         entry: Entry,
-    ) -> Result<(Self, Entry), Stop> {
-        let mfn = entry.mfn();
-        if let Pages::Of(owner) = reach.pages
-            && memory.frames.is_of(mfn, owner)
-        {
-            if !entry.is_writable() {
-                let frame = memory.acquire(mfn, owner).map_err(|_| Errno::EBUSY)?;
-                return Ok((Self::Frame(frame), entry));
-            }
-            let writable = match TypeRef::writable(memory, mfn, owner) {
-                Ok(writable) => writable,
-                Err(Stop::Again) => return Err(Stop::Again),
-                Err(Stop::Refused(_)) => return Err(Errno::EBUSY.into()),
-            };
-            if !entry.is_write_back() {
-                memory.frames.mark_incoherent(mfn);
-            }
-            return Ok((Self::Type(writable), entry));
+    ) -> Result<Self, Stop> {
+        let hold = |entry| Ok(Self::from_entry(memory, Level::L1, entry));
+        if !entry.is_present() {
+            return hold(entry);
         }
-        Self::without_owner(memory, reach, entry)
+        let mfn = entry.mfn();
+        let Pages::Of(owner) = reach.pages else {
+            return hold(without_owner(memory, reach, entry)?);
+        };
+        match memory.frames.record(mfn) {
+            Some(record) if record.word().is_of(owner) => {
+                if entry.is_writable() {
+                    TypeRef::take_writable(memory, record, mfn, owner).map_err(busy)?;
+                } else {
+                    record.acquire(owner).map_err(|_| Errno::EBUSY)?;
+                }
+                if entry.is_writable() && !entry.is_write_back() {
+                    record.mark_incoherent();
+                }
+                hold(entry)
+            }
+            _ => hold(without_owner(memory, reach, entry)?),
+        }
     }
 
-    /// The same for a page that is no domain's memory.
-    #[cold]
-    fn without_owner(
-        memory: Memory<'m>,
-        reach: &Reach<'_>,
-        entry: Entry,
-    ) -> Result<(Self, Entry), Stop> {
-        let mfn = entry.mfn();
-        match reach.pages {
-            Pages::Hypervisor => {
-                if entry.is_writable() || !memory.machine.m2p_frames().contains(mfn) {
-                    return Err(Errno::EBUSY.into());
-                }
-                Ok((Self::Nothing, entry))
-            }
-            Pages::Of(_) | Pages::Devices => {
-                let entry = entry.for_device();
-                match reach.devices.kind(memory.machine, mfn) {
-                    Kind::Memory => Err(Errno::EBUSY.into()),
-                    _ if !reach.has_devices => Err(Errno::EPERM.into()),
-                    Kind::Device => Ok((Self::Nothing, entry)),
-                    Kind::ReadOnly => Ok((Self::Nothing, entry.read_only())),
-                    Kind::Hidden => Err(Errno::EPERM.into()),
-                }
-            }
-        }
+    /// The entry as it is put into memory.
+    pub fn entry(&self) -> Entry {
+        self.entry
     }
 
     /// Leaves the references to the entry, which is in memory now.
+    #[inline]
     pub fn into_entry(self) {
-        match self {
-            Self::Nothing => {}
-            Self::Frame(frame) => {
-                frame.into_raw();
-            }
-            Self::Type(ty) => ty.into_entry(),
-        }
+        mem::forget(self);
     }
 
     /// Takes the references out of an entry that is in memory no more.
     #[inline]
     pub fn from_entry(memory: Memory<'m>, level: Level, entry: Entry) -> Self {
-        if !entry.is_present() {
-            return Self::Nothing;
+        Self {
+            memory,
+            level,
+            entry,
         }
-        let mfn = entry.mfn();
-        match level.below() {
-            Some(below) => Self::Type(TypeRef::counted(memory, mfn, PageType::Table(below))),
-            None if !memory.frames.is_owned(mfn) => Self::Nothing,
-            None if entry.is_writable() => {
-                Self::Type(TypeRef::counted(memory, mfn, PageType::Writable))
+    }
+
+    /// Ends the references, as dropping does. `now` is asked only if there was no other to the same: a time since the entry is
+    /// gone from memory.
+    #[inline]
+    pub fn end(self, now: impl Fn() -> TlbStamp) {
+        end(self.memory, self.level, self.entry, now);
+        mem::forget(self);
+    }
+}
+
+impl Drop for Hold<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let memory = self.memory;
+        end(memory, self.level, self.entry, || {
+            memory.machine.tlb_stamp()
+        });
+    }
+}
+
+#[inline]
+fn end(memory: Memory<'_>, level: Level, entry: Entry, now: impl Fn() -> TlbStamp) {
+    if !entry.is_present() {
+        return;
+    }
+    let mfn = entry.mfn();
+    if let Some(below) = level.below() {
+        drop(TypeRef::counted(memory, mfn, PageType::Table(below)));
+        return;
+    }
+    let record = memory.frames.record(mfn);
+    match record.filter(|record| record.word().is_owned()) {
+        Some(record) if entry.is_writable() => TypeRef::end(memory, record, mfn, now),
+        Some(_) => drop(FrameRef::from_raw(memory, mfn)),
+        None => {}
+    }
+}
+
+/// What an L1 entry is in memory that maps a page which is no domain's memory. Fails as [`Hold::take`].
+#[cold]
+#[inline(never)]
+fn without_owner(memory: Memory<'_>, reach: &Reach<'_>, entry: Entry) -> Result<Entry, Stop> {
+    let mfn = entry.mfn();
+    match reach.pages {
+        Pages::Hypervisor => {
+            if entry.is_writable() || !memory.machine.m2p_frames().contains(mfn) {
+                return Err(Errno::EBUSY.into());
             }
-            None => Self::Frame(FrameRef::from_raw(memory, mfn)),
+            Ok(entry)
         }
+        Pages::Of(_) | Pages::Devices => {
+            let entry = entry.for_device();
+            match reach.devices.kind(memory.machine, mfn) {
+                Kind::Memory => Err(Errno::EBUSY.into()),
+                _ if !reach.has_devices => Err(Errno::EPERM.into()),
+                Kind::Device => Ok(entry),
+                Kind::ReadOnly => Ok(entry.read_only()),
+                Kind::Hidden => Err(Errno::EPERM.into()),
+            }
+        }
+    }
+}
+
+/// Who maps a page says so of every reason for which it cannot be had.
+fn busy(stop: Stop) -> Stop {
+    match stop {
+        Stop::Again => Stop::Again,
+        Stop::Refused(_) => Stop::Refused(Errno::EBUSY),
     }
 }

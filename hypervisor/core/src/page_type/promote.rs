@@ -140,19 +140,17 @@ fn finish(memory: Memory<'_>, mfn: Mfn) {
 }
 
 /// What comes next in a table.
-enum Step<'m> {
+enum Step {
     /// Another table, which may have to be checked first.
     Table(Mfn, PageType),
-    /// The entry holds this.
-    Held(Hold<'m>),
     /// Nothing: all of it has been checked.
     End,
 }
 
 /// Checks the last job, and all that it needs, until none is left. What a table that is done is needed for holds its one
 /// reference: the entry above it, in the end the caller.
-fn check<'m>(
-    memory: Memory<'m>,
+fn check(
+    memory: Memory<'_>,
     reach: &Reach<'_>,
     jobs: &mut Jobs,
     budget: &mut Budget,
@@ -162,10 +160,6 @@ fn check<'m>(
     }
     while let Some(job) = jobs.last_mut() {
         match step(memory, reach, job, budget)? {
-            Step::Held(hold) => {
-                hold.into_entry();
-                job.next = job.next.saturating_add(1);
-            }
             Step::Table(mfn, ty) => match claim(memory, mfn, ty, reach.tables)? {
                 Claim::Ready(found) => {
                     found.into_entry();
@@ -197,13 +191,13 @@ fn check<'m>(
     Ok(())
 }
 
-/// Looks at the next entry of a table that is not empty, and moves `job.next` to it.
-fn step<'m>(
-    memory: Memory<'m>,
+/// Looks at the next entry of a table that is not empty, and moves `job.next` to it; L1 tables are gone through at once.
+fn step(
+    memory: Memory<'_>,
     reach: &Reach<'_>,
     job: &mut Job,
     budget: &mut Budget,
-) -> Result<Step<'m>, Stop> {
+) -> Result<Step, Stop> {
     let level = match job.ty {
         PageType::Table(level) => level,
         PageType::Descriptors => {
@@ -213,6 +207,10 @@ fn step<'m>(
         // Made ready as soon as it is claimed.
         PageType::Writable => return Err(Errno::EINVAL.into()),
     };
+    if level == Level::L1 {
+        pages(memory, reach, job, budget)?;
+        return Ok(Step::End);
+    }
     loop {
         let found = memory
             .mem()
@@ -237,21 +235,55 @@ fn step<'m>(
             job.next = job.next.saturating_add(1);
             continue;
         }
-        let (step, fixed) = match level.below() {
-            Some(below) => (Step::Table(fixed.mfn(), PageType::Table(below)), fixed),
-            None => {
-                let (hold, fixed) = Hold::take_page(memory, reach, fixed)?;
-                (Step::Held(hold), fixed)
-            }
+        let Some(below) = level.below() else {
+            return Err(Errno::EINVAL.into());
         };
         if fixed != entry {
-            memory
-                .mem()
-                .store_u64(job.mfn.at(index.wrapping_mul(8)), fixed.0)
-                .map_err(|BadFrame| Errno::EINVAL)?;
+            put(memory, job.mfn, index, fixed)?;
         }
-        return Ok(step);
+        return Ok(Step::Table(fixed.mfn(), PageType::Table(below)));
     }
+}
+
+/// Checks the entries of an L1 table from `job.next` on, and takes what they need.
+#[inline(never)]
+fn pages(
+    memory: Memory<'_>,
+    reach: &Reach<'_>,
+    job: &mut Job,
+    budget: &mut Budget,
+) -> Result<(), Stop> {
+    while let Some(line) = (memory.mem())
+        .next_nonzero_line(job.mfn, usize::from(job.next))
+        .map_err(|BadFrame| Errno::EINVAL)?
+    {
+        for (offset, &word) in line.words.iter().enumerate() {
+            let index = line.first.wrapping_add(offset);
+            if word == 0 || index < usize::from(job.next) {
+                continue;
+            }
+            job.next = index as u16;
+            if !budget.take(ENTRY) {
+                return Err(Stop::Again);
+            }
+            let fixed = reach.check(Level::L1, Entry(word))?;
+            let hold = Hold::take_page(memory, reach, fixed)?;
+            if hold.entry().0 != word {
+                put(memory, job.mfn, index, hold.entry())?;
+            }
+            hold.into_entry();
+        }
+        job.next = line.end() as u16;
+    }
+    job.next = ENTRIES;
+    Ok(())
+}
+
+/// Writes an entry of a table in our hands.
+fn put(memory: Memory<'_>, table: Mfn, index: usize, entry: Entry) -> Result<(), Errno> {
+    (memory.mem())
+        .store_u64(table.at(index.wrapping_mul(8)), entry.0)
+        .map_err(|BadFrame| Errno::EINVAL)
 }
 
 /// Puts the hypervisor's own entries into a root (I7).

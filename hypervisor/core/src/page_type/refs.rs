@@ -7,10 +7,11 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
+use oxen_arch::tlb::TlbStamp;
 
 use super::{PageType, Stop};
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState};
-use crate::frame::{FrameRef, Memory};
+use crate::frame::{FrameRecord, FrameRef, Memory};
 
 /// A reference to a type: as long as it exists, the frame has this type, is checked for it, is not free and not another
 /// domain's. Dropping it ends the reference. Of a page table, dropping the last one puts it into the queue of tables to be
@@ -45,6 +46,7 @@ impl HeldType {
 
 impl<'m> TypeRef<'m> {
     /// Takes up a reference that is counted already: by a claim that is finished, in an entry, by a pin.
+    #[inline]
     pub(crate) fn counted(memory: Memory<'m>, mfn: Mfn, ty: PageType) -> Self {
         Self { memory, mfn, ty }
     }
@@ -55,15 +57,26 @@ impl<'m> TypeRef<'m> {
     /// waiting in the undo queue of the caller.
     #[inline]
     pub fn share(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result<Self, Stop> {
+        let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
         // Asked first, so that nobody can keep the types of somebody else's frames from ending.
-        if !memory.frames.is_of(mfn, owner) {
+        if !record.word().is_of(owner) {
             return Err(Errno::EINVAL.into());
         }
-        match memory.frames.type_event(mfn, TypeEvent::Share(ty)) {
-            Ok(_) => Self::counted(memory, mfn, ty).of(owner),
+        match record.share_type(ty) {
+            Ok(()) => Self::counted(memory, mfn, ty).of(record, owner),
             Err(TypeRefused::Busy | TypeRefused::Undoing) => Err(Stop::Again),
             Err(_) => Err(Errno::EINVAL.into()),
         }
+    }
+
+    /// The same without trying hard. `None`: it cannot be, or another CPU has just changed something.
+    #[inline]
+    pub fn share_at_once(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Option<Self> {
+        let record = memory.frames.record(mfn)?;
+        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
+            return None;
+        }
+        Self::counted(memory, mfn, ty).of(record, owner).ok()
     }
 
     /// Makes a frame of a domain writable for somebody, or finds it so.
@@ -71,22 +84,63 @@ impl<'m> TypeRef<'m> {
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`] as for [`Self::share`].
     #[inline]
     pub fn writable(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Stop> {
-        let ty = PageType::Writable;
-        if !memory.frames.is_of(mfn, owner) {
+        let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
+        if !record.word().is_of(owner) {
             return Err(Errno::EINVAL.into());
         }
-        match memory.frames.type_event(mfn, TypeEvent::Share(ty)) {
-            Ok(_) => Self::counted(memory, mfn, ty).of(owner),
-            Err(_) => super::promote::claim_writable(memory, mfn, owner),
+        Self::take_writable(memory, record, mfn, owner)?;
+        Ok(Self::counted(memory, mfn, PageType::Writable))
+    }
+
+    /// The same for the frame of a record, which has been found to be the domain's. The reference is the caller's, but not a
+    /// value yet.
+    #[inline]
+    pub(super) fn take_writable(
+        memory: Memory<'m>,
+        record: &FrameRecord,
+        mfn: Mfn,
+        owner: DomId,
+    ) -> Result<(), Stop> {
+        let ty = PageType::Writable;
+        if record.share_type_at_once(ty) {
+            if record.word().is_of(owner) {
+                return Ok(());
+            }
+            drop(Self::counted(memory, mfn, ty));
+            return Err(Errno::EINVAL.into());
         }
+        if record.acquire(owner).is_ok() {
+            if record.claim_first_writable() {
+                return Ok(());
+            }
+            drop(FrameRef::from_raw(memory, mfn));
+        }
+        super::promote::claim_writable(memory, mfn, owner).map(Self::into_entry)
     }
 
     /// Asks again who has the frame, now that it cannot change hands.
-    fn of(self, owner: DomId) -> Result<Self, Stop> {
-        if self.memory.frames.is_of(self.mfn, owner) {
+    #[inline]
+    fn of(self, record: &FrameRecord, owner: DomId) -> Result<Self, Stop> {
+        if record.word().is_of(owner) {
             Ok(self)
         } else {
             Err(Errno::EINVAL.into())
+        }
+    }
+
+    /// Ends a reference to the type of the frame of a record. `now`, asked if it is the last one: a time since its last trace is
+    /// gone from memory.
+    #[inline]
+    pub(super) fn end(
+        memory: Memory<'m>,
+        record: &FrameRecord,
+        mfn: Mfn,
+        now: impl Fn() -> TlbStamp,
+    ) {
+        match record.release_type(now) {
+            Ok(TypeEffect::Done) => {}
+            Ok(TypeEffect::Untyped) => drop(FrameRef::from_raw(memory, mfn)),
+            other => settle_release(memory, mfn, other),
         }
     }
 
@@ -169,20 +223,26 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 }
 
 impl Drop for TypeRef<'_> {
+    #[inline]
     fn drop(&mut self) {
         let memory = self.memory;
-        let released = memory
-            .frames
-            .release_type(self.mfn, || memory.machine.tlb_stamp());
-        match released {
-            Ok(effect) => settle(self.memory, self.mfn, effect),
-            Err(refused) => {
-                debug_assert!(
-                    false,
-                    "{} lost a reference that somebody holds: {refused:?}",
-                    self.mfn
-                );
-            }
+        match memory.frames.record(self.mfn) {
+            Some(record) => Self::end(memory, record, self.mfn, || memory.machine.tlb_stamp()),
+            None => settle_release(memory, self.mfn, Err(TypeRefused::NotSo)),
+        }
+    }
+}
+
+/// Does what follows from the end of a reference.
+#[inline(never)]
+fn settle_release(memory: Memory<'_>, mfn: Mfn, released: Result<TypeEffect, TypeRefused>) {
+    match released {
+        Ok(effect) => settle(memory, mfn, effect),
+        Err(refused) => {
+            debug_assert!(
+                false,
+                "{mfn} lost a reference that somebody holds: {refused:?}"
+            );
         }
     }
 }

@@ -39,22 +39,23 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     if level == Level::L4 {
         twin::detach(memory, mfn);
     }
-    loop {
-        let below = usize::from(table.progress);
-        let Ok(Some((index, word))) = memory.mem().last_nonzero_word(mfn, below) else {
-            break;
-        };
-        let index = index as u16;
-        if !is_ours(level, index) {
+    // Nothing leads to the table any more: so since now no entry of it leads anywhere.
+    let stamp = memory.machine.tlb_stamp();
+    while let Ok(Some(line)) = (memory.mem()).last_nonzero_line(mfn, usize::from(table.progress)) {
+        for (index, word) in line.words.into_iter().enumerate().rev() {
+            let index = line.first.wrapping_add(index) as u16;
+            if word == 0 || index >= table.progress || is_ours(level, index) {
+                continue;
+            }
             if !budget.take(ENTRY) {
                 memory.undo.push(memory.frames, mfn, table.progress);
                 return false;
             }
-            drop(Hold::from_entry(memory, level, Entry(word)));
+            Hold::from_entry(memory, level, Entry(word)).end(|| stamp);
+            table.progress = index;
         }
-        table.progress = index;
+        table.progress = line.first as u16;
     }
-    let stamp = memory.machine.tlb_stamp();
     match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
         Ok(effect) => settle(memory, mfn, effect),
         Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),

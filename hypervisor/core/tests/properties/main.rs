@@ -3,6 +3,7 @@
 //! `OXEN_SEED` replays the run of one seed, of `OXEN_STEPS` steps; with `OXEN_SECONDS`, that and the seeds behind it for so
 //! long.
 
+mod books;
 mod invariants;
 mod ops;
 mod parallel;

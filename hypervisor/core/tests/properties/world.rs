@@ -3,9 +3,6 @@
 //! Each domain has [`FRAMES`] frames. Its first table maps frame `i` at [`linear`]`(i)`: tables read-only, some pages writable,
 //! some not at all. What a vCPU hands to calls lies in a page of its own.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS, IretContext, TrapInfo};
 use dom0_abi::errno::Errno;
@@ -16,8 +13,7 @@ use oxen_arch::boot::CpuId;
 use oxen_arch::registers::ENTRY_SYSCALL;
 use oxen_arch::sync::atomic::Ordering;
 use oxen_arch::{Cpu, Machine, PagingFacts, SimConfig};
-use oxen_core::audit::translations::{self, Remembered};
-use oxen_core::audit::{self, Finding, Problem, Story, Tally, Wrong};
+use oxen_core::audit::Tally;
 use oxen_core::budget::Budget;
 use oxen_core::cmdline::CommandLine;
 use oxen_core::console::Console;
@@ -25,7 +21,7 @@ use oxen_core::domain::privileged_state::PrivilegedState;
 use oxen_core::domain::teardown::{self, Progress};
 use oxen_core::domain::vcpu::{Vcpu, VcpuState};
 use oxen_core::domain::{Capabilities, Domain};
-use oxen_core::frame::{Memory, Placement, Scrub, TypeState, UndoQueue};
+use oxen_core::frame::{Memory, Placement, Scrub, UndoQueue};
 use oxen_core::host::Host;
 use oxen_core::page_type::hold::Reach;
 use oxen_core::page_type::{Level, PageType, TypeRef, promote, undo};
@@ -135,9 +131,10 @@ pub struct World {
     /// Domains that end.
     pub dying: Vec<DomId>,
     next_id: u16,
-    tallies: Vec<Tally>,
+    pub tallies: Vec<Tally>,
     free_at_first: u64,
-    checks: u64,
+    /// How often the auditor looked.
+    pub checks: u64,
 }
 
 /// What those see who think up what guests do.
@@ -158,13 +155,6 @@ pub enum Outcome {
     Pending,
     /// The vCPU does not go on.
     Gone,
-}
-
-/// What can be known of a frame from outside, but for when and as what it was used before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Books {
-    frames: BTreeMap<u64, (Option<DomId>, u32, String)>,
-    tables: BTreeMap<u64, Vec<u64>>,
 }
 
 impl World {
@@ -532,114 +522,6 @@ impl World {
         Ok(())
     }
 
-    /// Lets the auditor look at everything.
-    pub fn check(&mut self) -> Result<(), String> {
-        let mut findings = Vec::new();
-        let wild = self.config.wild;
-        let mut report = |finding: Finding| {
-            if !(wild && is_wild(&finding)) {
-                findings.push(finding);
-            }
-        };
-        audit::audit(&self.host, &mut self.tallies, &mut report).unwrap();
-        self.checks += 1;
-        if self.checks % 64 == 0 {
-            audit::clean(&self.host, &mut report);
-        }
-        for id in (0..6).map(CpuId::new) {
-            for cached in self.host.machine.cached_frames(id) {
-                let what = Remembered {
-                    address: cached.address,
-                    frames: cached.frames,
-                    writable: cached.writable,
-                    is_table: cached.is_table,
-                };
-                translations::check(&self.host, id, &what, &mut report);
-            }
-            for mfn in self.cpus[id.get() as usize].descriptor_pages() {
-                let ty = self.host.frames.type_state(mfn);
-                if !matches!(
-                    ty,
-                    Some(TypeState::InUse {
-                        ty: PageType::Descriptors,
-                        ..
-                    })
-                ) {
-                    return Err(format!("CPU {id} has frame {mfn} as descriptors: {ty:?}"));
-                }
-            }
-        }
-        if findings.is_empty() {
-            return Ok(());
-        }
-        let mut text = String::new();
-        for finding in findings.iter().take(6) {
-            let story = Story {
-                host: &self.host,
-                mfn: finding.mfn,
-            };
-            writeln!(text, "{finding}\n    {story}").unwrap();
-        }
-        Err(format!("{} findings:\n{text}", findings.len()))
-    }
-
-    /// All counts and types, and what tables hold.
-    pub fn books(&self) -> Books {
-        let mut books = Books {
-            frames: BTreeMap::new(),
-            tables: BTreeMap::new(),
-        };
-        let frames = &self.host.frames;
-        for mfn in (0..frames.end().get()).map(Mfn::new) {
-            let state = frames.type_state(mfn).unwrap();
-            let text = match state {
-                TypeState::None { .. } => String::new(),
-                other => format!("{other:?}"),
-            };
-            let count = frames.reference_count(mfn);
-            if count == 0 && text.is_empty() {
-                continue;
-            }
-            if let TypeState::InUse { ty, .. } = state
-                && ty != PageType::Writable
-            {
-                let load =
-                    |index: usize| self.host.mem().load_u64(mfn.at(index * 8)).unwrap() & !MARKS;
-                books.tables.insert(mfn.get(), (0..512).map(load).collect());
-            }
-            let known = (frames.owner(mfn), count, text);
-            books.frames.insert(mfn.get(), known);
-        }
-        books
-    }
-
-    /// What all frames hold that domains have other than that of a place.
-    pub fn contents_of_others(&self, slot: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for player in self
-            .players
-            .iter()
-            .filter(|player| player.id != self.players[slot].id)
-        {
-            for mfn in &player.frames {
-                let is_table = matches!(
-                    self.host.frames.type_state(*mfn),
-                    Some(TypeState::InUse {
-                        ty: PageType::Table(_),
-                        ..
-                    })
-                );
-                // CPUs mark entries of tables.
-                if self.host.frames.is_of(*mfn, player.id) && !is_table {
-                    let mut page = [0; 4096];
-                    self.host.mem().read_bytes(mfn.at(0), &mut page).unwrap();
-                    bytes.extend(page);
-                }
-            }
-        }
-        bytes
-    }
-
     /// Writes to a guest's memory as its own code does.
     pub fn write(&self, slot: usize, seat: usize, at: u64, bytes: &[u8]) -> bool {
         let cpu = self.cpu(slot, seat);
@@ -653,17 +535,6 @@ impl World {
     }
 }
 
-/// What a control domain may bring about that writes what it likes into the tables of others.
-fn is_wild(finding: &Finding) -> bool {
-    matches!(
-        finding.what,
-        Problem::Entry {
-            wrong: Wrong::Foreign(_) | Wrong::Cache | Wrong::Device,
-            ..
-        } | Problem::Remembered(translations::Danger::Foreign(..))
-    )
-}
-
 /// A frame for a domain. It must be zero (I11).
 fn fresh_frame(memory: Memory<'_>, id: DomId) -> Mfn {
     let held = memory.alloc(0, Placement::Anywhere).unwrap();
@@ -671,40 +542,4 @@ fn fresh_frame(memory: Memory<'_>, id: DomId) -> Mfn {
     let word = memory.mem().next_nonzero_word(mfn, 0).unwrap();
     assert_eq!(word, None, "frame {mfn} is new and holds something");
     mfn
-}
-
-impl Books {
-    /// Whether no table waits half-checked for somebody to go on, who may find that it cannot be one.
-    pub fn is_settled(&self) -> bool {
-        !self.frames.values().any(|frame| frame.2.contains("Parked"))
-    }
-
-    /// The first difference, in words.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        if self == other {
-            return None;
-        }
-        for (mfn, frame) in &self.frames {
-            if other.frames.get(mfn) != Some(frame) {
-                let now = other.frames.get(mfn);
-                return Some(format!("frame {mfn:#x} was {frame:?} and is {now:?}"));
-            }
-        }
-        for (mfn, frame) in &other.frames {
-            if !self.frames.contains_key(mfn) {
-                return Some(format!("frame {mfn:#x} was nothing and is {frame:?}"));
-            }
-        }
-        for (mfn, table) in &self.tables {
-            let now = other.tables.get(mfn)?;
-            let index = (0..512).find(|&index| table[index] != now[index]);
-            if let Some(index) = index {
-                let (was, is) = (table[index], now[index]);
-                return Some(format!(
-                    "entry {index} of table {mfn:#x} was {was:#x} and is {is:#x}"
-                ));
-            }
-        }
-        Some(String::from("something changed"))
-    }
 }

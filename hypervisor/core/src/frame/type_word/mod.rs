@@ -197,6 +197,12 @@ const STATE: u64 = 7;
 const PINNED: u64 = 1 << 60;
 const INCOHERENT: u64 = 1 << 61;
 
+/// What tells a type from another, and from none.
+const HAS_TYPE: u64 = STATE << STATE_SHIFT | TYPE << TYPE_SHIFT;
+/// References, which are counted in 32 bits of the payload.
+const COUNT: u64 = u32::MAX as u64;
+const WRITABLE: u64 = encode_type(Some(PageType::Writable));
+
 const NONE: u64 = 0;
 const IN_USE: u64 = 1;
 const CHANGING: u64 = 2;
@@ -297,6 +303,57 @@ impl TypeWord {
                 was,
                 stamp: TlbStamp::from_bits(payload),
             },
+        }
+    }
+
+    /// The word with a reference more, if the frame has the type: the common case of [`TypeEvent::Share`]. `None`: ask
+    /// [`Self::after`].
+    #[inline]
+    pub(crate) const fn shared(self, ty: PageType) -> Option<Self> {
+        let wanted = IN_USE << STATE_SHIFT | encode_type(Some(ty));
+        if self.0 & HAS_TYPE == wanted && self.0 & COUNT != COUNT {
+            Some(Self(self.0.wrapping_add(1)))
+        } else {
+            None
+        }
+    }
+
+    /// The word with a reference less, if that was not the last one: the common case of [`TypeEvent::Release`]. `None`: ask
+    /// [`Self::after`].
+    #[inline]
+    pub(crate) const fn released(self) -> Option<Self> {
+        if self.0 & (STATE << STATE_SHIFT) == IN_USE << STATE_SHIFT && self.0 & COUNT > 1 {
+            Some(Self(self.0.wrapping_sub(1)))
+        } else {
+            None
+        }
+    }
+
+    /// The word with the first reference of a writable frame, if that needs nothing else: the case of [`TypeEvent::Claim`]
+    /// that is [`TypeEffect::First`]. `None`: ask [`Self::after`].
+    #[inline]
+    pub(crate) const fn first_writable(self) -> Option<Self> {
+        // Without a type, and no other type before.
+        let other = STATE << STATE_SHIFT | (TYPE << TYPE_SHIFT) & !WRITABLE;
+        if self.0 & other == NONE << STATE_SHIFT {
+            Some(Self(
+                IN_USE << STATE_SHIFT | WRITABLE | 1 | self.0 & INCOHERENT,
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// The word without the last reference of a writable frame: that case of [`TypeEvent::Release`], which is
+    /// [`TypeEffect::Untyped`]. `None`: ask [`Self::after`].
+    #[inline]
+    pub(crate) const fn last_writable(self, stamp: TlbStamp) -> Option<Self> {
+        if self.0 & !INCOHERENT == IN_USE << STATE_SHIFT | WRITABLE | 1 {
+            Some(Self(
+                NONE << STATE_SHIFT | WRITABLE | stamp.bits() | self.0 & INCOHERENT,
+            ))
+        } else {
+            None
         }
     }
 

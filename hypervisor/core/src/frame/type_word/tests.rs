@@ -258,3 +258,40 @@ fn an_incoherent_frame_says_so_until_it_is_ready() {
     let (word, _) = word.after(TypeEvent::Finish).unwrap();
     assert!(!word.is_incoherent());
 }
+
+/// The short ways are the general one, where they are one at all.
+#[test]
+fn short_ways_lead_where_the_general_one_does() {
+    let mut taken = [0; 4];
+    let mut agrees = |way: usize, short: Option<TypeWord>, general, effect| {
+        if let Some(word) = short {
+            taken[way] += 1;
+            assert_eq!(general, Ok((word, effect)), "way {way}");
+        } else {
+            assert!(
+                !matches!(general, Ok((_, found)) if found == effect),
+                "way {way} would have been as good"
+            );
+        }
+    };
+    for state in all_states() {
+        for word in [TypeWord::new(state), TypeWord::new(state).incoherent()] {
+            for ty in all_types() {
+                let share = word.after(TypeEvent::Share(ty));
+                agrees(0, word.shared(ty), share, TypeEffect::Shared);
+            }
+            let claim = word.after(TypeEvent::Claim(PageType::Writable));
+            agrees(1, word.first_writable(), claim, TypeEffect::First);
+            let was_writable = type_of(state) == Some(PageType::Writable);
+            for stamp in stamps() {
+                let release = word.after(TypeEvent::Release(stamp));
+                agrees(2, word.released(), release, TypeEffect::Done);
+                let short = word.last_writable(stamp);
+                if short.is_some() || was_writable {
+                    agrees(3, short, release, TypeEffect::Untyped);
+                }
+            }
+        }
+    }
+    assert!(taken.iter().all(|&times| times > 0), "{taken:?}");
+}

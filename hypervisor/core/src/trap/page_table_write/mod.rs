@@ -45,7 +45,13 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
     if !may_be_one {
         return None;
     }
-    let fetched = Fetched::read(ctx.regs.rip, |at, into| ctx.cpu.read_guest_bytes(at, into));
+    let fetched = Fetched::read(ctx.regs.rip, |at, into| {
+        // Of a whole piece of 16 bytes the size is known, which makes reading it shorter.
+        match <&mut [u8; 16]>::try_from(&mut *into) {
+            Ok(whole) => ctx.cpu.read_guest(at).map(|bytes| *whole = bytes),
+            Err(_) => ctx.cpu.read_guest_bytes(at, into),
+        }
+    });
     let instruction = decode::decode(fetched.bytes())?;
     let address = instruction.address(ctx.regs, |segment| segment.base(ctx.cpu));
     // Else these are not the bytes that the CPU ran into.

@@ -1,0 +1,31 @@
+//! Frames by lines: what looks for the few words of a page table that are not 0 reads eight of them at a time.
+#![forbid(unsafe_code)]
+
+use dom0_abi::addr::PAGE_SIZE;
+
+/// Words in a line of a frame: as many as the CPU's caches move at once.
+pub const LINE: usize = 8;
+/// Words in a frame.
+pub const WORDS: usize = PAGE_SIZE / 8;
+
+/// A line of a frame, as it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// The number of its first word.
+    pub first: usize,
+    /// The words.
+    pub words: [u64; LINE],
+}
+
+impl Line {
+    /// The first word from number `from` on that is not 0, and which it is.
+    pub fn word_from(&self, from: usize) -> Option<(usize, u64)> {
+        let mut numbered = (self.first..).zip(self.words);
+        numbered.find(|&(index, word)| index >= from && word != 0)
+    }
+
+    /// The number of the first word behind the line.
+    pub const fn end(&self) -> usize {
+        self.first.wrapping_add(LINE)
+    }
+}
