@@ -20,6 +20,7 @@ pub mod memory_map;
 pub mod paging_facts;
 pub mod registers;
 pub mod scratch;
+pub mod seat;
 pub mod slot;
 pub mod sync;
 pub mod tlb;
