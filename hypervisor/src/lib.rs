@@ -109,12 +109,14 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
 struct Entries;
 
 impl Handlers for Entries {
+    #[inline(always)]
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
             entry::hypercall(host, cpu, regs);
         }
     }
 
+    #[inline(always)]
     fn exception(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
             entry::exception(host, cpu, regs);

@@ -49,7 +49,7 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
             forget_next(ctx, 0);
             Err(errno)
         }
-        Err(Stop::Again) => Ok(Reply::Continue(Continuation::SetGdt { frames, entries })),
+        Err(Stop::Again) => ctx.goes_on(Continuation::SetGdt { frames, entries }),
     }
 }
 
@@ -115,10 +115,7 @@ pub fn update_descriptor(ctx: &mut CallCtx<'_>, maddr: u64, descriptor: u64) -> 
     match update(ctx, Maddr::new(maddr), descriptor) {
         Ok(()) => Ok(Reply::DONE),
         Err(Stop::Refused(errno)) => Err(errno),
-        Err(Stop::Again) => Ok(Reply::Continue(Continuation::UpdateDescriptor {
-            maddr,
-            descriptor,
-        })),
+        Err(Stop::Again) => ctx.goes_on(Continuation::UpdateDescriptor { maddr, descriptor }),
     }
 }
 

@@ -18,6 +18,7 @@ const RESULT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
 /// `EFAULT`: the list lies where no guest has memory, even if it is empty; an entry could not be read, or its result not written; the calls before it, and in the second case its own,
 /// have been made. A call that leaves the caller's context ends the batch: what comes behind it would run for somebody
 /// else (XSA-213). ABI: `public/xen.h`, `multicall_entry`.
+#[inline(never)]
 pub fn multicall(
     ctx: &mut CallCtx<'_>,
     calls: GuestHandle<MulticallEntry>,
@@ -45,17 +46,19 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
         };
         // The first entry is always made, so that a batch that is resumed gets on.
         if index > 0 && (ctx.must_leave() || !ctx.budget.spend()) {
-            return Ok(Reply::Continue(rest));
+            return ctx.goes_on(rest);
         }
         let mut entry = place.read(ctx.cpu)?;
         let result = place.offset::<u64>(RESULT);
         match one(ctx, &entry) {
             Ok(Reply::Value(value)) => result.write(ctx.cpu, &value)?,
             Err(errno) => result.write(ctx.cpu, &errno.as_register())?,
-            Ok(Reply::Continue(continuation)) => {
-                continuation.resume_in_entry(&mut entry);
+            Ok(Reply::Continue(_)) => {
+                if let Some(rest) = ctx.rest.take() {
+                    rest.resume_in_entry(&mut entry);
+                }
                 place.write(ctx.cpu, &entry)?;
-                return Ok(Reply::Continue(rest));
+                return ctx.goes_on(rest);
             }
             Ok(Reply::ContextLeft) => return Ok(Reply::ContextLeft),
         }
@@ -66,5 +69,5 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
 fn one(ctx: &mut CallCtx<'_>, entry: &MulticallEntry) -> HypercallResult {
     let call = Hypercall::try_from(entry.op).map_err(|_| Errno::ENOSYS)?;
     let [a, b, c, d, e, _] = entry.args;
-    table::dispatch(ctx, call, Arguments([a, b, c, d, e]))
+    table::dispatch(ctx, call, |_| Arguments([a, b, c, d, e]))
 }

@@ -14,6 +14,7 @@ use crate::guest_access::GuestPtr;
 const MAX_POLL_PORTS: u32 = 128;
 
 /// `ENOSYS`: no such command, or one that comes with the scheduler. ABI: `public/sched.h`, `SCHEDOP_*`.
+#[inline(never)]
 pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
     match SchedCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
         // Who yields goes on at once as long as each CPU has one vCPU.
@@ -37,6 +38,7 @@ pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hypercal
 }
 
 /// The same with a number for an argument, and only three commands. ABI: `public/sched.h`, `sched_op_compat`.
+#[inline(never)]
 pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> HypercallResult {
     match SchedCommand::try_from(command as u32) {
         Ok(SchedCommand::Yield) => Ok(Reply::DONE),

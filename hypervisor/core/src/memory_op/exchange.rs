@@ -61,7 +61,7 @@ pub(super) fn exchange(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult
             Err(Stop::Refused(errno)) => break Err(errno),
             Err(Stop::Again) => {
                 let command = MemoryCommand::Exchange as u64;
-                break Ok(Reply::Continue(Continuation::MemoryOp { command, arg }));
+                break ctx.goes_on(Continuation::MemoryOp { command, arg });
             }
         }
     };

@@ -70,7 +70,7 @@ pub(super) fn change(
             Err(Stop::Again) => {
                 let progress = part << EXTENT_BITS | index;
                 let command = command as u64 | progress << CONTINUATION_SHIFT;
-                return Ok(Reply::Continue(Continuation::MemoryOp { command, arg }));
+                return ctx.goes_on(Continuation::MemoryOp { command, arg });
             }
         }
     }

@@ -76,11 +76,11 @@ impl<T: FromBytes + Copy> List<T> {
                     break;
                 }
                 Err(Stop::Again) => {
-                    result = Ok(Reply::Continue(rest(Self {
+                    result = ctx.goes_on(rest(Self {
                         requests: GuestHandle::new(place.addr()),
                         count: count.saturating_sub(done) | MMU_COUNT_PREEMPTED,
                         ..self
-                    })));
+                    }));
                     break;
                 }
             }

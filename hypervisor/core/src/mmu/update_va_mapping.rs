@@ -76,7 +76,7 @@ fn update(
     match written {
         Ok(_) => flush(ctx, va, flags).map(|()| Reply::DONE),
         Err(Stop::Refused(errno)) => Err(errno),
-        Err(Stop::Again) => Ok(Reply::Continue(again)),
+        Err(Stop::Again) => ctx.goes_on(again),
     }
 }
 

@@ -174,5 +174,6 @@ fn with_running(
         regs,
         budget: host.entry_budget(),
         in_multicall: false,
+        rest: None,
     })
 }

@@ -71,6 +71,7 @@ fn what_cannot_be_found_is_the_guests_own_fault() {
             regs: &mut guest.regs,
             budget: Budget::FULL,
             in_multicall: false,
+            rest: None,
         })
     };
     let seen = outcome.unwrap().unwrap_err();
