@@ -65,6 +65,25 @@ macro_rules! any_of_line {
     };
 }
 
+/// A word of memory, for one operation that is made of a few accesses: not to be kept, since its frame may be taken for an
+/// object by whoever has it alone.
+pub struct MemWord<'m>(&'m AtomicU64);
+
+impl MemWord<'_> {
+    /// Loads it.
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Replaces `current` by `new`; the error is what was there instead.
+    #[inline(always)]
+    pub fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        self.0
+            .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+}
+
 impl PhysMem {
     pub(super) fn new(bits: FrameBits<BootSlice<AtomicU64>>) -> Self {
         Self { bits }
@@ -166,6 +185,12 @@ impl PhysMem {
         load_u16 store_u16 AtomicU16 u16;
         load_u32 store_u32 AtomicU32 u32;
         load_u64 store_u64 AtomicU64 u64;
+    }
+
+    /// A naturally aligned word that is looked at and changed, checked once for both.
+    #[inline(always)]
+    pub fn word(&self, at: Maddr) -> Result<MemWord<'_>, BadFrame> {
+        self.atomic(at).map(MemWord)
     }
 
     /// Replaces `current` by `new`; the inner error is what was there instead.

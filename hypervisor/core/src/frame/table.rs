@@ -98,11 +98,18 @@ impl FrameRecord {
     /// Takes a reference if the frame is the domain's. Fails as [`Event::Acquire`].
     #[inline]
     pub(crate) fn acquire(&self, owner: DomId) -> Result<(), Refused> {
-        let word = self.word();
-        match word.acquired(owner) {
-            Some(new) if exchange(&self.owner, word.bits(), new.bits()) => Ok(()),
-            _ => self.apply(Event::Acquire(owner)).map(|_| ()),
+        if self.acquire_at_once(owner) {
+            return Ok(());
         }
+        self.apply(Event::Acquire(owner)).map(|_| ())
+    }
+
+    /// The same without trying hard. `false`: it cannot be, or the word was just changed by another CPU; nothing has changed.
+    #[inline(always)]
+    pub(crate) fn acquire_at_once(&self, owner: DomId) -> bool {
+        let word = self.word();
+        let new = word.acquired(owner);
+        new.is_some_and(|new| exchange(&self.owner, word.bits(), new.bits()))
     }
 
     /// Ends a reference if it is not the last one. `false`: it may be, and nothing has changed.
@@ -174,29 +181,30 @@ impl FrameRecord {
         })
     }
 
+    /// Ends a reference to the type if it is not the last one. `false`: it may be, and nothing has changed.
+    #[inline(always)]
+    pub(crate) fn release_type_of_many(&self) -> bool {
+        let word = self.type_word();
+        let new = word.released();
+        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
+    }
+
+    /// Ends a reference to a writable frame if it is the last one, at the time `now`. `false`: it is not, and nothing has changed.
+    #[inline(always)]
+    pub(crate) fn release_last_writable(&self, now: impl Fn() -> TlbStamp) -> bool {
+        let word = self.type_word();
+        // Not asked for the time in vain.
+        word.is_last()
+            && word
+                .last_writable(now())
+                .is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
+    }
+
     /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
-    #[inline]
     pub(crate) fn release_type(
         &self,
         now: impl Fn() -> TlbStamp,
     ) -> Result<TypeEffect, TypeRefused> {
-        let word = self.type_word();
-        if let Some(new) = word.released()
-            && exchange(&self.ty, word.bits(), new.bits())
-        {
-            return Ok(TypeEffect::Done);
-        }
-        if word.is_last()
-            && let Some(new) = word.last_writable(now())
-            && exchange(&self.ty, word.bits(), new.bits())
-        {
-            return Ok(TypeEffect::Untyped);
-        }
-        self.release_type_slowly(now)
-    }
-
-    #[inline(never)]
-    fn release_type_slowly(&self, now: impl Fn() -> TlbStamp) -> Result<TypeEffect, TypeRefused> {
         update(&self.ty, |bits| {
             let word = TypeWord::from_bits(bits);
             let stamp = if word.is_last() {

@@ -61,13 +61,13 @@ impl<T: FromBytes + Copy> List<T> {
         let mut done = 0;
         while done < count {
             let place = requests.element(u64::from(done));
-            let step = if done > 0 && (ctx.must_leave() || !ctx.budget.spend_request()) {
+            let step = if done > 0 && !ctx.budget.spend_request() {
                 Err(Stop::Again)
             } else {
                 place
                     .read(ctx.cpu)
                     .map_err(Stop::Refused)
-                    .and_then(|request| with_undone(ctx, |ctx| carry_out(ctx, request)))
+                    .and_then(|request| carry_out(ctx, request))
             };
             match step {
                 Ok(()) => done = done.saturating_add(1),

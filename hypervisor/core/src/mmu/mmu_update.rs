@@ -7,9 +7,11 @@ use dom0_abi::ids::DomId;
 use dom0_abi::xen::{MmuCommand, MmuUpdate};
 use oxen_arch::memory::BadFrame;
 
-use super::list::List;
+use super::list::{List, with_undone};
 use super::owners::{self, Named, Owner};
-use super::update::replace;
+use super::update::{Wanted, replace, replace_at_once};
+use crate::budget::Budget;
+use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::continuation::Continuation;
@@ -20,6 +22,9 @@ use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef};
 
 /// Bits of a request's address that say what it is.
 const COMMAND: u64 = 7;
+/// What a write leaves as it is that keeps what the CPU has set.
+const KEPT: u64 = bits::ACCESSED | bits::DIRTY;
+const KEEPS_BITS: u64 = MmuCommand::PreserveAd.get();
 
 /// Carries out requests in order.
 ///
@@ -46,6 +51,17 @@ pub fn mmu_update(
     if let Some(reply) = list.settled() {
         return Ok(reply);
     }
+    if foreign == u32::from(DomId::SELF.get()) {
+        let reach = Reach::own(ctx.host, ctx.domain);
+        return carry_out(ctx, list, &reach, Some(ctx.domain));
+    }
+    for_others(ctx, list)
+}
+
+/// Carries out requests that are about another domain's pages or tables, or about nobody's pages.
+#[inline(never)]
+fn for_others(ctx: &mut CallCtx<'_>, list: List<MmuUpdate>) -> HypercallResult {
+    let foreign = list.foreign;
     let tables = match (foreign >> 16).checked_sub(1) {
         None => Named::Own(ctx.domain),
         Some(id) if DomId::new(id as u16) == ctx.domain.id => Named::Own(ctx.domain),
@@ -55,6 +71,20 @@ pub fn mmu_update(
     let owner =
         owners::owner(ctx, DomId::new(foreign as u16)).inspect_err(|_| list.tell(ctx, 0))?;
     let reach = owners::reach(ctx, tables.domain().id, &owner);
+    let named = match &owner {
+        Owner::Domain(named) => Some(named.domain()),
+        Owner::Devices | Owner::Hypervisor => None,
+    };
+    carry_out(ctx, list, &reach, named)
+}
+
+/// Carries out requests. `named`: the domain whose frames may be renamed.
+fn carry_out(
+    ctx: &mut CallCtx<'_>,
+    list: List<MmuUpdate>,
+    reach: &Reach<'_>,
+    named: Option<&Domain>,
+) -> HypercallResult {
     let mut tables = Tables {
         memory: ctx.memory(),
         owner: reach.tables,
@@ -68,7 +98,14 @@ pub fn mmu_update(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, request| one(ctx, &reach, &owner, &mut tables, request),
+        |ctx, request| {
+            if one_at_once(reach, &mut tables, request) {
+                return Ok(());
+            }
+            with_undone(ctx, |ctx| {
+                one(&mut ctx.budget, reach, named, &mut tables, request)
+            })
+        },
     )
 }
 
@@ -81,18 +118,27 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
+    /// Whether a frame is an L1 table, as nearly always, and is the current one from now on.
+    #[inline(always)]
+    fn turn_to_l1(&mut self, mfn: Mfn) -> bool {
+        let l1 = PageType::Table(Level::L1);
+        match &self.current {
+            Some(table) if table.mfn() == mfn => table.ty() == l1,
+            _ => {
+                self.leave();
+                let table = TypeRef::share_at_once(self.memory, mfn, l1, self.owner);
+                self.current = table.map(TypeRef::into_held);
+                self.current.is_some()
+            }
+        }
+    }
+
     /// The table that a frame is; `None`: it is none. Fails as [`other_table`].
-    #[inline]
     fn at(&mut self, mfn: Mfn) -> Result<Option<&HeldType>, Stop> {
         if self.current.as_ref().is_none_or(|table| table.mfn() != mfn) {
             // The old one first: it may be the last reference, and the new one may wait for what follows.
             self.leave();
-            // As a rule it is an L1 table.
-            let l1 = PageType::Table(Level::L1);
-            let table = match TypeRef::share_at_once(self.memory, mfn, l1, self.owner) {
-                Some(table) => Some(table),
-                None => other_table(self.memory, mfn, self.owner)?,
-            };
+            let table = other_table(self.memory, mfn, self.owner)?;
             self.current = table.map(TypeRef::into_held);
         }
         Ok(self.current.as_ref())
@@ -113,35 +159,50 @@ impl Drop for Tables<'_> {
     }
 }
 
-#[inline]
+/// Carries a request out if it is the ordinary write to an L1 table and nothing stands in the way.
+#[inline(always)]
+fn one_at_once(reach: &Reach<'_>, tables: &mut Tables<'_>, request: MmuUpdate) -> bool {
+    // The two commands that write, of which one keeps bits.
+    let kept = match request.ptr & COMMAND {
+        0 => 0,
+        KEEPS_BITS => KEPT,
+        _ => return false,
+    };
+    let at = Maddr::new(request.ptr & !COMMAND);
+    let index = (at.offset() / 8) as u16;
+    let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
+    tables.turn_to_l1(at.mfn())
+        && replace_at_once(tables.memory, reach, at.mfn(), index, wanted).is_some()
+}
+
+#[inline(never)]
 fn one(
-    ctx: &mut CallCtx<'_>,
+    budget: &mut Budget,
     reach: &Reach<'_>,
-    owner: &Owner<'_>,
+    named: Option<&Domain>,
     tables: &mut Tables<'_>,
     request: MmuUpdate,
 ) -> Result<(), Stop> {
     let at = Maddr::new(request.ptr & !COMMAND);
     let kept = match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
         MmuCommand::Normal | MmuCommand::NoTranslate => 0,
-        MmuCommand::PreserveAd => bits::ACCESSED | bits::DIRTY,
+        MmuCommand::PreserveAd => KEPT,
         MmuCommand::MachPhys => {
-            let Owner::Domain(named) = owner else {
-                return Err(Errno::EINVAL.into());
-            };
-            return rename(ctx.memory(), named, at.mfn(), Pfn::new(request.val));
+            let named = named.ok_or(Errno::EINVAL)?;
+            return rename(tables.memory, named, at.mfn(), Pfn::new(request.val));
         }
     };
-    let memory = ctx.memory();
+    let (memory, owner) = (tables.memory, tables.owner);
     let Some(table) = tables.at(at.mfn())? else {
         // Memory like any other, if it can be written to.
-        return store(memory, reach.tables, at, request.val);
+        return store(memory, owner, at, request.val);
     };
     let index = (at.offset() / 8) as u16;
-    replace(memory, reach, table, index, &mut ctx.budget, |old| {
-        Some(Entry(request.val | old.0 & kept))
-    })?;
-    Ok(())
+    let wanted = Wanted {
+        kept,
+        ..Wanted::from(Entry(request.val))
+    };
+    replace(&memory, reach, table, index, &wanted, budget).map(|_| ())
 }
 
 /// Finds out which table a frame is, if it is one. `EINVAL`: it is not the domain's.
@@ -172,8 +233,8 @@ fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), S
 
 /// Changes what a frame of a domain is called by it.
 #[inline(never)]
-fn rename(memory: Memory<'_>, owner: &Named<'_>, mfn: Mfn, pfn: Pfn) -> Result<(), Stop> {
-    let frame = memory.acquire(mfn, owner.domain().id)?;
+fn rename(memory: Memory<'_>, owner: &Domain, mfn: Mfn, pfn: Pfn) -> Result<(), Stop> {
+    let frame = memory.acquire(mfn, owner.id)?;
     memory.machine.m2p().set(frame.mfn(), Some(pfn));
     Ok(())
 }

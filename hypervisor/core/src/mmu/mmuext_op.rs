@@ -9,7 +9,7 @@ use oxen_arch::memory::BadFrame;
 use oxen_arch::tlb::Flush;
 
 use super::flush::{self, Whose};
-use super::list::List;
+use super::list::{List, with_undone};
 use super::owners::{self, Owner};
 use crate::address_space;
 use crate::descriptor;
@@ -51,7 +51,7 @@ pub fn mmuext_op(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, op| one(ctx, &owner, &op),
+        |ctx, op| with_undone(ctx, |ctx| one(ctx, &owner, &op)),
     )
 }
 

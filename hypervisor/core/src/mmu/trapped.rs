@@ -7,7 +7,7 @@
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::ids::DomId;
 
-use super::update::{Replaced, replace};
+use super::update::{Replaced, Wanted, replace};
 use super::walk::l1_entry;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
@@ -75,8 +75,11 @@ impl<'m> TrappedEntry<'m> {
     ) -> Result<Replaced, Stop> {
         let reach = Reach::own(ctx.host, ctx.domain);
         let memory = ctx.memory();
-        let wanted = |now: Entry| (now == old).then_some(new);
-        let budget = &mut ctx.budget;
-        replace(memory, &reach, self.table.held(), self.index, budget, wanted)
+        let wanted = Wanted {
+            instead_of: Some(old),
+            ..Wanted::from(new)
+        };
+        let (table, budget) = (self.table.held(), &mut ctx.budget);
+        replace(&memory, &reach, table, self.index, &wanted, budget)
     }
 }

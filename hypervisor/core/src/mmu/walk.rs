@@ -14,34 +14,53 @@ use crate::page_type::{Level, PageType, Stop, TypeRef};
 ///
 /// Another vCPU may change the tables meanwhile; what is found then is still a table in use of this domain, by the reference
 /// that is taken, and which one is that domain's affair. The caller holds the root.
-#[inline(always)]
 pub(super) fn l1_slot<'m>(
     memory: Memory<'m>,
     root: Mfn,
     owner: DomId,
     address: GuestAddr,
 ) -> Result<Option<(TypeRef<'m>, u16)>, Stop> {
-    let address = address.get();
-    if !is_canonical(address) {
+    let Some((table, index)) = place(memory, root, address) else {
         return Ok(None);
-    }
-    let index = |level: Level| ((address >> level.shift()) & 511) as u16;
-    if is_ours(Level::L4, index(Level::L4)) {
-        return Ok(None);
-    }
-    let mut table = root;
-    for level in [Level::L4, Level::L3, Level::L2] {
-        let entry = Entry::load(memory.mem(), table.word(index(level).into()));
-        if !entry.is_present() {
-            return Ok(None);
-        }
-        table = entry.mfn();
-    }
+    };
     match TypeRef::share(memory, table, PageType::Table(Level::L1), owner) {
-        Ok(table) => Ok(Some((table, index(Level::L1)))),
+        Ok(table) => Ok(Some((table, index))),
         Err(Stop::Again) => Err(Stop::Again),
         Err(Stop::Refused(_)) => Ok(None),
     }
+}
+
+/// The same without trying hard. `None`: there is none, or another CPU has just changed something.
+#[inline(always)]
+pub(super) fn l1_slot_at_once<'m>(
+    memory: Memory<'m>,
+    root: Mfn,
+    owner: DomId,
+    address: GuestAddr,
+) -> Option<(TypeRef<'m>, u16)> {
+    let (table, index) = place(memory, root, address)?;
+    let table = TypeRef::share_at_once(memory, table, PageType::Table(Level::L1), owner)?;
+    Some((table, index))
+}
+
+/// The frame that is in the place of the L1 table for an address, and the index in it.
+#[inline(always)]
+fn place(memory: Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
+    let address = address.get();
+    let index = |level: Level| ((address >> level.shift()) & 511) as u16;
+    if !is_canonical(address) || is_ours(Level::L4, index(Level::L4)) {
+        return None;
+    }
+    let mem = memory.mem();
+    let mut table = root;
+    for level in [Level::L4, Level::L3, Level::L2] {
+        let entry = Entry::load(mem, table.word(index(level).into()));
+        if !entry.is_present() {
+            return None;
+        }
+        table = entry.mfn();
+    }
+    Some((table, index(Level::L1)))
 }
 
 /// The L1 entry that maps an address under a root; empty if there is none. The mapping is not held: it may be another by now.

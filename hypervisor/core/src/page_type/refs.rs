@@ -85,37 +85,44 @@ impl<'m> TypeRef<'m> {
     #[inline]
     pub fn writable(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Stop> {
         let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
+        if Self::take_writable_at_once(memory, record, mfn, owner) {
+            return Ok(Self::counted(memory, mfn, PageType::Writable));
+        }
         if !record.word().is_of(owner) {
             return Err(Errno::EINVAL.into());
         }
-        Self::take_writable(memory, record, mfn, owner)?;
-        Ok(Self::counted(memory, mfn, PageType::Writable))
+        super::promote::claim_writable(memory, mfn, owner)
     }
 
-    /// The same for the frame of a record, which has been found to be the domain's. The reference is the caller's, but not a
-    /// value yet.
-    #[inline]
-    pub(super) fn take_writable(
+    /// The same for the frame of a record, without trying hard. `false`: it cannot be, or another CPU has just changed something;
+    /// nothing has changed.
+    #[inline(always)]
+    pub(super) fn take_writable_at_once(
         memory: Memory<'m>,
         record: &FrameRecord,
         mfn: Mfn,
         owner: DomId,
-    ) -> Result<(), Stop> {
+    ) -> bool {
         let ty = PageType::Writable;
-        if record.share_type_at_once(ty) {
-            if record.word().is_of(owner) {
-                return Ok(());
-            }
-            drop(Self::counted(memory, mfn, ty));
-            return Err(Errno::EINVAL.into());
+        // Asked first, so that nobody can keep the types of somebody else's frames from ending, and again when the frame cannot
+        // change hands any more.
+        if !record.word().is_of(owner) {
+            return false;
         }
-        if record.acquire(owner).is_ok() {
+        if record.share_type_at_once(ty) {
+            let is_of = record.word().is_of(owner);
+            if !is_of {
+                drop(Self::counted(memory, mfn, ty));
+            }
+            return is_of;
+        }
+        if record.acquire_at_once(owner) {
             if record.claim_first_writable() {
-                return Ok(());
+                return true;
             }
             drop(FrameRef::from_raw(memory, mfn));
         }
-        super::promote::claim_writable(memory, mfn, owner).map(Self::into_entry)
+        false
     }
 
     /// Asks again who has the frame, now that it cannot change hands.
@@ -128,19 +135,17 @@ impl<'m> TypeRef<'m> {
         }
     }
 
-    /// Ends a reference to the type of the frame of a record. `now`, asked if it is the last one: a time since its last trace is
-    /// gone from memory.
-    #[inline]
-    pub(super) fn end(
-        memory: Memory<'m>,
-        record: &FrameRecord,
-        mfn: Mfn,
-        now: impl Fn() -> TlbStamp,
-    ) {
-        match record.release_type(now) {
-            Ok(TypeEffect::Done) => {}
-            Ok(TypeEffect::Untyped) => drop(FrameRef::from_raw(memory, mfn)),
-            other => settle_release(memory, mfn, other),
+    /// Ends the reference. `gone`: a time since its last trace is gone from memory, if that is not now.
+    #[inline(always)]
+    pub(super) fn end(self, gone: Option<TlbStamp>) {
+        let (memory, mfn) = (self.memory, self.held.mfn);
+        mem::forget(self);
+        match memory.frames.record(mfn) {
+            Some(record) if record.release_type_of_many() => {}
+            Some(record) if record.release_last_writable(|| now(memory, gone)) => {
+                drop(FrameRef::from_raw(memory, mfn));
+            }
+            _ => end_last(&memory, mfn, gone),
         }
     }
 
@@ -229,21 +234,28 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 }
 
 impl Drop for TypeRef<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let memory = self.memory;
-        match memory.frames.record(self.held.mfn) {
-            Some(record) => Self::end(memory, record, self.held.mfn, || memory.machine.tlb_stamp()),
-            None => settle_release(memory, self.held.mfn, Err(TypeRefused::NotSo)),
-        }
+        Self::counted(memory, self.held.mfn, self.held.ty).end(None);
     }
 }
 
-/// Does what follows from the end of a reference.
+/// The time since when something is gone that is gone now, if not earlier.
+#[inline(always)]
+fn now(memory: Memory<'_>, gone: Option<TlbStamp>) -> TlbStamp {
+    gone.unwrap_or_else(|| memory.machine.tlb_stamp())
+}
+
+/// Ends a reference that may be the last one, as [`TypeRef::end`], and does what follows from that.
 #[inline(never)]
-fn settle_release(memory: Memory<'_>, mfn: Mfn, released: Result<TypeEffect, TypeRefused>) {
+fn end_last(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
+    let released = match memory.frames.record(mfn) {
+        Some(record) => record.release_type(|| now(*memory, gone)),
+        None => Err(TypeRefused::NotSo),
+    };
     match released {
-        Ok(effect) => settle(memory, mfn, effect),
+        Ok(effect) => settle(*memory, mfn, effect),
         Err(refused) => {
             debug_assert!(
                 false,

@@ -46,7 +46,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
                 memory.undo.push(memory.frames, mfn, table.progress);
                 return false;
             }
-            Hold::from_entry(memory, level, Entry(word)).end(|| stamp);
+            Hold::from_entry(memory, level, Entry(word)).end(stamp);
             table.progress = index;
         }
         table.progress = line.first as u16;
