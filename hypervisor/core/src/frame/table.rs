@@ -107,7 +107,12 @@ impl FrameRecord {
     /// The same without trying hard. `false`: it cannot be, or the word was just changed by another CPU; nothing has changed.
     #[inline(always)]
     pub(crate) fn acquire_at_once(&self, owner: DomId) -> bool {
-        let word = self.word();
+        self.acquire_as(self.word(), owner)
+    }
+
+    /// The same if the frame still is what it was found to be.
+    #[inline(always)]
+    pub(crate) fn acquire_as(&self, word: OwnerWord, owner: DomId) -> bool {
         let new = word.acquired(owner);
         new.is_some_and(|new| exchange(&self.owner, word.bits(), new.bits()))
     }
@@ -163,13 +168,10 @@ impl FrameRecord {
         new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
     }
 
-    /// Makes a general reference of the caller's the first one to a writable frame, if no other use of it has left traces.
-    /// `false`: one may have, and nothing has changed.
-    #[inline]
-    pub(crate) fn claim_first_writable(&self) -> bool {
-        let word = self.type_word();
-        let new = word.first_writable();
-        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
+    /// Changes the type word from one to another that was made of it. `false`: another CPU has just changed it.
+    #[inline(always)]
+    pub(crate) fn exchange_type(&self, word: TypeWord, new: TypeWord) -> bool {
+        exchange(&self.ty, word.bits(), new.bits())
     }
 
     /// Applies an event to the type, against whatever other CPUs do meanwhile.
@@ -187,17 +189,6 @@ impl FrameRecord {
         let word = self.type_word();
         let new = word.released();
         new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
-    }
-
-    /// Ends a reference to a writable frame if it is the last one, at the time `now`. `false`: it is not, and nothing has changed.
-    #[inline(always)]
-    pub(crate) fn release_last_writable(&self, now: impl Fn() -> TlbStamp) -> bool {
-        let word = self.type_word();
-        // Not asked for the time in vain.
-        word.is_last()
-            && word
-                .last_writable(now())
-                .is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
     }
 
     /// Ends a reference to the type. `now` is asked for the time only if it is the last one.

@@ -10,15 +10,15 @@ use oxen_arch::memory::BadFrame;
 use super::list::{List, with_undone};
 use super::owners::{self, Named, Owner};
 use super::update::{Wanted, replace, replace_at_once};
-use crate::budget::Budget;
 use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
+use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
 use crate::page_type::hold::Reach;
-use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef};
+use crate::page_type::{PageType, Stop, TypeRef, UsedL1};
 
 /// Bits of a request's address that say what it is.
 const COMMAND: u64 = 7;
@@ -79,17 +79,13 @@ fn for_others(ctx: &mut CallCtx<'_>, list: List<MmuUpdate>) -> HypercallResult {
 }
 
 /// Carries out requests. `named`: the domain whose frames may be renamed.
+#[inline(always)]
 fn carry_out(
     ctx: &mut CallCtx<'_>,
     list: List<MmuUpdate>,
     reach: &Reach<'_>,
     named: Option<&Domain>,
 ) -> HypercallResult {
-    let mut tables = Tables {
-        memory: ctx.memory(),
-        owner: reach.tables,
-        current: None,
-    };
     list.run(
         ctx,
         |rest| Continuation::MmuUpdate {
@@ -98,120 +94,86 @@ fn carry_out(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, request| {
-            if one_at_once(reach, &mut tables, request) {
-                return Ok(());
-            }
-            with_undone(ctx, |ctx| {
-                one(&mut ctx.budget, reach, named, &mut tables, request)
-            })
-        },
+        |ctx, requests, done, count| straight(ctx, reach, requests, done, count),
+        |ctx, request| with_undone(ctx, |ctx| one(ctx, reach, named, request)),
     )
 }
 
-/// The table that requests are about: they come in runs for the same one, which is looked up once.
-struct Tables<'a> {
-    memory: Memory<'a>,
-    /// The domain whose tables are changed.
-    owner: DomId,
-    current: Option<HeldType>,
-}
-
-impl Tables<'_> {
-    /// Whether a frame is an L1 table, as nearly always, and is the current one from now on.
-    #[inline(always)]
-    fn turn_to_l1(&mut self, mfn: Mfn) -> bool {
-        let l1 = PageType::Table(Level::L1);
-        match &self.current {
-            Some(table) if table.mfn() == mfn => table.ty() == l1,
-            _ => {
-                self.leave();
-                let table = TypeRef::share_at_once(self.memory, mfn, l1, self.owner);
-                self.current = table.map(TypeRef::into_held);
-                self.current.is_some()
-            }
-        }
-    }
-
-    /// The table that a frame is; `None`: it is none. Fails as [`other_table`].
-    fn at(&mut self, mfn: Mfn) -> Result<Option<&HeldType>, Stop> {
-        if self.current.as_ref().is_none_or(|table| table.mfn() != mfn) {
-            // The old one first: it may be the last reference, and the new one may wait for what follows.
-            self.leave();
-            let table = other_table(self.memory, mfn, self.owner)?;
-            self.current = table.map(TypeRef::into_held);
-        }
-        Ok(self.current.as_ref())
-    }
-
-    #[inline]
-    fn leave(&mut self) {
-        if let Some(table) = self.current.take() {
-            drop(TypeRef::from_held(self.memory, table));
-        }
-    }
-}
-
-impl Drop for Tables<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-/// Carries a request out if it is the ordinary write to an L1 table and nothing stands in the way.
+/// Goes on with a list for as long as the requests are ordinary writes to L1 tables, nothing stands in their way and there is a
+/// budget; returns how many are done. They come in runs for the same table, which is held meanwhile.
 #[inline(always)]
-fn one_at_once(reach: &Reach<'_>, tables: &mut Tables<'_>, request: MmuUpdate) -> bool {
-    // The two commands that write, of which one keeps bits.
-    let kept = match request.ptr & COMMAND {
-        0 => 0,
-        KEEPS_BITS => KEPT,
-        _ => return false,
-    };
-    let at = Maddr::new(request.ptr & !COMMAND);
-    let index = (at.offset() / 8) as u16;
-    let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
-    tables.turn_to_l1(at.mfn())
-        && replace_at_once(tables.memory, reach, at.mfn(), index, wanted).is_some()
+fn straight(
+    ctx: &mut CallCtx<'_>,
+    reach: &Reach<'_>,
+    requests: GuestPtr<MmuUpdate>,
+    mut done: u32,
+    count: u32,
+) -> u32 {
+    let memory = &ctx.memory();
+    let mut held: Option<UsedL1<'_, '_>> = None;
+    while done < count {
+        if done > 0 && !ctx.budget.spend_request() {
+            break;
+        }
+        let Ok(request) = requests.element(u64::from(done)).read(ctx.cpu) else {
+            break;
+        };
+        let kept = match request.ptr & COMMAND {
+            0 => 0,
+            KEEPS_BITS => KEPT,
+            _ => break,
+        };
+        let at = Maddr::new(request.ptr & !COMMAND);
+        if held.as_ref().is_none_or(|table| table.mfn() != at.mfn()) {
+            // The old one first: it may be the last reference.
+            drop(held.take());
+            held = UsedL1::at_once(memory, at.mfn(), reach.tables);
+        }
+        let Some(table) = &held else {
+            break;
+        };
+        let index = (at.offset() / 8) as u16;
+        let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
+        if replace_at_once(table, reach, index, wanted).is_none() {
+            break;
+        }
+        done = done.wrapping_add(1);
+    }
+    done
 }
 
 #[inline(never)]
 fn one(
-    budget: &mut Budget,
+    ctx: &mut CallCtx<'_>,
     reach: &Reach<'_>,
     named: Option<&Domain>,
-    tables: &mut Tables<'_>,
     request: MmuUpdate,
 ) -> Result<(), Stop> {
+    let memory = ctx.memory();
     let at = Maddr::new(request.ptr & !COMMAND);
     let kept = match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
         MmuCommand::Normal | MmuCommand::NoTranslate => 0,
         MmuCommand::PreserveAd => KEPT,
         MmuCommand::MachPhys => {
             let named = named.ok_or(Errno::EINVAL)?;
-            return rename(tables.memory, named, at.mfn(), Pfn::new(request.val));
+            return rename(memory, named, at.mfn(), Pfn::new(request.val));
         }
     };
-    let (memory, owner) = (tables.memory, tables.owner);
-    let Some(table) = tables.at(at.mfn())? else {
+    let Some(table) = table(memory, at.mfn(), reach.tables)? else {
         // Memory like any other, if it can be written to.
-        return store(memory, owner, at, request.val);
+        return store(memory, reach.tables, at, request.val);
     };
     let index = (at.offset() / 8) as u16;
     let wanted = Wanted {
         kept,
         ..Wanted::from(Entry(request.val))
     };
-    replace(&memory, reach, table, index, &wanted, budget).map(|_| ())
+    let budget = &mut ctx.budget;
+    replace(&memory, reach, table.held(), index, &wanted, budget).map(|_| ())
 }
 
 /// Finds out which table a frame is, if it is one. `EINVAL`: it is not the domain's.
-#[inline(never)]
-fn other_table<'m>(
-    memory: Memory<'m>,
-    mfn: Mfn,
-    owner: DomId,
-) -> Result<Option<TypeRef<'m>>, Stop> {
+fn table<'m>(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Option<TypeRef<'m>>, Stop> {
     match memory.frames.type_state(mfn) {
         Some(TypeState::InUse {
             ty: ty @ PageType::Table(_),
@@ -223,7 +185,6 @@ fn other_table<'m>(
 }
 
 /// Writes a word to a page of a domain that is no table.
-#[inline(never)]
 fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), Stop> {
     let page = TypeRef::writable(memory, at.mfn(), owner)?;
     let stored = memory.mem().store_u64(at, word);
@@ -232,7 +193,6 @@ fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), S
 }
 
 /// Changes what a frame of a domain is called by it.
-#[inline(never)]
 fn rename(memory: Memory<'_>, owner: &Domain, mfn: Mfn, pfn: Pfn) -> Result<(), Stop> {
     let frame = memory.acquire(mfn, owner.id)?;
     memory.machine.m2p().set(frame.mfn(), Some(pfn));

@@ -4,7 +4,7 @@
 //! writes to the same table, and so that no accessed or dirty bit that a CPU sets is lost. What the new entry needs is
 //! taken before, what the old one held is given back after.
 
-use dom0_abi::addr::{Maddr, Mfn};
+use dom0_abi::addr::Maddr;
 use dom0_abi::errno::Errno;
 use oxen_arch::memory::BadFrame;
 
@@ -13,7 +13,7 @@ use crate::frame::Memory;
 use crate::page_type::entry::{Entry, HARMLESS};
 use crate::page_type::hold::{Hold, Reach};
 use crate::page_type::promote::is_ours;
-use crate::page_type::{HeldType, Level, PageType, Stop, twin};
+use crate::page_type::{HeldType, Level, PageType, Stop, UsedL1, twin};
 
 /// How often an entry may change under our hands before the caller has to try again (XSA-318).
 const RETRIES: u32 = 32;
@@ -78,13 +78,14 @@ pub(super) fn replace(
 /// Inlined, since it is made of the short cases only: who holds the table calls nothing but what seldom happens.
 #[inline(always)]
 pub(super) fn replace_at_once(
-    memory: Memory<'_>,
+    table: &UsedL1<'_, '_>,
     reach: &Reach<'_>,
-    table: Mfn,
     index: u16,
     wanted: impl FnOnce(Entry) -> Option<Entry>,
 ) -> Option<Entry> {
-    let word = memory.mem().word(table.word(index.into())).ok()?;
+    let memory = *table.memory();
+    let at = table.mfn().word(index.into());
+    let word = memory.mem().word(at).ok()?;
     let old = Entry(word.load());
     let new = reach.check(Level::L1, wanted(old)?).ok()?;
     let exchange = || word.compare_exchange(old.0, new.0).is_ok();

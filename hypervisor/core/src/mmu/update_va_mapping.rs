@@ -69,13 +69,13 @@ pub fn update_va_mapping_otherdomain(
 /// Writes the entry if nothing is out of the ordinary.
 #[inline(always)]
 fn write_at_once(ctx: &CallCtx<'_>, va: GuestAddr, entry: Entry, reach: &Reach<'_>) -> bool {
-    let memory = ctx.memory();
+    let memory = &ctx.memory();
     let slot = ctx
         .state
         .kernel_root()
         .and_then(|root| l1_slot_at_once(memory, root, reach.tables, va));
     slot.is_some_and(|(table, index)| {
-        replace_at_once(memory, reach, table.mfn(), index, |_| Some(entry)).is_some()
+        replace_at_once(&table, reach, index, |_| Some(entry)).is_some()
     })
 }
 

@@ -7,7 +7,7 @@ use oxen_arch::guest_range::is_canonical;
 use crate::frame::Memory;
 use crate::page_type::entry::Entry;
 use crate::page_type::promote::is_ours;
-use crate::page_type::{Level, PageType, Stop, TypeRef};
+use crate::page_type::{Level, PageType, Stop, TypeRef, UsedL1};
 
 /// The L1 table that maps an address under a root, and the index in it. `None`: there is none, or the address is not a
 /// guest's.
@@ -20,7 +20,7 @@ pub(super) fn l1_slot<'m>(
     owner: DomId,
     address: GuestAddr,
 ) -> Result<Option<(TypeRef<'m>, u16)>, Stop> {
-    let Some((table, index)) = place(memory, root, address) else {
+    let Some((table, index)) = place(&memory, root, address) else {
         return Ok(None);
     };
     match TypeRef::share(memory, table, PageType::Table(Level::L1), owner) {
@@ -32,20 +32,19 @@ pub(super) fn l1_slot<'m>(
 
 /// The same without trying hard. `None`: there is none, or another CPU has just changed something.
 #[inline(always)]
-pub(super) fn l1_slot_at_once<'m>(
-    memory: Memory<'m>,
+pub(super) fn l1_slot_at_once<'a, 'm>(
+    memory: &'a Memory<'m>,
     root: Mfn,
     owner: DomId,
     address: GuestAddr,
-) -> Option<(TypeRef<'m>, u16)> {
+) -> Option<(UsedL1<'a, 'm>, u16)> {
     let (table, index) = place(memory, root, address)?;
-    let table = TypeRef::share_at_once(memory, table, PageType::Table(Level::L1), owner)?;
-    Some((table, index))
+    Some((UsedL1::at_once(memory, table, owner)?, index))
 }
 
 /// The frame that is in the place of the L1 table for an address, and the index in it.
 #[inline(always)]
-fn place(memory: Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
+fn place(memory: &Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
     let address = address.get();
     let index = |level: Level| ((address >> level.shift()) & 511) as u16;
     if !is_canonical(address) || is_ours(Level::L4, index(Level::L4)) {

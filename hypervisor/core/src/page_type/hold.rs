@@ -13,7 +13,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::tlb::TlbStamp;
 
 use super::entry::{Entry, EntryRules};
-use super::{Level, PageType, Stop, TypeRef, promote};
+use super::{Level, PageType, Stop, TypeRef, promote, refs};
 use crate::budget::Budget;
 use crate::domain::{Capabilities, Domain};
 use crate::frame::{FrameRef, Memory};
@@ -120,7 +120,7 @@ impl<'m> Hold<'m> {
         reach: &Reach<'_>,
         entry: Entry,
     ) -> Option<Self> {
-        (!entry.is_present() || take_at_once(memory, reach, entry))
+        (!entry.is_present() || take_at_once(&memory, reach, entry))
             .then(|| Self::from_entry(memory, Level::L1, entry))
     }
 
@@ -148,7 +148,7 @@ impl<'m> Hold<'m> {
     /// Ends the references, as dropping does. `gone`: a time since the entry is gone from memory.
     #[inline]
     pub fn end(self, gone: TlbStamp) {
-        end(self.memory, self.level, self.entry, Some(gone));
+        end(&self.memory, self.level, self.entry, Some(gone));
         mem::forget(self);
     }
 }
@@ -156,35 +156,37 @@ impl<'m> Hold<'m> {
 impl Drop for Hold<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        end(self.memory, self.level, self.entry, None);
+        end(&self.memory, self.level, self.entry, None);
     }
 }
 
 /// Ends the references of an entry that is gone from memory, since then or now.
 #[inline(always)]
-fn end(memory: Memory<'_>, level: Level, entry: Entry, gone: Option<TlbStamp>) {
+fn end(memory: &Memory<'_>, level: Level, entry: Entry, gone: Option<TlbStamp>) {
     if !entry.is_present() {
         return;
     }
     let mfn = entry.mfn();
-    let ty = match level.below() {
-        Some(below) => PageType::Table(below),
-        None => match memory.frames.record(mfn) {
-            Some(record) if record.word().is_owned() => PageType::Writable,
-            _ => return,
-        },
+    if level != Level::L1 {
+        return refs::end(memory, mfn, gone);
+    }
+    let Some(record) = memory.frames.record(mfn) else {
+        return;
     };
-    if level == Level::L1 && !entry.is_writable() {
-        drop(FrameRef::from_raw(memory, mfn));
-    } else {
-        TypeRef::counted(memory, mfn, ty).end(gone);
+    if !record.word().is_owned() {
+        return;
+    }
+    if entry.is_writable() {
+        refs::end(memory, mfn, gone);
+    } else if !record.release_one_of_many() {
+        FrameRef::end_last(memory, mfn);
     }
 }
 
 /// Takes what a present L1 entry needs if that is a further reference to a page of the owner's, as nearly always. `false`: ask
 /// [`take_slowly`].
 #[inline(always)]
-fn take_at_once(memory: Memory<'_>, reach: &Reach<'_>, entry: Entry) -> bool {
+fn take_at_once(memory: &Memory<'_>, reach: &Reach<'_>, entry: Entry) -> bool {
     let (mfn, Pages::Of(owner)) = (entry.mfn(), reach.pages) else {
         return false;
     };

@@ -9,7 +9,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
 use oxen_arch::tlb::TlbStamp;
 
-use super::{PageType, Stop};
+use super::{Level, PageType, Stop};
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState};
 use crate::frame::{FrameRecord, FrameRef, Memory};
 
@@ -69,23 +69,13 @@ impl<'m> TypeRef<'m> {
         }
     }
 
-    /// The same without trying hard. `None`: it cannot be, or another CPU has just changed something.
-    #[inline]
-    pub fn share_at_once(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Option<Self> {
-        let record = memory.frames.record(mfn)?;
-        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
-            return None;
-        }
-        Self::counted(memory, mfn, ty).of(record, owner).ok()
-    }
-
     /// Makes a frame of a domain writable for somebody, or finds it so.
     ///
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`] as for [`Self::share`].
     #[inline]
     pub fn writable(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Stop> {
         let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
-        if Self::take_writable_at_once(memory, record, mfn, owner) {
+        if Self::take_writable_at_once(&memory, record, mfn, owner) {
             return Ok(Self::counted(memory, mfn, PageType::Writable));
         }
         if !record.word().is_of(owner) {
@@ -98,31 +88,38 @@ impl<'m> TypeRef<'m> {
     /// nothing has changed.
     #[inline(always)]
     pub(super) fn take_writable_at_once(
-        memory: Memory<'m>,
+        memory: &Memory<'m>,
         record: &FrameRecord,
         mfn: Mfn,
         owner: DomId,
     ) -> bool {
-        let ty = PageType::Writable;
         // Asked first, so that nobody can keep the types of somebody else's frames from ending, and again when the frame cannot
         // change hands any more.
-        if !record.word().is_of(owner) {
+        let owned = record.word();
+        if !owned.is_of(owner) {
             return false;
         }
-        if record.share_type_at_once(ty) {
+        let word = record.type_word();
+        if let Some(new) = word.shared(PageType::Writable) {
+            if !record.exchange_type(word, new) {
+                return false;
+            }
             let is_of = record.word().is_of(owner);
             if !is_of {
-                drop(Self::counted(memory, mfn, ty));
+                end_last(memory, mfn, None);
             }
             return is_of;
         }
-        if record.acquire_at_once(owner) {
-            if record.claim_first_writable() {
-                return true;
+        match word.first_writable() {
+            Some(new) if record.acquire_as(owned, owner) => {
+                let is_first = record.exchange_type(word, new);
+                if !is_first {
+                    FrameRef::end_last(memory, mfn);
+                }
+                is_first
             }
-            drop(FrameRef::from_raw(memory, mfn));
+            _ => false,
         }
-        false
     }
 
     /// Asks again who has the frame, now that it cannot change hands.
@@ -132,20 +129,6 @@ impl<'m> TypeRef<'m> {
             Ok(self)
         } else {
             Err(Errno::EINVAL.into())
-        }
-    }
-
-    /// Ends the reference. `gone`: a time since its last trace is gone from memory, if that is not now.
-    #[inline(always)]
-    pub(super) fn end(self, gone: Option<TlbStamp>) {
-        let (memory, mfn) = (self.memory, self.held.mfn);
-        mem::forget(self);
-        match memory.frames.record(mfn) {
-            Some(record) if record.release_type_of_many() => {}
-            Some(record) if record.release_last_writable(|| now(memory, gone)) => {
-                drop(FrameRef::from_raw(memory, mfn));
-            }
-            _ => end_last(&memory, mfn, gone),
         }
     }
 
@@ -236,22 +219,101 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 impl Drop for TypeRef<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        let memory = self.memory;
-        Self::counted(memory, self.held.mfn, self.held.ty).end(None);
+        end(&self.memory, self.held.mfn, None);
+    }
+}
+
+/// A reference to the type of an L1 table, for as long as one straight way takes: as a [`TypeRef`], but it knows the record, and
+/// fits into registers.
+#[must_use = "dropping the reference ends it"]
+pub(crate) struct UsedL1<'a, 'm> {
+    memory: &'a Memory<'m>,
+    record: &'a FrameRecord,
+    mfn: Mfn,
+}
+
+impl<'a, 'm> UsedL1<'a, 'm> {
+    /// As [`TypeRef::share`], without trying hard. `None`: it cannot be, or another CPU has just changed something.
+    #[inline(always)]
+    pub(crate) fn at_once(memory: &'a Memory<'m>, mfn: Mfn, owner: DomId) -> Option<Self> {
+        let record = memory.frames.record(mfn)?;
+        let is_shared =
+            record.word().is_of(owner) && record.share_type_at_once(PageType::Table(Level::L1));
+        let used = is_shared.then_some(Self {
+            memory,
+            record,
+            mfn,
+        })?;
+        record.word().is_of(owner).then_some(used)
+    }
+
+    /// The frame.
+    #[inline(always)]
+    pub(crate) fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// The frames that it is one of.
+    #[inline(always)]
+    pub(crate) fn memory(&self) -> &'a Memory<'m> {
+        self.memory
+    }
+}
+
+impl Drop for UsedL1<'_, '_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if !self.record.release_type_of_many() {
+            end_last(self.memory, self.mfn, None);
+        }
     }
 }
 
 /// The time since when something is gone that is gone now, if not earlier.
 #[inline(always)]
-fn now(memory: Memory<'_>, gone: Option<TlbStamp>) -> TlbStamp {
+fn now(memory: &Memory<'_>, gone: Option<TlbStamp>) -> TlbStamp {
     gone.unwrap_or_else(|| memory.machine.tlb_stamp())
 }
 
-/// Ends a reference that may be the last one, as [`TypeRef::end`], and does what follows from that.
+/// Ends a reference. `gone`: a time since its last trace is gone from memory, if that is not now.
+#[inline(always)]
+pub(super) fn end(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
+    if !end_at_once(memory, mfn, gone) {
+        end_last(memory, mfn, gone);
+    }
+}
+
+/// Ends a reference, as [`end`], that is not the last one, or the last one to a writable frame that somebody refers to
+/// otherwise, as nearly always its domain. `false`: it is another one, or another CPU has just changed something.
+#[inline(always)]
+fn end_at_once(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) -> bool {
+    let Some(record) = memory.frames.record(mfn) else {
+        return false;
+    };
+    let word = record.type_word();
+    if let Some(new) = word.released() {
+        return record.exchange_type(word, new);
+    }
+    // Not asked for the time in vain.
+    if !word.is_last() {
+        return false;
+    }
+    match word.last_writable(now(memory, gone)) {
+        Some(new) if record.exchange_type(word, new) => {
+            if !record.release_one_of_many() {
+                FrameRef::end_last(memory, mfn);
+            }
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Ends a reference that may be the last one, as [`end`], and does what follows from that.
 #[inline(never)]
 fn end_last(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
     let released = match memory.frames.record(mfn) {
-        Some(record) => record.release_type(|| now(*memory, gone)),
+        Some(record) => record.release_type(|| now(memory, gone)),
         None => Err(TypeRefused::NotSo),
     };
     match released {

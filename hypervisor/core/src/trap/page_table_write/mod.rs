@@ -60,7 +60,12 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
         return None;
     }
     let write = Write::new(&instruction, ctx.regs, address)?;
-    let replaced = replace(ctx, &write, GuestAddr::new(address));
+    let at = GuestAddr::new(address);
+    let wanted = |old: Entry| write.replacement(old.0).map(Entry);
+    let replaced = match TrappedEntry::replace_at_once(ctx, at, wanted) {
+        Some(old) => Ok(old),
+        None => replace(ctx, &write, at),
+    };
     // What the write may have waited for, or taken out of use.
     if !ctx.domain.undo.is_empty() {
         undo::drain(ctx.memory(), &mut ctx.budget);
@@ -80,6 +85,7 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
 ///
 /// `EFAULT`: there is no table that the guest could write to; else as `mmu_update`. [`Stop::Again`] also if others write to the
 /// entry all the time.
+#[inline(never)]
 fn replace(ctx: &mut CallCtx<'_>, write: &Write, at: GuestAddr) -> Result<Entry, Stop> {
     let entry = TrappedEntry::find(ctx, at)?.ok_or(Errno::EFAULT)?;
     let first = entry.load(ctx).0;
