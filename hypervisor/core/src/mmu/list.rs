@@ -37,7 +37,6 @@ impl<T: FromBytes + Copy> List<T> {
     }
 
     /// Carries out the requests in order, up to the first that fails, and tells the caller how many were done, if it can be told.
-    /// Those that `straight` does not carry out, by number, `carry_out` does.
     ///
     /// `EFAULT`: a request cannot be read. A list that takes long is gone on with later: then the number done so far is where the
     /// caller wants it, and is read from there again, so whoever changes it is told a wrong number and nothing else.
@@ -46,7 +45,6 @@ impl<T: FromBytes + Copy> List<T> {
         self,
         ctx: &mut CallCtx<'a>,
         rest: impl Fn(Self) -> Continuation,
-        straight: impl Fn(&mut CallCtx<'a>, GuestPtr<T>, u32, u32) -> u32,
         mut carry_out: impl FnMut(&mut CallCtx<'a>, T) -> Result<(), Stop>,
     ) -> HypercallResult {
         let count = self.count & !MMU_COUNT_PREEMPTED;
@@ -61,11 +59,7 @@ impl<T: FromBytes + Copy> List<T> {
         };
         let mut result = Ok(Reply::DONE);
         let mut done = 0;
-        loop {
-            done = straight(ctx, requests, done, count);
-            if done >= count {
-                break;
-            }
+        while done < count {
             let place = requests.element(u64::from(done));
             let step = if done > 0 && !ctx.budget.spend_request() {
                 Err(Stop::Again)

@@ -13,7 +13,6 @@ use super::update::{Wanted, replace, replace_at_once};
 use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
-use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
@@ -86,6 +85,9 @@ fn carry_out(
     reach: &Reach<'_>,
     named: Option<&Domain>,
 ) -> HypercallResult {
+    let memory = ctx.memory();
+    // Requests come in runs for the same table, which is held meanwhile.
+    let mut held = None;
     list.run(
         ctx,
         |rest| Continuation::MmuUpdate {
@@ -94,52 +96,40 @@ fn carry_out(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, requests, done, count| straight(ctx, reach, requests, done, count),
-        |ctx, request| with_undone(ctx, |ctx| one(ctx, reach, named, request)),
+        |ctx, request| {
+            if one_at_once(&memory, reach, &mut held, request) {
+                return Ok(());
+            }
+            // It may be the last reference, and the request may wait for what follows.
+            drop(held.take());
+            with_undone(ctx, |ctx| one(ctx, reach, named, request))
+        },
     )
 }
 
-/// Goes on with a list for as long as the requests are ordinary writes to L1 tables, nothing stands in their way and there is a
-/// budget; returns how many are done. They come in runs for the same table, which is held meanwhile.
+/// Carries a request out if it is an ordinary write to an L1 table and nothing stands in its way.
 #[inline(always)]
-fn straight(
-    ctx: &mut CallCtx<'_>,
+fn one_at_once<'a, 'm>(
+    memory: &'a Memory<'m>,
     reach: &Reach<'_>,
-    requests: GuestPtr<MmuUpdate>,
-    mut done: u32,
-    count: u32,
-) -> u32 {
-    let memory = &ctx.memory();
-    let mut held: Option<UsedL1<'_, '_>> = None;
-    while done < count {
-        if done > 0 && !ctx.budget.spend_request() {
-            break;
-        }
-        let Ok(request) = requests.element(u64::from(done)).read(ctx.cpu) else {
-            break;
-        };
-        let kept = match request.ptr & COMMAND {
-            0 => 0,
-            KEEPS_BITS => KEPT,
-            _ => break,
-        };
-        let at = Maddr::new(request.ptr & !COMMAND);
-        if held.as_ref().is_none_or(|table| table.mfn() != at.mfn()) {
-            // The old one first: it may be the last reference.
-            drop(held.take());
-            held = UsedL1::at_once(memory, at.mfn(), reach.tables);
-        }
-        let Some(table) = &held else {
-            break;
-        };
-        let index = (at.offset() / 8) as u16;
-        let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
-        if replace_at_once(table, reach, index, wanted).is_none() {
-            break;
-        }
-        done = done.wrapping_add(1);
+    held: &mut Option<UsedL1<'a, 'm>>,
+    request: MmuUpdate,
+) -> bool {
+    let kept = match request.ptr & COMMAND {
+        0 => 0,
+        KEEPS_BITS => KEPT,
+        _ => return false,
+    };
+    let at = Maddr::new(request.ptr & !COMMAND);
+    if held.as_ref().is_none_or(|table| table.mfn() != at.mfn()) {
+        // The old one first, as above.
+        drop(held.take());
+        *held = UsedL1::at_once(memory, at.mfn(), reach.tables);
     }
-    done
+    let index = (at.offset() / 8) as u16;
+    let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
+    held.as_ref()
+        .is_some_and(|table| replace_at_once(table, reach, index, wanted).is_some())
 }
 
 #[inline(never)]

@@ -51,7 +51,6 @@ pub fn mmuext_op(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |_, _, done, _| done,
         |ctx, op| with_undone(ctx, |ctx| one(ctx, &owner, &op)),
     )
 }

@@ -237,13 +237,14 @@ impl<'a, 'm> UsedL1<'a, 'm> {
     #[inline(always)]
     pub(crate) fn at_once(memory: &'a Memory<'m>, mfn: Mfn, owner: DomId) -> Option<Self> {
         let record = memory.frames.record(mfn)?;
-        let is_shared =
-            record.word().is_of(owner) && record.share_type_at_once(PageType::Table(Level::L1));
-        let used = is_shared.then_some(Self {
+        if !record.word().is_of(owner) || !record.share_type_at_once(PageType::Table(Level::L1)) {
+            return None;
+        }
+        let used = Self {
             memory,
             record,
             mfn,
-        })?;
+        };
         record.word().is_of(owner).then_some(used)
     }
 

@@ -17,6 +17,7 @@ mod tests;
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
+use zerocopy::IntoBytes;
 
 use super::exception::{Exception, PageFaultCode};
 use super::instruction::complete;
@@ -28,6 +29,7 @@ use crate::mmu::update::Replaced;
 use crate::page_type::entry::Entry;
 use crate::page_type::{Stop, undo};
 use apply::{Exchanged, Write};
+use decode::PageTableWrite;
 
 /// A write, by what runs as user mode for the CPU, to a page that is there: no other bit is set.
 const WRITE_TO_READ_ONLY: u32 = PageFaultCode::PRESENT | PageFaultCode::WRITE | PageFaultCode::USER;
@@ -46,14 +48,7 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
     if !may_be_one {
         return None;
     }
-    let fetched = Fetched::read(ctx.regs.rip, |at, into| {
-        // Of a whole piece of 16 bytes the size is known, which makes reading it shorter.
-        match <&mut [u8; 16]>::try_from(&mut *into) {
-            Ok(whole) => ctx.cpu.read_guest(at).map(|bytes| *whole = bytes),
-            Err(_) => ctx.cpu.read_guest_bytes(at, into),
-        }
-    });
-    let instruction = decode::decode(fetched.bytes())?;
+    let instruction = decode(ctx)?;
     let address = instruction.address(ctx.regs, |segment| segment.base(ctx.cpu));
     // Else these are not the bytes that the CPU ran into.
     if fault_address.wrapping_sub(address) >= instruction.size.bytes() {
@@ -79,6 +74,25 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
         Err(Stop::Again) => Some(Ok(())),
         Err(Stop::Refused(_)) => None,
     }
+}
+
+/// Decodes the instruction that the guest is at.
+#[inline(always)]
+fn decode(ctx: &CallCtx<'_>) -> Option<PageTableWrite> {
+    let at = GuestAddr::new(ctx.regs.rip);
+    match ctx.cpu.read_guest::<[u64; 2]>(at) {
+        Ok([head, tail]) => {
+            decode::quick(head).or_else(|| decode::general([head, tail].as_bytes()))
+        }
+        Err(_) => at_an_end(ctx),
+    }
+}
+
+/// The same at the end of what can be read.
+#[inline(never)]
+fn at_an_end(ctx: &CallCtx<'_>) -> Option<PageTableWrite> {
+    let read = |at, into: &mut [u8]| ctx.cpu.read_guest_bytes(at, into);
+    decode::general(Fetched::read(ctx.regs.rip, read).bytes())
 }
 
 /// Replaces the entry that a write is about, and returns what it was.
