@@ -11,6 +11,8 @@ pub mod table;
 
 mod callbacks;
 mod console_io;
+#[cfg(feature = "counters")]
+mod counters;
 mod cpu_state;
 mod sched;
 mod trap_table;
@@ -100,6 +102,9 @@ pub fn from_registers(ctx: &mut CallCtx<'_>) {
             let arguments = Arguments::of(ctx.regs);
             table::dispatch(ctx, call, arguments)
         }
+        #[cfg(feature = "counters")]
+        Err(_) => counters::unlisted(ctx.regs),
+        #[cfg(not(feature = "counters"))]
         Err(_) => Err(Errno::ENOSYS),
     };
     match undone(ctx, result) {
