@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: what operations cost in instructions, on Oxen and on Debian's Xen in the same run.
 //!
 //! A micro-guest measures, under QEMU's `-icount`, where the time stamp counter counts instructions: the figures are the
-//! same on every machine and in every run. Its lines `BENCH <row> <n>` become the rows of one table; a line
-//! `COUNT <row> <name> <n>`, which a bench build of Oxen may add to a row, becomes a column called `<name>`.
+//! same on every machine and in every run. Its lines `BENCH <row> <n>` become the rows of one table. Counting costs instructions,
+//! so Oxen is booted once more as a build that counts; a line `COUNT <row> <name> <n>` of that boot becomes a column `<name>`.
 
-use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -89,24 +89,31 @@ const FLOORS: &[(&[&str], u64)] = &[
 pub fn run(options: &Options) -> Result<()> {
     guests::build()?;
     let guest = guests::find(options.what.guest())?;
+    let counting = image_build::build(Profile::Counting)?;
     let built = image_build::build(Profile::Image)?;
     let qemu = Qemu::find()?;
     say(format!(
         "{} on both hypervisors, in QEMU {}",
         guest.name, qemu.major
     ));
-    let (oxen, xen) = std::thread::scope(|scope| {
-        let oxen = scope.spawn(|| measure(Hypervisor::Oxen, &guest, Some(&built), &qemu));
-        let xen = measure(Hypervisor::Xen, &guest, None, &qemu);
-        let oxen = oxen.join();
-        (
-            oxen.unwrap_or_else(|_| anyhow::bail!("a thread panicked")),
-            xen,
-        )
+    let (guest, qemu) = (&guest, &qemu);
+    let boots = [
+        ("oxen", Some(&built)),
+        ("xen", None),
+        ("oxen-counting", Some(&counting)),
+    ];
+    let [oxen, xen, counted] = thread::scope(|scope| {
+        boots
+            .map(|(name, built)| scope.spawn(move || measure(name, guest, built, qemu)))
+            .map(|boot| {
+                boot.join()
+                    .unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+            })
     });
     let mut table = Table::default();
     table.add(Hypervisor::Oxen, &oxen?);
     table.add(Hypervisor::Xen, &xen?);
+    table.add_counts(&counted?);
     if let Some(word) = &options.row {
         table.rows.retain(|row| row.name.contains(word.as_str()));
     }
@@ -114,14 +121,9 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Boots the guest and returns all that the console shows.
-fn measure(
-    hypervisor: Hypervisor,
-    guest: &Guest,
-    built: Option<&Built>,
-    qemu: &Qemu,
-) -> Result<String> {
-    let name = format!("bench-{hypervisor:?}").to_lowercase();
+/// Boots the guest on a build of Oxen, or on Xen, and returns all that the console shows.
+fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Result<String> {
+    let name = format!("bench-{name}");
     let machine = Machine {
         name: name.clone(),
         accel: Accel::Tcg,
@@ -143,7 +145,7 @@ fn measure(
     let mut session = Session::start(command, &log, LIMIT)?;
     session
         .expect(&[Expect::Pass(guest.binary().into())])
-        .with_context(|| format!("on {hypervisor:?}; log: {}", log.display()))?;
+        .with_context(|| format!("log: {}", log.display()))?;
     Ok(session.text().to_string())
 }
 
@@ -153,8 +155,8 @@ struct Row {
     name: String,
     oxen: Option<u64>,
     xen: Option<u64>,
-    /// Oxen's counters.
-    counts: BTreeMap<String, u64>,
+    /// Oxen's counters and what they say, in the order in which the guest prints them.
+    counts: Vec<(String, String)>,
 }
 
 /// All operations in the order in which they were first seen.
@@ -168,21 +170,24 @@ impl Table {
     fn add(&mut self, hypervisor: Hypervisor, text: &str) {
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
-            match words.as_slice() {
-                ["BENCH", name, instructions] => {
-                    let instructions = instructions.parse().ok();
-                    let row = self.row(name);
-                    match hypervisor {
-                        Hypervisor::Oxen => row.oxen = instructions,
-                        Hypervisor::Xen => row.xen = instructions,
-                    }
+            if let ["BENCH", name, instructions] = words.as_slice() {
+                let instructions = instructions.parse().ok();
+                let row = self.row(name);
+                match hypervisor {
+                    Hypervisor::Oxen => row.oxen = instructions,
+                    Hypervisor::Xen => row.xen = instructions,
                 }
-                ["COUNT", name, counter, count] if hypervisor == Hypervisor::Oxen => {
-                    if let Ok(count) = count.parse() {
-                        self.row(name).counts.insert(counter.to_string(), count);
-                    }
-                }
-                _ => {}
+            }
+        }
+    }
+
+    /// Takes what the console of a build that counts has shown.
+    fn add_counts(&mut self, text: &str) {
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let ["COUNT", name, counter, count] = words.as_slice() {
+                let count = (counter.to_string(), count.to_string());
+                self.row(name).counts.push(count);
             }
         }
     }
@@ -202,7 +207,7 @@ impl Table {
     /// The table as people read it; what one of the hypervisors cannot do is left out and named at the end.
     fn text(&self) -> String {
         let mut counters: Vec<&str> = Vec::new();
-        for name in self.rows.iter().flat_map(|row| row.counts.keys()) {
+        for (name, _) in self.rows.iter().flat_map(|row| &row.counts) {
             if !counters.contains(&name.as_str()) {
                 counters.push(name);
             }
@@ -232,9 +237,9 @@ impl Table {
                 floor,
             ];
             line.extend(counters.iter().map(|counter| {
-                row.counts
-                    .get(*counter)
-                    .map_or(String::new(), |count| count.to_string())
+                let mut counts = row.counts.iter();
+                let found = counts.find(|(name, _)| name == counter);
+                found.map_or(String::new(), |(_, count)| count.clone())
             }));
             lines.push(line);
         }
@@ -288,17 +293,20 @@ mod tests {
         let mut table = Table::default();
         table.add(
             Hypervisor::Oxen,
-            "TEST a: ok\nBENCH xen-version 80\r\nCOUNT xen-version flushes 1\nBENCH b 1000\nBENCH d 7\n",
+            "TEST a: ok\nBENCH xen-version 80\r\nBENCH b 1000\nBENCH d 7\n",
         );
         table.add(
             Hypervisor::Xen,
-            "BENCH xen-version 240\nCOUNT xen-version flushes 9\nBENCH b 500\nBENCH c 3\n",
+            "BENCH xen-version 240\nBENCH b 500\nBENCH c 3\n",
+        );
+        table.add_counts(
+            "BENCH xen-version 99\nCOUNT xen-version locked 3\nCOUNT xen-version flush 0.002\nCOUNT b flush 1\n",
         );
         assert_eq!(
             table.text(),
-            "row          oxen  xen  ratio  floor  flushes\n\
-             xen-version    80  240   0.33     80        1\n\
-             b            1000  500   2.00\n\
+            "row          oxen  xen  ratio  floor  locked  flush\n\
+             xen-version    80  240   0.33     80       3  0.002\n\
+             b            1000  500   2.00                     1\n\
              not on both: d (xen), c (oxen)\n"
         );
     }

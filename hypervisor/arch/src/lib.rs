@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_memory;
+pub mod counters;
 pub mod descriptor_window;
 pub mod fpu;
 pub mod frame_bits;

@@ -52,6 +52,9 @@ const ENTRY_VECTOR: usize = core::mem::offset_of!(CpuUserRegs, entry_vector);
 /// Bytes from the start of a guest's registers, in their place, to the roots in the CPU's record.
 const ENTRY_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::ENTRY_ROOT;
 const EXIT_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::EXIT_ROOT;
+/// The same to the count of CR3 loads.
+#[cfg(feature = "counters")]
+const CR3_WRITES: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::CR3_WRITES;
 /// What the CPU and the stubs push: everything up to the data selectors.
 const PUSHED: usize = core::mem::offset_of!(CpuUserRegs, es);
 
@@ -111,15 +114,34 @@ macro_rules! enter_own_root {
     };
 }
 
+/// Counts a load of CR3, in a bench build.
+#[cfg(feature = "counters")]
+macro_rules! count_cr3_write {
+    () => {
+        "inc qword ptr [rsp + {cr3_writes}]"
+    };
+}
+#[cfg(not(feature = "counters"))]
+macro_rules! count_cr3_write {
+    () => {
+        ""
+    };
+}
+
 /// The rest of [`enter_own_root`], behind what never comes here.
 macro_rules! load_own_root {
     () => {
-        "
+        concat!(
+            "
         7:
         mov rax, [rsp + {entry_root}]
         mov cr3, rax
+        ",
+            count_cr3_write!(),
+            "
         jmp 8b
         "
+        )
     };
 }
 
@@ -149,6 +171,8 @@ macro_rules! syscall_stub {
             "call {handler}",
             load_own_root!(),
             entry_root = const ENTRY_ROOT,
+            #[cfg(feature = "counters")]
+            cr3_writes = const CR3_WRITES,
             scratch = const per_cpu::SCRATCH,
             regs_end = const per_cpu::GUEST_REGS_END,
             ss = const FLAT_SS,
@@ -241,6 +265,8 @@ extern "C" fn exception_common<H: Handlers>() {
         cs = const CS,
         own = sym from_hypervisor::<H>,
         entry_root = const ENTRY_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
         handler = sym on_guest_exception::<H>,
     )
 }
@@ -311,6 +337,8 @@ extern "C" fn ist_common<H: Handlers>() {
         cs = const CS,
         own = sym from_hypervisor::<H>,
         entry_root = const ENTRY_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
         area = const -(layout::PER_CPU_STRIDE as i64),
         regs = const layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP,
         words = const PUSHED / 8,
@@ -378,8 +406,11 @@ extern "C" fn restore_guest() {
         "4:",
         "mov rax, [rsp + {exit_root}]",
         "mov cr3, rax",
+        count_cr3_write!(),
         "jmp 2b",
         exit_root = const EXIT_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
         vector = const ENTRY_VECTOR,
         syscall = const ENTRY_SYSCALL,
         rcx = const RCX,

@@ -9,7 +9,6 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
 use dom0_abi::arch::INVALID_M2P_ENTRY;
@@ -21,6 +20,7 @@ pub use crate::frame_bits::BadFrame;
 use crate::frame_bits::FrameBits;
 pub use crate::line::Line;
 use crate::line::{LINE, WORDS};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// The machine's memory, by frame.
 pub struct PhysMem {

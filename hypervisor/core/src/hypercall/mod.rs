@@ -11,6 +11,8 @@ pub mod table;
 
 mod callbacks;
 mod console_io;
+#[cfg(feature = "counters")]
+mod counters;
 mod cpu_state;
 mod sched;
 mod trap_table;
@@ -125,8 +127,13 @@ pub fn from_registers(ctx: &mut CallCtx<'_>) {
 /// Makes the call of this number. It ends by a jump to the handler, so it has no frame of its own.
 #[inline(never)]
 fn by_number(ctx: &mut CallCtx<'_>) -> HypercallResult {
-    let call = Hypercall::try_from(ctx.regs.rax).map_err(|_| Errno::ENOSYS)?;
-    table::dispatch(ctx, call, |ctx| Arguments::of(ctx.regs))
+    match Hypercall::try_from(ctx.regs.rax) {
+        Ok(call) => table::dispatch(ctx, call, |ctx| Arguments::of(ctx.regs)),
+        #[cfg(feature = "counters")]
+        Err(_) => counters::unlisted(ctx.regs),
+        #[cfg(not(feature = "counters"))]
+        Err(_) => Err(Errno::ENOSYS),
+    }
 }
 
 #[cold]
