@@ -103,6 +103,8 @@ fn every_option_changes_its_field() {
         ("smep=off", |c| c.smep = false),
         ("sync_console", |c| c.sync_console = true),
         ("xpti=1", |c| c.xpti = Some(true)),
+        ("xpti=off", |c| c.xpti = Some(false)),
+        ("xpti=on xpti=default", |c| c.xpti = None),
     ];
     for ((text, change), option) in changes.iter().zip(OPTIONS) {
         assert!(

@@ -4,6 +4,7 @@ use std::vec;
 use super::*;
 use crate::fpu::FpuArea;
 use crate::memory::BadFrame;
+use crate::paging_facts::SPARE_SLOT;
 use crate::registers::{BadXcr0, DebugRegisters, NotCanonical, PortWidth};
 
 fn is_shared<T: Send + Sync>() {}
