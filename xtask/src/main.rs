@@ -7,6 +7,7 @@ mod container;
 mod debian;
 mod docs;
 mod elf64;
+mod fuzz;
 mod guests;
 mod image_build;
 mod iso;
@@ -17,6 +18,7 @@ mod process;
 mod qemu;
 mod run;
 mod session;
+mod soak;
 mod symbols;
 mod test;
 mod toolchain;
@@ -61,6 +63,10 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         image: Option<std::path::PathBuf>,
     },
+    /// Looks for inputs that break the hypervisor on the simulated machine.
+    Fuzz(fuzz::Options),
+    /// Runs random tests and fuzz targets for hours, up to the first failure.
+    Soak(soak::Options),
     /// Writes the generated pages of docs/, and the book if mdbook is installed.
     Docs,
 }
@@ -90,6 +96,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test(options) => return test::run(&options),
         Command::Bench(options) => bench::run(&options)?,
         Command::Check { image } => check::run(image.as_deref())?,
+        Command::Fuzz(options) => fuzz::command(&options)?,
+        Command::Soak(options) => soak::command(&options)?,
         Command::Docs => docs::write()?,
     }
     Ok(ExitCode::SUCCESS)

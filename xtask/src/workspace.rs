@@ -92,7 +92,8 @@ fn folders(list: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-fn make_dir(dir: PathBuf) -> Result<PathBuf> {
+/// The folder, made if it was missing.
+pub fn make_dir(dir: PathBuf) -> Result<PathBuf> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }

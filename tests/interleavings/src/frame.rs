@@ -15,7 +15,7 @@ use crate::tlb::TlbStamp;
 #[path = "../../../hypervisor/core/src/frame/table.rs"]
 #[allow(dead_code)] // Links and tables are the allocator's, which is not here.
 mod table;
-#[path = "../../../hypervisor/core/src/frame/type_word.rs"]
+#[path = "../../../hypervisor/core/src/frame/type_word/mod.rs"]
 pub mod type_word;
 #[path = "../../../hypervisor/core/src/frame/undo.rs"]
 #[allow(dead_code)] // As above.

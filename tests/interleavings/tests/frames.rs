@@ -284,6 +284,7 @@ fn i4_a_frame_that_is_given_back_while_it_is_used_becomes_free_once() {
         };
         let is_free = frames.give_back(FRAME, A).expect("it is the domain's");
         assert!(frames.give_back(FRAME, A).is_none(), "given back twice");
+        assert!(!frames.acquire(FRAME, A), "a frame that was given back");
         assert_ne!(is_free, user.join().unwrap(), "freed once, by one of them");
         assert_eq!(frames.references(FRAME), 0);
     });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{HostWork, Test, Work};
+use crate::fuzz::fuzz_cargo;
 use crate::process::{cargo, run_logged};
 use crate::tools::{Need, require};
 use crate::workspace::{BARE_TARGET, host_packages, root};
@@ -18,12 +19,13 @@ const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
 /// All host tests; with `full` those too that want more than a stable toolchain.
 pub fn tests(full: bool) -> Vec<Test> {
-    let entries: [(&str, HostWork); 8] = [
+    let entries: [(&str, HostWork); 9] = [
         ("host/fmt", fmt),
         ("host/clippy", clippy),
         ("host/clippy-image", clippy_image),
         ("host/unit", unit),
         ("host/interleavings", interleavings),
+        ("host/fuzz", fuzz_corpus),
         ("dom0/debian-kernel-unpacks", debian_kernel),
         ("host/abi", abi),
         ("host/check", check),
@@ -75,6 +77,17 @@ fn interleavings(log: &Path) -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--quiet", "--package", INTERLEAVINGS_PACKAGE]);
     run_logged(&mut test, log, LIMIT)
+}
+
+/// The fuzz targets, which are a workspace of their own: format, lints, and every input of the corpus.
+fn fuzz_corpus(log: &Path) -> Result<()> {
+    let mut fmt = cargo();
+    fmt.args(["fmt", "--check", "--manifest-path"]);
+    run_logged(fmt.arg("tests/fuzz/Cargo.toml"), log, LIMIT)?;
+    let mut clippy = fuzz_cargo("clippy");
+    clippy.args(["--all-targets", "--", "--deny", "warnings"]);
+    run_logged(&mut clippy, log, LIMIT)?;
+    run_logged(&mut fuzz_cargo("test"), log, LIMIT)
 }
 
 /// Debian's own kernel: unpacked like `xz` does it, and built into a dom0.

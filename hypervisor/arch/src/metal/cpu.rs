@@ -82,6 +82,11 @@ impl Cpu {
         self.local.nmi_seen.store(true, Ordering::Relaxed);
     }
 
+    /// Whether an NMI has arrived in the hypervisor and was not taken yet.
+    pub fn has_nmi(&self) -> bool {
+        self.local.nmi_seen.load(Ordering::Relaxed)
+    }
+
     /// Whether an NMI has arrived in the hypervisor since the last call.
     pub fn take_nmi(&self) -> bool {
         self.local.nmi_seen.load(Ordering::Relaxed)

@@ -230,6 +230,10 @@ impl Machine {
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.
     pub fn flush_cpus(&self, cpu: &Cpu, targets: &CpuSet, what: Flush) {
+        if *targets == CpuSet::one(cpu.id()) {
+            // The common case has nobody to ask and nobody to wait for.
+            return cpu.flush(what);
+        }
         let tlb = &self.0.shared.tlb;
         tlb.shoot(
             cpu.id(),

@@ -206,6 +206,11 @@ impl Cpu {
         self.processor().registers.tsc_aux = value;
     }
 
+    /// Whether an NMI has arrived in the hypervisor and was not taken yet.
+    pub fn has_nmi(&self) -> bool {
+        self.processor().registers.nmi_seen
+    }
+
     /// Whether an NMI has arrived in the hypervisor since the last call.
     pub fn take_nmi(&self) -> bool {
         core::mem::take(&mut self.processor().registers.nmi_seen)

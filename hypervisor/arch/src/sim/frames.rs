@@ -21,7 +21,7 @@ pub(super) const GARBAGE: u64 = 0x5a5a_5a5a_5a5a_5a5b;
 const WORDS: usize = PAGE_SIZE / 8;
 const CHUNK: usize = 512;
 
-type Frame = [AtomicU64; WORDS];
+pub(super) type Frame = [AtomicU64; WORDS];
 type Chunk = [OnceLock<Box<Frame>>];
 
 /// All memory of a machine, and which of it may be accessed raw.
@@ -73,7 +73,7 @@ impl Frames {
     }
 
     /// The frame's words; `None` where there is no memory.
-    fn frame(&self, mfn: Mfn) -> Option<&Frame> {
+    pub(super) fn frame(&self, mfn: Mfn) -> Option<&Frame> {
         if !self.is_ram(mfn) {
             return None;
         }
@@ -131,8 +131,14 @@ impl Frames {
 
     /// Makes all frames of the range zeros.
     pub(super) fn zero(&self, range: MfnRange) {
-        let words = range.iter().filter_map(|mfn| self.frame(mfn)).flatten();
-        words.for_each(|word| word.store(0, Ordering::Relaxed));
+        range.iter().for_each(|mfn| self.zero_frame(mfn));
+    }
+
+    /// Makes a frame zeros.
+    pub(super) fn zero_frame(&self, mfn: Mfn) {
+        for word in self.frame(mfn).into_iter().flatten() {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 }
 

@@ -80,7 +80,9 @@ impl PhysMem {
 
     /// Makes a frame zeros.
     pub fn zero_frame(&self, mfn: Mfn) -> Result<(), BadFrame> {
-        self.write_bytes(mfn.start(), &[0; PAGE_SIZE])
+        self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
+        self.frames.zero_frame(mfn);
+        Ok(())
     }
 
     /// Copies a frame.
@@ -164,16 +166,14 @@ impl PhysMem {
     fn nonzero_word(
         &self,
         mfn: Mfn,
-        indexes: impl Iterator<Item = usize>,
+        mut indexes: impl Iterator<Item = usize>,
     ) -> Result<Option<(usize, u64)>, BadFrame> {
         self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
-        for index in indexes {
-            let word = self.load_u64(mfn.at(index * 8))?;
-            if word != 0 {
-                return Ok(Some((index, word)));
-            }
-        }
-        Ok(None)
+        let frame = self.frames.frame(mfn).ok_or(BadFrame)?;
+        Ok(indexes.find_map(|index| {
+            let word = frame.get(index)?.load(Ordering::SeqCst);
+            (word != 0).then_some((index, word))
+        }))
     }
 
     /// The word that holds a number of `len` bytes, and how far to the left it lies there.

@@ -32,7 +32,9 @@ use core::fmt;
 
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
+use oxen_arch::tlb::TlbStamp;
 
+use crate::frame::{Kind, TypeState};
 use crate::host::Host;
 use crate::page_type::PageType;
 pub use entries::Wrong;
@@ -103,6 +105,10 @@ pub enum Problem {
     Free(u16),
     /// It has no references and is not free.
     Dead,
+    /// It is free, and the machine-to-physical table has a name for it.
+    Named,
+    /// It is said to be ready for any domain, and holds something, or was used.
+    NotClean,
     /// The domain's count of frames, which is another than that of its lists. The frame means nothing.
     Account {
         /// Whose.
@@ -168,6 +174,8 @@ impl fmt::Display for Finding {
             Problem::NoTable => f.write_str("to be undone, but no table"),
             Problem::Unowned => f.write_str("used or typed, but nobody's"),
             Problem::Free(times) => write!(f, "in {times} free blocks"),
+            Problem::Named => f.write_str("free, and has a pfn"),
+            Problem::NotClean => f.write_str("said to be clean, but is not"),
             Problem::Dead => f.write_str("not free, but nobody refers to it"),
             Problem::Account {
                 owner,
@@ -190,6 +198,27 @@ impl fmt::Display for Finding {
             Problem::Remembered(danger) => write!(f, "remembered by a CPU: {danger:?}"),
         }
     }
+}
+
+/// Reports free frames that are said to be zeroed and forgotten by all CPUs, and are not (I11).
+pub fn clean(host: &Host, report: &mut dyn FnMut(Finding)) {
+    host.frames.visit_free(|first, _| {
+        let Some((Kind::FreeHead { clean, .. }, _)) = host.frames.words(first) else {
+            return;
+        };
+        let end = first.get().saturating_add(clean.into());
+        for mfn in (first.get()..end).map(Mfn::new) {
+            let is_empty = host.mem().next_nonzero_word(mfn, 0) == Ok(None);
+            let is_unused = matches!(
+                host.frames.type_state(mfn),
+                Some(TypeState::None { stamp, .. }) if stamp == TlbStamp::NEVER
+            );
+            if !(is_empty && is_unused) {
+                let what = Problem::NotClean;
+                report(Finding { mfn, what });
+            }
+        }
+    });
 }
 
 /// Looks at everything and reports every difference. `tallies`: one for each frame ([`crate::frame::Frames::end`]); what they

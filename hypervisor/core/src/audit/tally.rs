@@ -119,6 +119,9 @@ pub(super) fn compare(host: &Host, tallies: &[Tally], report: &mut dyn FnMut(Fin
             let mut report = |what| report(Finding { mfn, what });
             of_owner(kind, state, tally, &mut report);
             of_type(state, tally, &mut report);
+            if tally.free > 0 && host.machine.m2p().get(mfn).is_some() {
+                report(Problem::Named);
+            }
         }
     }
 }

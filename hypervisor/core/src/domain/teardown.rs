@@ -1,13 +1,14 @@
 //! The end of a domain: all that it has goes back, in bounded steps.
 //!
-//! First the vCPUs give up what they refer to. Then each frame of the domain is visited once: its pin ends, a promotion that
-//! somebody left half-way is given up, and the domain gives the frame back. It is free when nobody refers to it any more:
+//! First the vCPUs give up what they refer to. Then each frame of the domain is visited once: the domain gives it back, its pin
+//! ends, and a promotion that somebody left half-way is given up. It is free when nobody refers to it any more:
 //! tables follow by the undo queue; what another domain maps lingers until that ends.
 //!
 //! INVARIANT (I10, I29): whatever state calls of the domain were left in, nothing of it stays.
 
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
+use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::Domain;
 use super::vcpu::{RunState, VcpuState};
@@ -62,8 +63,14 @@ pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
 }
 
 fn release_frame(memory: Memory<'_>, mfn: Mfn, owner: DomId) {
-    // Refused for what is not pinned, and for what the domain gave back before.
-    let _ = TypeRef::unpin(memory, mfn, owner).map(drop);
-    promote::abandon(memory, mfn);
+    // Refused for what the domain gave back before.
     let _ = memory.release_domain_frame(mfn, owner);
+    // ORDERING: pairs with who pins or parks it for the domain (`TypeRef::pin`): nobody begins to from now on, and of who
+    // has begun before, one of the two sees what the other did.
+    fence(Ordering::SeqCst);
+    if memory.frames.is_or_was_of(mfn, owner) {
+        // Refused for what is not pinned.
+        let _ = TypeRef::unpin(memory, mfn, owner).map(drop);
+        promote::abandon(memory, mfn);
+    }
 }

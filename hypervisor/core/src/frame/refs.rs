@@ -7,7 +7,7 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 
-use super::word::{Event, Refused};
+use super::word::{Event, Kind, Refused};
 use super::{Frames, Memory};
 
 /// A general reference: as long as it exists, the frame is neither free nor another domain's, even if its domain gives
@@ -61,6 +61,24 @@ impl fmt::Debug for FrameRef<'_> {
 }
 
 impl Frames {
+    /// Whether the frame is the domain's, or was and is still referred to.
+    pub(crate) fn is_or_was_of(&self, mfn: Mfn, domain: DomId) -> bool {
+        let kind = self.table().of(mfn).map(|record| record.word().kind());
+        matches!(kind, Some(Kind::Owned { owner, .. }) if owner == domain)
+    }
+
+    /// Whether the domain that the frame was of has given it back.
+    pub(crate) fn is_given_back(&self, mfn: Mfn) -> bool {
+        let kind = self.table().of(mfn).map(|record| record.word().kind());
+        matches!(
+            kind,
+            Some(Kind::Owned {
+                is_allocated: false,
+                ..
+            })
+        )
+    }
+
     /// Whether somebody may hold references to the frame: it is a domain's, or was.
     pub(crate) fn is_owned(&self, mfn: Mfn) -> bool {
         self.table()

@@ -32,7 +32,7 @@ use crate::frame::Memory;
 use crate::host::Host;
 use crate::page_type::undo;
 use continuation::Continuation;
-use decode::{Arguments, Request};
+use decode::Arguments;
 
 /// Who calls, and where: the hidden inputs of a hypercall, made visible.
 pub struct CallCtx<'a> {
@@ -92,8 +92,8 @@ pub type HypercallResult = Result<Reply, Errno>;
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
     let result = match Hypercall::try_from(ctx.regs.rax) {
         Ok(call) => {
-            let request = Request::decode(call, Arguments::of(ctx.regs));
-            table::dispatch(ctx, call, request)
+            let arguments = Arguments::of(ctx.regs);
+            table::dispatch(ctx, call, arguments)
         }
         Err(_) => Err(Errno::ENOSYS),
     };

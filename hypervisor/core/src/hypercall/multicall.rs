@@ -6,7 +6,7 @@ use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::xen::MulticallEntry;
 
 use super::continuation::Continuation;
-use super::decode::{Arguments, Request};
+use super::decode::Arguments;
 use super::{CallCtx, HypercallResult, Reply, table};
 use crate::guest_access::GuestPtr;
 
@@ -66,5 +66,5 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
 fn one(ctx: &mut CallCtx<'_>, entry: &MulticallEntry) -> HypercallResult {
     let call = Hypercall::try_from(entry.op).map_err(|_| Errno::ENOSYS)?;
     let [a, b, c, d, e, _] = entry.args;
-    table::dispatch(ctx, call, Request::decode(call, Arguments([a, b, c, d, e])))
+    table::dispatch(ctx, call, Arguments([a, b, c, d, e]))
 }

@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::{Callers, Hypercall};
 
-use super::decode::Request;
+use super::decode::{Arguments, Request};
 use super::{
     CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
     version, vm_assist,
@@ -42,10 +42,22 @@ macro_rules! table {
             }
         }
 
-        /// Makes a call.
-        fn run($ctx: &mut CallCtx<'_>, request: Request) -> HypercallResult {
-            match request {
-                $(Request::$variant { $($($arg,)*)? .. } => table!(@run $kind($($detail)*)),)+
+        /// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
+        ///
+        /// One decision over the number leads to the arm of the call, where its arguments have their types and its callers are
+        /// known: both are constants there.
+        pub fn dispatch($ctx: &mut CallCtx<'_>, call: Hypercall, arguments: Arguments) -> HypercallResult {
+            match call {
+                $(Hypercall::$variant => {
+                    if const { is_for_control(Hypercall::$variant) } && !is_control($ctx) {
+                        return Err(Errno::EPERM);
+                    }
+                    match Request::decode(Hypercall::$variant, arguments) {
+                        Request::$variant { $($($arg,)*)? .. } => table!(@run $kind($($detail)*)),
+                        // It is the variant that was asked for.
+                        _ => Err(Errno::ENOSYS),
+                    }
+                })+
             }
         }
     };
@@ -115,14 +127,13 @@ table! {
     Mca => Refused(ENOSYS, "machine checks stop the host");
 }
 
-/// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
-pub fn dispatch(ctx: &mut CallCtx<'_>, call: Hypercall, request: Request) -> HypercallResult {
-    let is_control = ctx.domain.capabilities.contains(Capabilities::CONTROL);
-    if call.callers() == Callers::Control && !is_control && matches!(status(call), Status::Done(_))
-    {
-        return Err(Errno::EPERM);
-    }
-    run(ctx, request)
+/// Whether a call is made for domains that control others only.
+const fn is_for_control(call: Hypercall) -> bool {
+    matches!(call.callers(), Callers::Control) && matches!(status(call), Status::Done(_))
+}
+
+fn is_control(ctx: &CallCtx<'_>) -> bool {
+    ctx.domain.capabilities.contains(Capabilities::CONTROL)
 }
 
 /// Writes the page of the documentation that says what of the ABI is there.

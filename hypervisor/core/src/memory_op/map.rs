@@ -51,6 +51,12 @@ impl DomainMap {
         }
     }
 
+    /// Whether there is one.
+    #[cfg(test)]
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// The entry of this number; `None` behind the last.
     fn get(&self, index: usize) -> Option<E820Entry> {
         self.0.lock().as_ref()?.get(index).copied()

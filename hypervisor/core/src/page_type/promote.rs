@@ -12,6 +12,7 @@ use dom0_abi::arch::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 use oxen_arch::memory::BadFrame;
+use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::entry::Entry;
 use super::hold::{Hold, Reach};
@@ -270,6 +271,11 @@ fn park(memory: Memory<'_>, jobs: &Jobs) {
     for job in jobs.iter().rev() {
         let parked = memory.frames.type_event(job.mfn, TypeEvent::Park(job.next));
         debug_assert_eq!(parked, Ok(TypeEffect::Done));
+        // ORDERING: as for a pin (`TypeRef::pin`): the end of the domain may not have seen it.
+        fence(Ordering::SeqCst);
+        if memory.frames.is_given_back(job.mfn) {
+            abandon(memory, job.mfn);
+        }
     }
 }
 

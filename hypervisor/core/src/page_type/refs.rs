@@ -6,6 +6,7 @@ use core::mem;
 use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
+use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::{PageType, Stop};
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState};
@@ -119,27 +120,41 @@ impl<'m> TypeRef<'m> {
         mem::forget(self);
     }
 
-    /// Leaves the reference to the domain, as its pin. `EINVAL`: there is one already; the reference ends.
+    /// Leaves the reference to the domain, as its pin. `EINVAL`: there is one already, or the domain has given the frame back;
+    /// the reference ends.
     pub fn pin(self) -> Result<(), Errno> {
-        match self.memory.frames.type_event(self.mfn, TypeEvent::Pin) {
-            Ok(_) => {
-                mem::forget(self);
-                Ok(())
-            }
-            Err(_) => Err(Errno::EINVAL),
+        let frames = self.memory.frames;
+        if frames.type_event(self.mfn, TypeEvent::Pin).is_err() {
+            return Err(Errno::EINVAL);
         }
+        // ORDERING: pairs with the end of the domain (`domain::teardown`): it gives the frame back and then looks for a pin.
+        // One of the two sees what the other did.
+        fence(Ordering::SeqCst);
+        if frames.is_given_back(self.mfn) && frames.type_event(self.mfn, TypeEvent::Unpin).is_ok() {
+            return Err(Errno::EINVAL);
+        }
+        mem::forget(self);
+        Ok(())
     }
 
-    /// Takes the reference that a domain left as its pin. `EINVAL`: it has not, or the frame is not its own.
+    /// Takes the reference that a domain left as its pin, even if it has given the frame back meanwhile. `EINVAL`: it has left
+    /// none, or the frame is not its own.
     pub fn unpin(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
-        // With this the frame stays the domain's.
-        let frame = memory.acquire(mfn, owner)?;
-        let unpinned = memory.frames.type_event(frame.mfn(), TypeEvent::Unpin);
-        unpinned.map_err(|_| Errno::EINVAL)?;
-        // The reference that was the pin is this one, so the type cannot change any more.
-        match memory.frames.type_state(mfn) {
-            Some(TypeState::InUse { ty, .. }) => Ok(Self::counted(memory, mfn, ty)),
-            _ => Err(Errno::EINVAL),
+        let frames = memory.frames;
+        if !frames.is_or_was_of(mfn, owner) || frames.type_event(mfn, TypeEvent::Unpin).is_err() {
+            return Err(Errno::EINVAL);
+        }
+        // The reference that was the pin is this one, so neither type nor owner can change any more.
+        let unpinned = match frames.type_state(mfn) {
+            Some(TypeState::InUse { ty, .. }) => Self::counted(memory, mfn, ty),
+            _ => return Err(Errno::EINVAL),
+        };
+        if frames.is_or_was_of(mfn, owner) {
+            Ok(unpinned)
+        } else {
+            // It changed hands in between, and this was the pin of the next owner.
+            unpinned.pin()?;
+            Err(Errno::EINVAL)
         }
     }
 }

@@ -7,8 +7,10 @@ use dom0_abi::xen::{MmuUpdate, MmuextOp};
 use oxen_arch::paging_facts::SPARE_SLOT;
 use oxen_core::audit::{self, Problem, Tally, Wrong};
 use oxen_core::budget::Budget;
+use oxen_core::domain::teardown::{self, Progress};
 use oxen_core::frame::{Placement, Scrub, TypeState, UndoQueue};
-use oxen_core::page_type::{PageType, TypeRef};
+use oxen_core::page_type::hold::Reach;
+use oxen_core::page_type::{Level, PageType, TypeRef, promote, undo};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::ops::{Call, Maker};
@@ -594,8 +596,9 @@ fn alike(seed: u64, mut differ: impl FnMut(&mut World, &mut Rng)) {
     plain.host.set_entry_budget(Budget::ENDLESS);
     let (mut rng, mut extra) = (Rng::new(seed), Rng::new(!seed));
     for step in 0..300 {
+        plain.refresh(1);
         let seat = rng.below(2) as usize;
-        let ops = Maker::new(&plain, &mut rng, 1, seat).calls();
+        let ops = Maker::new(plain.scene(), &mut rng, 1, seat).calls();
         for call in ops {
             let Call { call, args, data } = &call;
             // Lists are longer than what is put there, sometimes.
@@ -687,6 +690,42 @@ fn i10_what_was_abandoned_leaves_nothing_behind() {
         assert!(abandoned_at > 5 || outcome == Outcome::Pending);
         world.finish().unwrap();
     }
+}
+
+/// One vCPU gives a frame back while another one pins it: each found it as it wanted it.
+#[test]
+fn i10_a_pinned_table_that_was_given_back_goes_with_its_domain() {
+    let mut world = world();
+    let frame = world.frame(1, UNMAPPED);
+    assert_eq!(world.extended(1, PIN_L1, frame), 0);
+    let undo = UndoQueue::new();
+    let memory = world.memory(2, &undo);
+    let id = world.players[1].id;
+    memory.release_domain_frame(frame, id).unwrap();
+    world.sound();
+    world.finish().unwrap();
+}
+
+/// The control domain pins a table of a domain that ends just then.
+#[test]
+fn i10_nothing_is_pinned_for_a_domain_that_ended() {
+    let mut world = world();
+    let (frame, id) = (world.frame(1, UNMAPPED), world.players[1].id);
+    let undo = UndoQueue::new();
+    world.kill(1);
+    {
+        let domain = world.host.domains.get(id).unwrap();
+        let memory = world.memory(0, &undo);
+        let reach = Reach::own(&world.host, &domain);
+        let ty = PageType::Table(Level::L1);
+        let table = promote::acquire(memory, &reach, frame, ty, &mut Budget::new(9999)).unwrap();
+        let progress = teardown::release(memory, &domain, &mut Budget::new(99_999));
+        assert_eq!(progress, Progress::Done);
+        assert_eq!(table.pin(), Err(Errno::EINVAL));
+        assert!(undo::drain(memory, &mut Budget::new(9999)));
+    }
+    world.sound();
+    world.finish().unwrap();
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! What guests do: calls, valid and hostile, made of frames that could be meant.
 
-use dom0_abi::addr::Mfn;
+use dom0_abi::addr::{GuestAddr, Mfn};
+use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
+use dom0_abi::ids::DomId;
+use dom0_abi::memory::{MemoryCommand, MemoryExchange, MemoryReservation};
 use dom0_abi::xen::{MmuUpdate, MmuextOp, MulticallEntry};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::{Level, PageType};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rng::Rng;
-use crate::world::{ARGS, FRAMES, L3, LOOSE, MARKS, PRESENT, USER, WRITABLE, World, linear};
+use crate::world::{ARGS, FRAMES, L3, LOOSE, MARKS, PRESENT, Scene, USER, WRITABLE, linear};
 
 /// A call, and what has to be in memory for it.
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ const XEN: u64 = 0x7ff2;
 
 /// Makes operations for one vCPU.
 pub struct Maker<'a> {
-    pub world: &'a World,
+    pub world: Scene<'a>,
     pub rng: &'a mut Rng,
     pub slot: usize,
     pub seat: usize,
@@ -44,7 +47,7 @@ pub struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    pub fn new(world: &'a World, rng: &'a mut Rng, slot: usize, seat: usize) -> Self {
+    pub fn new(world: Scene<'a>, rng: &'a mut Rng, slot: usize, seat: usize) -> Self {
         Self {
             world,
             rng,
@@ -268,7 +271,7 @@ impl<'a> Maker<'a> {
             1 => (XEN, self.slot),
             2 => (self.rng.below(8), self.slot),
             3 | 4 => ((id + 1) << 16 | id, other),
-            5 if self.world.config.wild => ((id + 1) << 16 | SELF, other),
+            5 if self.world.wild => ((id + 1) << 16 | SELF, other),
             5 | 6 => {
                 if let Some(dead) = self.world.dying.first() {
                     (u64::from(dead.get()), self.slot)
@@ -431,6 +434,76 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Frames that come and go.
+    fn memory_op(&mut self) -> Call {
+        let mut data = Vec::new();
+        let domid = match self.foreign().0 & 0xffff {
+            IO | XEN => SELF,
+            id => id,
+        };
+        let order = self.rng.pick(&[0, 0, 0, 0, 1, 2, 3]).unwrap();
+        let count = 1 + self.rng.below(6);
+        let command = match self.rng.below(10) {
+            0..4 => MemoryCommand::DecreaseReservation,
+            4 | 5 => MemoryCommand::IncreaseReservation,
+            6 | 7 => MemoryCommand::PopulatePhysmap,
+            _ => MemoryCommand::Exchange,
+        };
+        let mut number = u64::from(command.get());
+        if self.rng.one_in(40) {
+            number |= self.rng.next() & 0x3ff << 6;
+        }
+        let list: Vec<u64> = (0..count)
+            .map(|_| match command {
+                MemoryCommand::DecreaseReservation | MemoryCommand::Exchange => {
+                    self.given_away().get()
+                }
+                _ => self.rng.below(1 << 20),
+            })
+            .collect();
+        let start = self.data(&mut data, list.as_bytes());
+        let reservation = |start, count, order| {
+            let mut reservation = MemoryReservation::new_zeroed();
+            reservation.extent_start = GuestHandle::new(GuestAddr::new(start));
+            (reservation.nr_extents, reservation.extent_order) = (count, order);
+            reservation.domid = DomId::new(domid as u16);
+            reservation
+        };
+        let arg = if command == MemoryCommand::Exchange {
+            let pfns: Vec<u64> = (0..8).map(|_| self.rng.below(1 << 20)).collect();
+            let results = self.data(&mut data, pfns.as_bytes());
+            let (from, to) = self.rng.pick(&[(0, 0), (0, 0), (0, 1), (1, 0)]).unwrap();
+            let mut exchange = MemoryExchange::new_zeroed();
+            let given = count >> to << to;
+            exchange.input = reservation(start, given, from);
+            exchange.output = reservation(results, given << from >> to, to);
+            self.data(&mut data, exchange.as_bytes())
+        } else {
+            let start = if command == MemoryCommand::IncreaseReservation && self.rng.percent(30) {
+                0
+            } else {
+                start
+            };
+            let reservation = reservation(start, count, order);
+            self.data(&mut data, reservation.as_bytes())
+        };
+        Call {
+            call: Hypercall::MemoryOp,
+            args: [number, arg, 0, 0, 0],
+            data,
+        }
+    }
+
+    /// A frame to give away: mostly one that is not used.
+    fn given_away(&mut self) -> Mfn {
+        if self.rng.percent(20) {
+            return self.mfn();
+        }
+        let unused = self.frames(self.slot, |state| matches!(state, TypeState::None { .. }));
+        let any = self.loose(self.slot);
+        self.rng.pick(&unused).unwrap_or(any)
+    }
+
     /// Selectors make the page of the LDT that they lead to one of descriptors.
     fn set_segment_base(&mut self) -> Call {
         const LOCAL: u64 = 4;
@@ -496,8 +569,9 @@ impl<'a> Maker<'a> {
         if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
             return self.about_the_dying(length);
         }
-        match self.rng.below(22) {
+        match self.rng.below(25) {
             20 | 21 => self.set_segment_base(),
+            22..25 => self.memory_op(),
             0..9 => self.mmu_update(length),
             9..14 => {
                 let length = length.min(12);
@@ -694,6 +768,30 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// An address where something can be written, or could be not long ago.
+    fn writable(&mut self) -> u64 {
+        let player = &self.world.players[self.slot];
+        let is_one = |state| {
+            matches!(
+                state,
+                Some(
+                    TypeState::InUse {
+                        ty: PageType::Writable,
+                        ..
+                    } | TypeState::None {
+                        was: Some(PageType::Writable),
+                        ..
+                    }
+                )
+            )
+        };
+        let state = |index: &usize| self.world.host.frames.type_state(player.frames[*index]);
+        let indexes: Vec<_> = (LOOSE..player.frames.len().min(512))
+            .filter(|index| is_one(state(index)))
+            .collect();
+        linear(self.rng.pick(&indexes).unwrap_or(LOOSE))
+    }
+
     /// Calls only, of any kind.
     pub fn calls(&mut self) -> Vec<Call> {
         let ops = if self.rng.one_in(8) {
@@ -711,9 +809,13 @@ impl<'a> Maker<'a> {
     }
 
     fn op(&mut self) -> Op {
-        match self.rng.below(24) {
+        match self.rng.below(30) {
             20..23 => self.trapped(),
             23 => Op::EnterUser,
+            24..30 => {
+                let at = self.writable() + self.rng.below(512) * 8;
+                Op::Write(at, self.entry(Level::L1).to_le_bytes().to_vec())
+            }
             0..4 => {
                 let at = self.address() + self.rng.below(512) * 8;
                 let entry = self.entry(Level::L1);

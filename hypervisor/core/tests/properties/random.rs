@@ -28,7 +28,6 @@ pub struct Counts {
 }
 
 impl Counts {
-    #[allow(dead_code, reason = "the long form uses it")]
     pub fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.calls += other.calls;
@@ -107,6 +106,9 @@ impl Run {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        if self.counts.steps.is_multiple_of(32) {
+            self.world.refresh((self.counts.steps / 32 % 3) as usize);
+        }
         match self.rng.below(1000) {
             0..60 => self.world.host.machine.agitate(),
             60..120 => {
@@ -198,7 +200,7 @@ impl Run {
         let op = match self.plans[slot][seat].pop_front() {
             Some(op) => op,
             None => {
-                let mut ops = Maker::new(&self.world, &mut self.rng, slot, seat).ops();
+                let mut ops = Maker::new(self.world.scene(), &mut self.rng, slot, seat).ops();
                 let first = ops.remove(0);
                 self.plans[slot][seat].extend(ops);
                 first
@@ -296,7 +298,7 @@ impl Run {
 
     /// Makes a call to its end which may be refused; then nothing has changed (I9).
     fn refusal(&mut self, slot: usize, seat: usize) -> Result<(), String> {
-        let call = Maker::new(&self.world, &mut self.rng, slot, seat).single();
+        let call = Maker::new(self.world.scene(), &mut self.rng, slot, seat).single();
         self.last = format!("place {slot} vcpu {seat}, refused: {call:x?}");
         if !self.put(slot, seat, &call) {
             return Ok(());

@@ -14,6 +14,7 @@ use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::xen::VmAssist;
 use oxen_arch::boot::CpuId;
 use oxen_arch::registers::ENTRY_SYSCALL;
+use oxen_arch::sync::atomic::Ordering;
 use oxen_arch::{Cpu, Machine, PagingFacts, SimConfig};
 use oxen_core::audit::translations::{self, Remembered};
 use oxen_core::audit::{self, Finding, Problem, Story, Tally, Wrong};
@@ -59,7 +60,7 @@ pub const USER: u64 = 4;
 /// What CPUs mark in entries at any time.
 pub const MARKS: u64 = 0x60;
 /// Behind a `syscall`.
-const RIP: u64 = 0x1000_0002;
+pub const RIP: u64 = 0x1000_0002;
 /// Where the kernel handles exceptions and system calls.
 const HANDLER: u64 = 0x2000_0000;
 
@@ -139,6 +140,16 @@ pub struct World {
     next_id: u16,
     tallies: Vec<Tally>,
     free_at_first: u64,
+    checks: u64,
+}
+
+/// What those see who think up what guests do.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    pub host: &'a Host,
+    pub players: &'a [Player],
+    pub dying: &'a [DomId],
+    pub wild: bool,
 }
 
 /// How a call ended.
@@ -188,6 +199,7 @@ impl World {
             players: Vec::new(),
             dying: Vec::new(),
             next_id: 1,
+            checks: 0,
         };
         for slot in 0..3 {
             let player = world.spawn(slot);
@@ -231,6 +243,8 @@ impl World {
         let shared = frames[SHARED];
         let ports = PortRights::none();
         let domain = Domain::new(id, capabilities, ports, shared);
+        let most = FRAMES as u64 + 40;
+        domain.memory.limit.store(most, Ordering::Relaxed);
         let reach = Reach::own(host, &domain);
         let ty = PageType::Table(Level::L4);
         let root = |mfn| {
@@ -369,6 +383,15 @@ impl World {
         }
     }
 
+    pub fn scene(&self) -> Scene<'_> {
+        Scene {
+            host: &self.host,
+            players: &self.players,
+            dying: &self.dying,
+            wild: self.config.wild,
+        }
+    }
+
     pub fn cpu(&self, slot: usize, seat: usize) -> &Cpu {
         &self.cpus[self.players[slot].seats[seat].cpu]
     }
@@ -421,6 +444,28 @@ impl World {
         }
     }
 
+    /// Looks which frames a domain has by now. Those that it lost make room for those that it got.
+    pub fn refresh(&mut self, slot: usize) {
+        let player = &mut self.players[slot];
+        let frames = &self.host.frames;
+        let mut new = Vec::new();
+        frames.visit_of(player.id, |mfn| {
+            if !player.frames.contains(&mfn) {
+                new.push(mfn);
+            }
+        });
+        new.sort_unstable();
+        for place in player.frames.iter_mut().skip(LOOSE) {
+            if !frames.is_of(*place, player.id)
+                && let Some(mfn) = new.pop()
+            {
+                *place = mfn;
+            }
+        }
+        player.frames.extend(new);
+        player.frames.truncate(200);
+    }
+
     /// Works off what all domains took out of use.
     pub fn drain(&self) {
         for player in &self.players {
@@ -467,7 +512,9 @@ impl World {
     /// Ends everything; all memory must be free again (I10, I29).
     pub fn finish(&mut self) -> Result<(), String> {
         for slot in 0..3 {
-            self.end(slot);
+            if !self.dying.contains(&self.players[slot].id) {
+                self.end(slot);
+            }
         }
         self.check()?;
         // What one domain has of another's frames goes with it, so two rounds are enough; three with circles of domains.
@@ -476,6 +523,8 @@ impl World {
                 self.tear_down(index, 0, Budget::ENDLESS);
             }
         }
+        // Of free frames too.
+        self.checks = 63;
         self.check()?;
         let free = self.host.frames.statistics().free;
         if !self.dying.is_empty() || free != self.free_at_first {
@@ -497,6 +546,10 @@ impl World {
             }
         };
         audit::audit(&self.host, &mut self.tallies, &mut report).unwrap();
+        self.checks += 1;
+        if self.checks % 64 == 0 {
+            audit::clean(&self.host, &mut report);
+        }
         for id in (0..6).map(CpuId::new) {
             for cached in self.host.machine.cached_frames(id) {
                 let what = Remembered {

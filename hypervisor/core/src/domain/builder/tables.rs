@@ -9,17 +9,12 @@ use oxen_arch::Machine;
 use oxen_arch::boot::MfnRange;
 use oxen_arch::memory::{BadFrame, PhysMem};
 
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-/// A software bit: the page belongs to the guest's kernel.
-const GUEST_KERNEL: u64 = 1 << 52;
+use crate::page_type::entry::bits::{
+    ACCESSED, DIRTY, FRAME, GUEST_KERNEL, PRESENT, USER, WRITABLE,
+};
 
 const UPPER: u64 = PRESENT | WRITABLE | USER | ACCESSED | DIRTY;
 const READ_ONLY: u64 = PRESENT | USER | ACCESSED | DIRTY | GUEST_KERNEL;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// What the guest may do with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

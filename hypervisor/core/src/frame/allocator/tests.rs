@@ -322,3 +322,66 @@ proptest! {
         prop_assert_eq!(memory.blocks(), at_first);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// What is said to be clean is, whatever was split and joined since; and what was cleaned last is found again.
+    #[test]
+    fn i11_no_frame_is_called_clean_that_is_not(
+        steps in proptest::collection::vec((0_u8..6, 0_u64..70, any::<prop::sample::Index>()), 1..120),
+    ) {
+        let mut memory = Memory::new(&[(0x1000, 0x1400)]);
+        let mut is_clean = vec![false; 0x1400];
+        let mut held = Vec::new();
+        for (order, cleaned, which) in steps {
+            if cleaned % 2 == 0 || held.is_empty() {
+                let taken = memory.lists.take(Table(&memory.records), order, u8::MAX);
+                if let Some((index, clean)) = taken {
+                    let start = index.get() as usize;
+                    let known = &is_clean[start..start + clean as usize];
+                    prop_assert!(clean <= 1 << order && known.iter().all(|&is| is));
+                    held.push((start, order));
+                }
+            } else {
+                let (start, order) = held.swap_remove(which.index(held.len()));
+                let size = 1_usize << order;
+                let clean = cleaned.min(size as u64);
+                for (offset, is_clean) in is_clean[start..start + size].iter_mut().enumerate() {
+                    *is_clean = (offset as u64) < clean;
+                }
+                let put = range(start as u64, (start + size) as u64);
+                memory.lists.put(Table(&memory.records), put, clean);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_cleaned_of_a_block_is_found_when_it_is_taken_again() {
+    let mut memory = Memory::new(&[(0x1000, 0x1800)]);
+    for cleaned in [0, 1, 100, 511, 512] {
+        let (index, _) = memory
+            .lists
+            .take(Table(&memory.records), 9, u8::MAX)
+            .unwrap();
+        let start = u64::from(index.get());
+        let put = range(start, start + 512);
+        memory.lists.put(Table(&memory.records), put, cleaned);
+        let again = memory.lists.take(Table(&memory.records), 9, u8::MAX);
+        assert_eq!(again, Some((index, cleaned as u32)));
+        // Its parts know their share.
+        memory.lists.put(Table(&memory.records), put, cleaned);
+        let (part, clean) = memory
+            .lists
+            .take(Table(&memory.records), 3, u8::MAX)
+            .unwrap();
+        assert_eq!((part, u64::from(clean)), (index, cleaned.min(8)));
+        let put = range(start, start + 8);
+        memory.lists.put(Table(&memory.records), put, clean.into());
+        let again = memory.lists.take(Table(&memory.records), 9, u8::MAX);
+        assert_eq!(again, Some((index, cleaned as u32)));
+        let put = range(start, start + 512);
+        memory.lists.put(Table(&memory.records), put, 0);
+    }
+}
