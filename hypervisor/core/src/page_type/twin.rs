@@ -96,3 +96,6 @@ pub(crate) fn exchange(
     };
     memory.frames.with_twin(root, both).unwrap_or(Err(BadFrame))
 }
+
+#[cfg(test)]
+mod tests;
