@@ -11,6 +11,7 @@ use super::*;
 use crate::audit::{self, Finding, Problem, Tally};
 use crate::budget::Budget;
 use crate::frame::{RESERVE, TypeState, UndoQueue};
+use crate::page_type::entry::Entry;
 use crate::page_type::hold::{Hold, Reach};
 use crate::page_type::{Level, PageType, Stop, promote, undo};
 use crate::testing::{DATA, Guest, failure, frame};
@@ -391,7 +392,7 @@ fn two_cpus_that_write_the_same_slot_leave_both_alike() {
         let root = promote::acquire(memory, &reach, root, ROOT, &mut Budget::new(u32::MAX));
         let root = root.unwrap();
         let mut exchanges = 0;
-        for turn in 0..300 {
+        for turn in 0..20_000 {
             let new = Entry(wanted[(begin + turn) % 3]);
             let mut budget = Budget::new(u32::MAX);
             let taken = Hold::take(memory, &reach, Level::L4, new, &mut budget);
