@@ -35,6 +35,8 @@ pub struct Guest {
     pub memory_mib: u64,
     /// How much of it the guest gets, if not half: what stands behind `dom0_mem=`.
     pub dom0_mem: Option<String>,
+    /// More words on the hypervisor's command line.
+    pub hypervisor: Option<String>,
 }
 
 /// How a boot should end.

@@ -76,8 +76,20 @@ impl Guest {
 
     pub fn with_options(domid: DomId, capabilities: Capabilities, options: &str) -> Self {
         let mut config = SimConfig::new(16 << 20);
-        config.cpus = 2;
         config.command_line = options.into();
+        Self::on(config, domid, capabilities)
+    }
+
+    /// An ordinary domain that runs on twins of its roots. CPUs 2 and 3 are there to be used by other threads.
+    pub fn on_twins() -> Self {
+        let mut config = SimConfig::new(16 << 20);
+        config.xpti = Some(true);
+        config.cpus = 4;
+        Self::on(config, DomId::new(7), Capabilities::empty())
+    }
+
+    fn on(mut config: SimConfig, domid: DomId, capabilities: Capabilities) -> Self {
+        config.cpus = config.cpus.max(2);
         let (machine, boot) = Machine::new(config);
         let cpu = machine.cpu(CpuId::new(0));
         let other_cpu = machine.cpu(CpuId::new(1));

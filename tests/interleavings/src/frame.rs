@@ -9,9 +9,13 @@ use dom0_abi::ids::DomId;
 use loom::cell::UnsafeCell;
 use zerocopy::FromZeros;
 
+use crate::memory::Machine;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::tlb::TlbStamp;
 
+#[path = "../../../hypervisor/core/src/frame/owners.rs"]
+#[allow(dead_code)] // Of the lists of domains only their locks are used here.
+mod owners;
 #[path = "../../../hypervisor/core/src/frame/table.rs"]
 #[allow(dead_code)] // Links and tables are the allocator's, which is not here.
 mod table;
@@ -34,6 +38,7 @@ mod allocator {
     }
 }
 
+use owners::Owners;
 use table::{FrameIndex, FrameRecord};
 pub use type_word::{Level, PageType, TypeState};
 use type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
@@ -48,8 +53,26 @@ pub struct Frames {
     frames: Vec<Frame>,
     /// The queue.
     pub undo: UndoQueue,
+    /// For their locks.
+    owners: Owners,
     /// What time it is, for stamps.
     clock: AtomicU64,
+}
+
+/// As the hypervisor's.
+#[derive(Clone, Copy)]
+pub struct Memory<'h> {
+    /// Its machine.
+    pub machine: &'h Machine,
+    /// Their records.
+    pub frames: &'h Frames,
+}
+
+impl<'h> Memory<'h> {
+    /// As `Memory::mem`.
+    pub fn mem(&self) -> &'h Machine {
+        self.machine
+    }
 }
 
 struct Frame {
@@ -89,6 +112,7 @@ impl Frames {
                 })
                 .collect(),
             undo: UndoQueue::new(),
+            owners: Owners::new(&Machine::of(0)).expect("boot has memory"),
             clock: AtomicU64::new(1),
         };
         for frame in &frames.frames {
@@ -132,6 +156,14 @@ impl Frames {
         match self.record(mfn).word().kind() {
             Kind::Owned { count, .. } => count,
             _ => 0,
+        }
+    }
+
+    /// As `Frames::with_twin`.
+    pub fn with_twin<R>(&self, root: Mfn, what: impl FnOnce() -> R) -> Option<R> {
+        match self.record(root).word().kind() {
+            Kind::Owned { owner, .. } => self.owners.one_by_one(owner, what),
+            _ => None,
         }
     }
 

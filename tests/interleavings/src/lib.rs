@@ -8,11 +8,24 @@
 extern crate self as oxen_arch;
 
 pub mod frame;
+pub mod memory;
+pub mod page_type;
 pub mod sync;
+pub mod twin;
+
+pub use memory::Machine;
 
 /// What stands for `arch::boot`.
 pub mod boot {
     pub use arch::CpuId;
+    pub use arch::boot::MfnRange;
+}
+
+/// What stands for the table of domains.
+mod domain {
+    pub mod table {
+        pub const MAX_DOMAINS: usize = 2;
+    }
 }
 
 #[path = "../../../hypervisor/arch/src/tlb/mod.rs"]

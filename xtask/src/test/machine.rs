@@ -94,7 +94,7 @@ fn guest_test(guest: &Guest) -> MachineTest {
         way: Way::Direct,
         memory_mib: guest.memory_mib,
         cpus: 1,
-        command_line: guest.dom0_mem.as_deref().map(command_line_with),
+        command_line: command_line(guest),
         kernel: Kernel::Guest(guest.name.clone()),
         expect: expect(Hypervisor::Oxen),
         expect_on_xen: expect(Hypervisor::Xen),
@@ -103,6 +103,18 @@ fn guest_test(guest: &Guest) -> MachineTest {
         // `int n`, `iretq` and `lretq` in ring 3 are the bread and butter of these.
         needs_good_qemu: ["exceptions", "privileged", "descriptors"].contains(&guest.name.as_str()),
         limit: guest.limit(),
+    }
+}
+
+/// The hypervisor's command line where a guest needs another than the usual one.
+fn command_line(guest: &Guest) -> Option<String> {
+    let line = guest.dom0_mem.as_deref().map(command_line_with);
+    match &guest.hypervisor {
+        Some(more) => {
+            let line = line.unwrap_or_else(|| default_command_line(guest.memory_mib));
+            Some(format!("{line} {more}"))
+        }
+        None => line,
     }
 }
 

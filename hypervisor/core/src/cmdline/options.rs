@@ -188,11 +188,16 @@ pub const OPTIONS: &[CommandOption] = &[
     },
     CommandOption {
         name: "xpti",
-        syntax: "boolean",
-        default: "as the CPU is",
-        meaning: "Separate page tables while a guest runs, against Meltdown. Read, but without effect yet: there are \
-                  none.",
-        set: into!(xpti, |value: Value<'_>| value.boolean().map(Some)),
+        syntax: "boolean, `default`",
+        default: "`default`",
+        meaning: "A guest runs on tables that show little of the hypervisor, against Meltdown: for each root of its own (L4 \
+                  table) the hypervisor keeps another, 4 KiB each, and switches at each entry and exit. `default`: \
+                  where the CPU needs it. Takes the place of `pcid`. Xen's `dom0=` and `domu=` are not supported: \
+                  it is for all domains or for none.",
+        set: into!(xpti, |value: Value<'_>| match value {
+            Value::Text("default") => Ok(None),
+            other => other.boolean().map(Some),
+        }),
     },
 ];
 

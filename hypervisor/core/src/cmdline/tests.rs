@@ -119,6 +119,21 @@ fn every_option_changes_its_field() {
 }
 
 #[test]
+fn xpti_is_for_all_for_none_or_as_the_cpu_is() {
+    for (text, wanted) in [
+        ("", None),
+        ("xpti", Some(true)),
+        ("xpti=on", Some(true)),
+        ("xpti=off", Some(false)),
+        ("no-xpti", Some(false)),
+        ("xpti=default", None),
+        ("xpti=on xpti=default", None),
+    ] {
+        assert_eq!(settings(text).xpti, wanted, "{text:?}");
+    }
+}
+
+#[test]
 fn a_wrong_word_is_named_and_the_rest_counts() {
     let parsed = CommandLine::parse("dom0_mem=lots frobnicate nosmp iommu=on");
     assert_eq!(

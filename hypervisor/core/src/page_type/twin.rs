@@ -10,11 +10,7 @@
 //! its number: far above all memory for a CPU that follows such entries (L1TF), and nothing for a slot that is empty. It is a
 //! hint and no more: a frame is a twin because its record says so and names the root.
 //!
-//! INVARIANT: what a twin holds in a guest's slot is what its root holds there, except in the middle of [`exchange`], before
-//! whose end nothing that the old entry referred to can be given back.
-//! LOCK: [`exchange`] takes that of the domain's frames (`frame::owners`): the order of writes to one slot has to be the same in
-//! both pages. To store and look again until both agree is not enough: a CPU that comes late could put an entry back for a
-//! moment whose references are gone, and another one run on it.
+//! INVARIANT: what a twin holds in a guest's slot is what its root holds there, except in the middle of [`exchange`].
 
 use dom0_abi::addr::{Mfn, PAGE_SHIFT};
 use dom0_abi::arch::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
@@ -23,9 +19,12 @@ use oxen_arch::Machine;
 use oxen_arch::memory::BadFrame;
 use oxen_arch::paging_facts::SPARE_SLOT;
 
-use super::HeldType;
-use super::entry::{Entry, bits};
+use super::entry::bits;
 use crate::frame::{Frames, Memory};
+
+mod exchange;
+
+pub(crate) use exchange::exchange;
 
 /// The entry that notes a twin.
 const fn note(twin: Mfn) -> u64 {
@@ -76,23 +75,5 @@ pub(super) fn detach(memory: Memory<'_>, root: Mfn) {
     }
 }
 
-/// Exchanges entry `index` of a root in use, a guest's, in the root and in its twin, if it is `old`; else returns what it is.
-#[cold]
-pub(crate) fn exchange(
-    memory: Memory<'_>,
-    root: &HeldType,
-    index: u16,
-    old: Entry,
-    new: Entry,
-) -> Result<Result<u64, u64>, BadFrame> {
-    let (mem, root, index) = (memory.mem(), root.mfn(), usize::from(index));
-    let twin = of(memory.machine, memory.frames, root).ok_or(BadFrame)?;
-    let both = || {
-        let exchanged = mem.compare_exchange_u64(root.word(index), old.0, new.0)?;
-        if exchanged.is_ok() {
-            mem.store_u64(twin.word(index), new.0)?;
-        }
-        Ok(exchanged)
-    };
-    memory.frames.with_twin(root, both).unwrap_or(Err(BadFrame))
-}
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::xen::{MmuUpdate, MmuextOp};
+use oxen_arch::paging_facts::SPARE_SLOT;
 use oxen_core::audit::{self, Problem, Tally, Wrong};
 use oxen_core::budget::Budget;
 use oxen_core::domain::teardown::{self, Progress};
@@ -37,9 +38,10 @@ const INVALID: i64 = Errno::EINVAL.as_return();
 const FAULT: i64 = Errno::EFAULT.as_return();
 const FORBIDDEN: i64 = Errno::EPERM.as_return();
 
-fn both_modes() -> [Config; 2] {
-    [false, true].map(|pcid| Config {
+fn all_modes() -> [Config; 3] {
+    [(false, false), (true, false), (false, true)].map(|(pcid, xpti)| Config {
         pcid,
+        xpti,
         ..Config::of(0)
     })
 }

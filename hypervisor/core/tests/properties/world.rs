@@ -79,6 +79,8 @@ pub struct Config {
     pub pcid: bool,
     /// CPUs leak what entries name that are not present.
     pub l1tf: bool,
+    /// Guests run on twins of their roots, and there are no PCIDs.
+    pub xpti: bool,
     /// The control domain maps what it likes into the tables of others.
     pub wild: bool,
     /// No flush that follows from a stamp is made.
@@ -92,6 +94,7 @@ impl Config {
             seed,
             pcid: seed & 1 != 0,
             l1tf: seed & 2 != 0,
+            xpti: seed % 3 == 2,
             wild: seed & 4 != 0,
             forgets_flushes: false,
         }
@@ -163,6 +166,7 @@ impl World {
         machine.cpus = 6;
         machine.seed = config.seed;
         machine.pcid = config.pcid;
+        machine.xpti = Some(config.xpti);
         machine.forgets_flushes = config.forgets_flushes;
         machine.paging = Some(PagingFacts {
             address_bits: 46,

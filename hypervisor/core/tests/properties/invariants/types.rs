@@ -53,7 +53,7 @@ fn i01_what_a_cpu_remembers_is_flushed_before_a_page_is_a_table() {
         |world, mfn| world.gdt(1, mfn),
     ];
     for make in makes {
-        for config in both_modes() {
+        for config in all_modes() {
             assert!(!stale_write(config, make));
             let broken = Config {
                 forgets_flushes: true,

@@ -1,0 +1,55 @@
+//! What stands for `arch::memory`, and for the machine that has it.
+
+pub use arch::memory::BadFrame;
+use dom0_abi::addr::{Maddr, PAGE_SHIFT};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// What boot gives: a slice that stays.
+pub type BootSlice<T> = Box<[T]>;
+
+/// A machine of so many frames. Of each there is one word, whichever is asked for.
+pub struct Machine {
+    frames: Box<[AtomicU64]>,
+}
+
+impl Machine {
+    /// All words are 0.
+    pub fn of(count: usize) -> Self {
+        Self {
+            frames: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// As `Machine::boot_slice`.
+    pub fn boot_slice<T>(&self, count: usize, make: impl Fn(usize) -> T) -> Option<BootSlice<T>> {
+        Some((0..count).map(make).collect())
+    }
+
+    fn word(&self, at: Maddr) -> Result<&AtomicU64, BadFrame> {
+        let frame = usize::try_from(at.get() >> PAGE_SHIFT).map_err(|_| BadFrame)?;
+        self.frames.get(frame).ok_or(BadFrame)
+    }
+
+    /// As `PhysMem::load_u64`.
+    pub fn load_u64(&self, at: Maddr) -> Result<u64, BadFrame> {
+        Ok(self.word(at)?.load(Ordering::SeqCst))
+    }
+
+    /// As `PhysMem::store_u64`.
+    pub fn store_u64(&self, at: Maddr, value: u64) -> Result<(), BadFrame> {
+        self.word(at)?.store(value, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// As `PhysMem::compare_exchange_u64`.
+    pub fn compare_exchange_u64(
+        &self,
+        at: Maddr,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, BadFrame> {
+        let word = self.word(at)?;
+        Ok(word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
+    }
+}
