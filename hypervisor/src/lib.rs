@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod dom0;
+#[cfg(feature = "counters")]
+mod longest;
 mod panic;
 
 use dom0_abi::arch::CpuUserRegs;
@@ -111,12 +113,16 @@ struct Entries;
 impl Handlers for Entries {
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "counters")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
             entry::hypercall(host, cpu, regs);
         }
     }
 
     fn exception(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "counters")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
             entry::exception(host, cpu, regs);
         }
     }

@@ -33,6 +33,8 @@ pub struct Built {
 pub enum Profile {
     /// Optimised, with overflow checks: what is shipped and measured.
     Image,
+    /// The same, but it counts what it does.
+    Counters,
     /// Quick to build.
     Debug,
 }
@@ -40,15 +42,30 @@ pub enum Profile {
 impl Profile {
     fn name(self) -> &'static str {
         match self {
-            Profile::Image => "image",
+            Profile::Image | Profile::Counters => "image",
             Profile::Debug => "dev",
         }
     }
 
     fn folder(self) -> &'static str {
         match self {
-            Profile::Image => "image",
+            Profile::Image | Profile::Counters => "image",
             Profile::Debug => "debug",
+        }
+    }
+
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Profile::Image | Profile::Debug => &[],
+            Profile::Counters => &["--features", "counters"],
+        }
+    }
+
+    /// What the files are called that people and loaders take.
+    fn output(self) -> &'static str {
+        match self {
+            Profile::Image | Profile::Debug => "oxen",
+            Profile::Counters => "oxen-counters",
         }
     }
 }
@@ -66,7 +83,8 @@ pub fn link(profile: Profile) -> Result<PathBuf> {
             "--target",
             BARE_TARGET,
         ])
-        .args(["--profile", profile.name()]))?;
+        .args(["--profile", profile.name()])
+        .args(profile.features()))?;
     Ok(bare_artifacts(profile.folder()).join("oxen"))
 }
 
@@ -81,7 +99,11 @@ pub fn build(profile: Profile) -> Result<Built> {
     let image = Image::parse(&bytes).with_context(|| format!("in {}", linked.display()))?;
     let functions = image.functions();
     let out = output_dir()?;
-    fs::write(out.join("oxen.sym"), symbols::listing(&functions))?;
+    let name = profile.output();
+    fs::write(
+        out.join(format!("{name}.sym")),
+        symbols::listing(&functions),
+    )?;
     let patch = symbols::reserved_section(&image)?.map(|place| {
         symbols::table(&functions, image.base(), place.len()).map(|table| (place, table))
     });
@@ -103,15 +125,15 @@ pub fn build(profile: Profile) -> Result<Built> {
     let compressed = gzip(&container)?;
     let built = Built {
         linked,
-        container: out.join("oxen"),
-        compressed: out.join("oxen.gz"),
+        container: out.join(name),
+        compressed: out.join(format!("{name}.gz")),
     };
     fs::write(&built.container, &container)?;
     fs::write(&built.compressed, &compressed)?;
 
     let sections = image.section_sizes();
     println!(
-        "oxen: {} bytes, compressed {} bytes; code {}, read-only data {}, data {}, zeroed {}; {} functions",
+        "{name}: {} bytes, compressed {} bytes; code {}, read-only data {}, data {}, zeroed {}; {} functions",
         container.len(),
         compressed.len(),
         sections.code,
