@@ -75,9 +75,19 @@ impl Guest {
     }
 
     pub fn with_options(domid: DomId, capabilities: Capabilities, options: &str) -> Self {
+        Self::configured(domid, capabilities, |config| {
+            config.command_line = options.into();
+        })
+    }
+
+    pub fn configured(
+        domid: DomId,
+        capabilities: Capabilities,
+        configure: impl FnOnce(&mut SimConfig),
+    ) -> Self {
         let mut config = SimConfig::new(16 << 20);
         config.cpus = 2;
-        config.command_line = options.into();
+        configure(&mut config);
         let (machine, boot) = Machine::new(config);
         let cpu = machine.cpu(CpuId::new(0));
         let other_cpu = machine.cpu(CpuId::new(1));

@@ -38,7 +38,7 @@ use oxen_arch::{Cpu, Machine};
 
 use allocator::FreeLists;
 pub use allocator::{MAX_ORDER, MIN_ADDRESS_BITS};
-pub use clean::{CleanFrames, RESERVE};
+pub use clean::{CleanFrames, HeldFrames, RESERVE};
 pub use handle::OwnedFrames;
 pub use owners::Charge;
 use owners::{Owners, Paid};
@@ -49,6 +49,7 @@ pub use taken::TakenFrames;
 pub use type_word::TypeState;
 use type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
 pub use undo::UndoQueue;
+pub(crate) use undo::{Unpaid, Work};
 pub(crate) use word::Kind;
 use word::{Effect, Event};
 
@@ -171,6 +172,12 @@ impl Frames {
         self.table()
             .of(mfn)
             .is_some_and(|record| record.word().is_of(owner))
+    }
+
+    /// Whether the frame could be taken from a domain for good: nobody refers to it.
+    pub(crate) fn can_be_taken(&self, mfn: Mfn, from: DomId) -> bool {
+        let kind = self.table().of(mfn).map(|record| record.word().kind());
+        matches!(kind, Some(Kind::Owned { owner, is_allocated: true, count: 1 }) if owner == from)
     }
 
     /// How many references there are to a frame of a domain, that of its being allocated included; 0 for others.
@@ -305,8 +312,8 @@ impl<'m> Memory<'m> {
             }
             record.set_type_word(TypeWord::NEVER_USED);
         }
-        if latest != TlbStamp::NEVER {
-            self.machine.flush_stale(self.cpu, latest);
+        if latest != TlbStamp::NEVER && self.machine.flush_stale(self.cpu, latest) {
+            self.undo.note(Work::Shootdown);
         }
     }
 
@@ -355,7 +362,8 @@ impl<'m> Memory<'m> {
     /// Takes a frame from a domain that gives it back. It is free, and has no pfn any more, as soon as nobody has a reference
     /// to it. `EINVAL`: it is not the domain's, or was given back before.
     pub fn release_domain_frame(&self, mfn: Mfn, owner: DomId) -> Result<(), Errno> {
-        self.apply(mfn, Event::GiveBack(owner))
+        let event = Event::GiveBack(owner);
+        self.frames.lessen(self.machine, self.undo, mfn, event)
     }
 
     /// Takes a reference to a frame of a domain. `EINVAL`: it is not the domain's. `EBUSY`: there are too many.
@@ -381,33 +389,47 @@ impl<'m> Memory<'m> {
         self.frames.put(object.into_frames(), 0);
     }
 
+    /// [`Frames::leave`].
+    fn leave(&self, mfn: Mfn) {
+        self.frames.leave(self.machine, mfn);
+    }
+}
+
+impl Frames {
     /// Applies an event to a frame's record, and frees the frame if that was the last hand it was in.
-    fn apply(&self, mfn: Mfn, event: Event) -> Result<(), Errno> {
-        let record = self.frames.table().of(mfn).ok_or(Errno::EINVAL)?;
+    fn lessen(
+        &self,
+        machine: &Machine,
+        undo: &UndoQueue,
+        mfn: Mfn,
+        event: Event,
+    ) -> Result<(), Errno> {
+        let record = self.table().of(mfn).ok_or(Errno::EINVAL)?;
         let owner = match record.word().kind() {
             Kind::Owned { owner, .. } => owner,
             _ => return Err(Errno::EINVAL),
         };
         if record.apply(event)? == Effect::Free {
             let index = FrameIndex::new(mfn.get()).ok_or(Errno::EINVAL)?;
-            self.frames.owners.remove(self.frames.table(), owner, index);
-            self.leave(mfn);
-            self.machine.m2p().set(mfn, None);
-            self.frames.put(MfnRange::one(mfn), 0);
+            self.owners.remove(self.table(), owner, index);
+            self.leave(machine, mfn);
+            machine.m2p().set(mfn, None);
+            self.put(MfnRange::one(mfn), 0);
+            undo.note(Work::Freed);
         }
         Ok(())
     }
 
     /// Remembers that the last entry that led to the frame is gone as of now, and what it was used as last: it may become the
     /// same domain's again without passing through the free lists.
-    fn leave(&self, mfn: Mfn) {
-        if let Some(record) = self.frames.table().of(mfn) {
+    fn leave(&self, machine: &Machine, mfn: Mfn) {
+        if let Some(record) = self.table().of(mfn) {
             let old = record.type_word();
             let was = match old.state() {
                 TypeState::None { was, .. } => was,
                 _ => None,
             };
-            let stamp = self.machine.tlb_stamp();
+            let stamp = machine.tlb_stamp();
             record.set_type_word(old.with(TypeState::None { was, stamp }));
         }
     }

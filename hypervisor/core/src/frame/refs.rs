@@ -6,9 +6,10 @@ use core::mem;
 use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
+use oxen_arch::Machine;
 
 use super::word::{Event, Kind, Refused};
-use super::{Frames, Memory};
+use super::{Frames, Memory, UndoQueue};
 
 /// A general reference: as long as it exists, the frame is neither free nor another domain's, even if its domain gives
 /// it back meanwhile. Dropping it ends the reference, and frees the frame if it was the last.
@@ -49,16 +50,18 @@ impl Drop for FrameRef<'_> {
     fn drop(&mut self) {
         let record = self.memory.frames.record(self.mfn);
         if !record.is_some_and(|record| record.release_one_of_many()) {
-            release_last(self.memory, self.mfn);
+            let memory = self.memory;
+            release_last(memory.frames, memory.machine, memory.undo, self.mfn);
         }
     }
 }
 
-/// Ends a reference that may be the last one.
+/// Ends a reference that may be the last one. What [`Memory`] is comes in parts: as a whole it would be put together wherever a
+/// reference ends, though hardly one is the last.
 #[cold]
 #[inline(never)]
-fn release_last(memory: Memory<'_>, mfn: Mfn) {
-    let released = memory.apply(mfn, Event::Release);
+fn release_last(frames: &Frames, machine: &Machine, undo: &UndoQueue, mfn: Mfn) {
+    let released = frames.lessen(machine, undo, mfn, Event::Release);
     debug_assert_eq!(
         released,
         Ok(()),

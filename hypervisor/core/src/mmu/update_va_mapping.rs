@@ -81,7 +81,7 @@ fn update(
 }
 
 /// Flushes as the flags say: what, in the lowest bits; whose, in the others.
-fn flush(ctx: &CallCtx<'_>, va: GuestAddr, flags: u64) -> Result<(), Errno> {
+fn flush(ctx: &mut CallCtx<'_>, va: GuestAddr, flags: u64) -> Result<(), Errno> {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
         UVMF_TLB_FLUSH => Some(Flush::All),
         UVMF_INVLPG => flush::of_page(va),

@@ -7,9 +7,9 @@ use super::promote::is_ours;
 use super::refs::settle;
 use super::{Level, twin};
 use crate::budget::Budget;
-use crate::frame::Memory;
 use crate::frame::type_word::TypeEvent;
 use crate::frame::undo::ToUndo;
+use crate::frame::{Memory, Unpaid};
 
 /// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
 pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
@@ -36,6 +36,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     }
     // Nothing leads to the table any more: so since now no entry of it leads anywhere.
     let stamp = memory.machine.tlb_stamp();
+    let mut unpaid = Unpaid::new(memory.undo);
     while let Ok(Some(line)) = (memory.mem()).last_nonzero_line(mfn, usize::from(table.progress)) {
         for (index, word) in line.words.into_iter().enumerate().rev() {
             let index = line.first.wrapping_add(index) as u16;
@@ -50,6 +51,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
             table.progress = index;
         }
         table.progress = line.first as u16;
+        unpaid.pay(budget);
     }
     match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
         Ok(effect) => settle(memory, mfn, effect),
