@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod dom0;
+#[cfg(feature = "longest")]
+mod longest;
 mod panic;
 
 use dom0_abi::arch::CpuUserRegs;
@@ -112,6 +114,8 @@ impl Handlers for Entries {
     #[inline(always)]
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "longest")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
             entry::hypercall(host, cpu, regs);
         }
     }
@@ -119,6 +123,8 @@ impl Handlers for Entries {
     #[inline(always)]
     fn exception(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "longest")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
             entry::exception(host, cpu, regs);
         }
     }

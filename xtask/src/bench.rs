@@ -7,14 +7,14 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::guests::{self, Guest};
+use crate::guests::{self, Guest, Verdict};
 use crate::image_build::{self, Built, Profile};
 use crate::process::say;
 use crate::qemu::{Accel, Firmware, Hypervisor, Machine, Medium, Qemu};
-use crate::run::{default_command_line, payload};
+use crate::run::{command_line_with, default_command_line, payload};
 use crate::session::{Expect, Session};
 use crate::workspace::logs_dir;
 
@@ -34,15 +34,8 @@ pub struct Options {
 enum What {
     /// Single calls and traps, asked for by a micro-guest.
     Micro,
-}
-
-impl What {
-    /// The micro-guest that measures it.
-    fn guest(self) -> &'static str {
-        match self {
-            What::Micro => "bench-mmu",
-        }
-    }
+    /// The longest entry of each micro-guest, on a bench build of Oxen.
+    Entries,
 }
 
 /// A CPU that works with `-icount`: with the newer ones QEMU gives up at an instruction by which Xen starts. It has
@@ -85,10 +78,23 @@ const FLOORS: &[(&[&str], u64)] = &[
     (&["pin-tree-per-entry", "unpin-tree-per-entry"], 40),
 ];
 
+/// The micro-guest that measures single operations.
+const MICRO: &str = "bench-mmu";
+/// Instructions that no entry may take (`Budget::FULL` of the hypervisor is chosen for that).
+const LONGEST: u64 = 100_000;
+
 /// `cargo xtask bench`.
 pub fn run(options: &Options) -> Result<()> {
+    match options.what {
+        What::Micro => micro(options.row.as_deref()),
+        What::Entries => entries(options.row.as_deref()),
+    }
+}
+
+/// Prints what single operations cost.
+fn micro(word: Option<&str>) -> Result<()> {
     guests::build()?;
-    let guest = guests::find(options.what.guest())?;
+    let guest = guests::find(MICRO)?;
     let counting = image_build::build(Profile::Counting)?;
     let built = image_build::build(Profile::Image)?;
     let qemu = Qemu::find()?;
@@ -114,16 +120,67 @@ pub fn run(options: &Options) -> Result<()> {
     table.add(Hypervisor::Oxen, &oxen?);
     table.add(Hypervisor::Xen, &xen?);
     table.add_counts(&counted?);
-    if let Some(word) = &options.row {
-        table.rows.retain(|row| row.name.contains(word.as_str()));
+    if let Some(word) = word {
+        table.rows.retain(|row| row.name.contains(word));
     }
     print!("{}", table.text());
     Ok(())
 }
 
+/// Prints the longest entry of each micro-guest that comes to a verdict by itself; fails if one is too long.
+fn entries(word: Option<&str>) -> Result<()> {
+    guests::build()?;
+    let built = image_build::build(Profile::Longest)?;
+    let qemu = Qemu::find()?;
+    let is_wanted = |guest: &Guest| {
+        guest.expect == Verdict::Pass
+            && guest.types.is_none()
+            && word.is_none_or(|word| guest.name.contains(word))
+    };
+    let mut lines = vec![
+        ["guest", "longest entry", "told behind"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    let mut most = 0;
+    for guest in guests::list()?.into_iter().filter(is_wanted) {
+        let text = measure("oxen-longest", &guest, Some(&built), &qemu)?;
+        if let Some((instructions, what)) = longest(&text) {
+            most = most.max(instructions);
+            lines.push(vec![guest.name, instructions.to_string(), what]);
+        }
+    }
+    print!("{}", aligned(&lines));
+    ensure!(most > 0, "no guest has told of a long entry");
+    ensure!(
+        most <= LONGEST,
+        "an entry took {most} instructions, {LONGEST} are allowed"
+    );
+    Ok(())
+}
+
+/// The longest of all entries that the console tells of: its instructions, and what the guest was at.
+fn longest(text: &str) -> Option<(u64, String)> {
+    let mut most = None;
+    let mut line_before = "";
+    for line in text.lines() {
+        let Some((_, told)) = line.split_once("longest entry: ") else {
+            line_before = line;
+            continue;
+        };
+        let (instructions, what) = told.split_once(" instructions, ")?;
+        let instructions = instructions.parse().ok()?;
+        if most.as_ref().is_none_or(|&(most, _)| most < instructions) {
+            let before: String = line_before.trim_end().chars().take(50).collect();
+            most = Some((instructions, format!("{before} ({})", what.trim_end())));
+        }
+    }
+    most
+}
+
 /// Boots the guest on a build of Oxen, or on Xen, and returns all that the console shows.
 fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Result<String> {
-    let name = format!("bench-{name}");
+    let name = format!("bench-{name}-{}", guest.name);
     let machine = Machine {
         name: name.clone(),
         accel: Accel::Tcg,
@@ -132,7 +189,10 @@ fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Res
         firmware: Firmware::Bios,
         medium: Medium::Direct(payload(
             built,
-            default_command_line(guest.memory_mib),
+            match &guest.dom0_mem {
+                Some(dom0_mem) => command_line_with(dom0_mem),
+                None => default_command_line(guest.memory_mib),
+            },
             guest.kernel(),
             guest.command_line.clone(),
             guest.initrd()?,
@@ -309,6 +369,16 @@ mod tests {
              b            1000  500   2.00                     1\n\
              not on both: d (xen), c (oxen)\n"
         );
+    }
+
+    #[test]
+    fn the_longest_of_all_entries() {
+        let text = "TEST a: ok\r\n(OXEN) longest entry: 10001 instructions, vector 0x1, rax 0x1\r\n\
+                    TEST b: ok\r\n(OXEN) longest entry: 20002 instructions, vector 0x1, rax 0x2\r\n\
+                    TEST c: ok\r\n(OXEN) longest entry: 10003 instructions, vector 0x1, rax 0x3\r\n";
+        let right = (20_002, "TEST b: ok (vector 0x1, rax 0x2)".to_string());
+        assert_eq!(longest(text), Some(right));
+        assert_eq!(longest("GUEST a: PASS\n"), None);
     }
 
     #[test]

@@ -33,8 +33,10 @@ pub struct Built {
 pub enum Profile {
     /// Optimised, with overflow checks: what is shipped and measured.
     Image,
-    /// The same, which also counts for `cargo xtask bench`.
+    /// The same, which also counts what is dear on hardware, for `cargo xtask bench`.
     Counting,
+    /// The same, which tells how long entries are, for `cargo xtask bench entries`.
+    Longest,
     /// Quick to build.
     Debug,
 }
@@ -42,15 +44,24 @@ pub enum Profile {
 impl Profile {
     fn name(self) -> &'static str {
         match self {
-            Profile::Image | Profile::Counting => "image",
+            Profile::Image | Profile::Counting | Profile::Longest => "image",
             Profile::Debug => "dev",
         }
     }
 
     fn folder(self) -> &'static str {
         match self {
-            Profile::Image | Profile::Counting => "image",
+            Profile::Image | Profile::Counting | Profile::Longest => "image",
             Profile::Debug => "debug",
+        }
+    }
+
+    /// The feature of the image that makes the difference.
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Profile::Image | Profile::Debug => None,
+            Profile::Counting => Some(COUNTERS),
+            Profile::Longest => Some("longest"),
         }
     }
 
@@ -59,6 +70,7 @@ impl Profile {
         match self {
             Profile::Image | Profile::Debug => "oxen",
             Profile::Counting => "oxen-counting",
+            Profile::Longest => "oxen-longest",
         }
     }
 }
@@ -81,15 +93,13 @@ pub fn link(profile: Profile) -> Result<PathBuf> {
             BARE_TARGET,
         ])
         .args(["--profile", profile.name()]);
-    if profile == Profile::Counting {
-        build.args(["--features", COUNTERS]);
-    }
-    run(&mut build)?;
-    let linked = bare_artifacts(profile.folder()).join("oxen");
-    if profile != Profile::Counting {
-        return Ok(linked);
-    }
+    let Some(feature) = profile.feature() else {
+        run(&mut build)?;
+        return Ok(bare_artifacts(profile.folder()).join("oxen"));
+    };
+    run(build.args(["--features", feature]))?;
     // Out of the way of the image, which has the same name.
+    let linked = bare_artifacts(profile.folder()).join("oxen");
     let own = linked.with_file_name(profile.output());
     fs::rename(&linked, &own)?;
     Ok(own)

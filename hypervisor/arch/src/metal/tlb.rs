@@ -226,12 +226,15 @@ impl Machine {
         self.0.shared.tlb.stale_since(stamp)
     }
 
-    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have.
-    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) {
+    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: whether
+    /// others than the caller's were among them.
+    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> bool {
         let stale = self.stale_cpus(stamp);
-        if !stale.is_empty() {
-            self.flush_cpus(cpu, &stale, Flush::All);
+        if stale.is_empty() {
+            return false;
         }
+        self.flush_cpus(cpu, &stale, Flush::All);
+        stale != CpuSet::one(cpu.id())
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

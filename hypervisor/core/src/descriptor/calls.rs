@@ -19,6 +19,9 @@ use crate::mmu::with_undone;
 use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, PageType, Stop, TypeRef, promote};
 
+/// What each page of a table costs that is taken and loaded, beside its being checked, in units of the budget.
+const PAGE: u32 = 4;
+
 /// Makes frames of the caller's its global descriptor table, of so many descriptors; none takes it away.
 ///
 /// `EINVAL`: too many descriptors, or a frame is not the caller's, is used as something else, or holds a descriptor that is not
@@ -36,6 +39,8 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
         Ok(list) => take_gdt(ctx, &list),
         Err(errno) => Err(errno.into()),
     };
+    ctx.budget
+        .pay(PAGE.saturating_mul(count.div_ceil(PAGE_ENTRIES) as u32));
     match taken {
         Ok(()) => {
             let tables = &mut ctx.state.tables;

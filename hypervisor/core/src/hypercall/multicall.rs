@@ -8,6 +8,7 @@ use dom0_abi::xen::MulticallEntry;
 use super::continuation::Continuation;
 use super::decode::Arguments;
 use super::{CallCtx, HypercallResult, Reply, table};
+use crate::frame::Unpaid;
 use crate::guest_access::GuestPtr;
 
 /// Where in an entry its result lies.
@@ -38,7 +39,9 @@ pub fn multicall(
 }
 
 fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> HypercallResult {
+    let mut unpaid = Unpaid::new(&ctx.domain.undo);
     for index in 0..count {
+        unpaid.pay(&mut ctx.budget);
         let place = calls.element(u64::from(index));
         let rest = Continuation::Multicall {
             calls: GuestHandle::new(place.addr()),

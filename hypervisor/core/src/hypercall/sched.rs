@@ -72,6 +72,7 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     let ports = GuestPtr::from(request.ports);
     let mut last: Option<Port> = None;
     for index in 0..request.nr_ports {
+        ctx.budget.pay(1);
         let port = ports.element(u64::from(index)).read(ctx.cpu)?;
         if ctx.domain.is_port_pending(ctx.host.mem(), port)? {
             return Ok(Reply::DONE);

@@ -24,6 +24,8 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
+pub use exchange::HeldExchange;
+
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;

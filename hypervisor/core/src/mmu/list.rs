@@ -6,6 +6,7 @@ use dom0_abi::handle::GuestHandle;
 use dom0_abi::xen::MMU_COUNT_PREEMPTED;
 use zerocopy::FromBytes;
 
+use crate::frame::Unpaid;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -59,8 +60,12 @@ impl<T: FromBytes + Copy> List<T> {
         };
         let mut result = Ok(Reply::DONE);
         let mut done = 0;
+        let mut unpaid = Unpaid::new(&ctx.domain.undo);
         while done < count {
             let place = requests.element(u64::from(done));
+            if done > 0 {
+                unpaid.pay(&mut ctx.budget);
+            }
             let step = if done > 0 && !ctx.budget.spend_request() {
                 Err(Stop::Again)
             } else {

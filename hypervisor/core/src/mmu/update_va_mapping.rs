@@ -100,7 +100,7 @@ fn write(
 
 /// Flushes as the flags say: what, in the lowest bits; whose, in the others.
 #[inline(always)]
-fn flush(ctx: &CallCtx<'_>, va: GuestAddr, flags: u64) -> HypercallResult {
+fn flush(ctx: &mut CallCtx<'_>, va: GuestAddr, flags: u64) -> HypercallResult {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
         UVMF_TLB_FLUSH => Some(Flush::All),
         UVMF_INVLPG => flush::of_page(va),

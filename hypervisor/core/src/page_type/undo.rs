@@ -7,9 +7,9 @@ use super::promote::is_ours;
 use super::refs::settle;
 use super::{Level, twin};
 use crate::budget::Budget;
-use crate::frame::Memory;
 use crate::frame::type_word::TypeEvent;
 use crate::frame::undo::ToUndo;
+use crate::frame::{Memory, Unpaid};
 use oxen_arch::tlb::TlbStamp;
 
 /// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
@@ -63,6 +63,7 @@ fn entries(
     budget: &mut Budget,
 ) -> bool {
     let mem = memory.mem();
+    let mut unpaid = Unpaid::new(memory.undo);
     while let Ok(Some(line)) = mem.last_nonzero_line(table.mfn, usize::from(table.progress)) {
         for (index, word) in line.words.into_iter().enumerate().rev() {
             let index = line.first.wrapping_add(index) as u16;
@@ -76,6 +77,7 @@ fn entries(
             table.progress = index;
         }
         table.progress = line.first as u16;
+        unpaid.pay(budget);
     }
     true
 }

@@ -120,7 +120,7 @@ fn i10_what_was_preempted_ends_as_what_was_not() {
     for seed in 0..24 {
         alike(seed, |world, rng| {
             // The least with which a tree of four levels gets on: each of its tables costs something at each entry.
-            let budget = Budget::new(84 + rng.below(60) as u32);
+            let budget = Budget::new(90 + rng.below(60) as u32);
             world.host.set_entry_budget(budget);
         });
     }
