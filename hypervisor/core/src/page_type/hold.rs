@@ -193,11 +193,14 @@ fn take_at_once(memory: &Memory<'_>, reach: &Reach<'_>, entry: Entry) -> bool {
     let Some(record) = memory.frames.record(mfn) else {
         return false;
     };
-    if entry.is_writable() {
-        entry.is_write_back() && TypeRef::take_writable_at_once(memory, record, mfn, owner)
-    } else {
-        record.acquire_at_once(owner)
+    if !entry.is_writable() {
+        return record.acquire_at_once(owner);
     }
+    let is_taken = TypeRef::take_writable_at_once(memory, record, mfn, owner);
+    if is_taken && !entry.is_write_back() {
+        record.mark_incoherent();
+    }
+    is_taken
 }
 
 /// Takes what a present L1 entry needs, and returns it as it is put into memory.
@@ -210,7 +213,7 @@ fn take_slowly(memory: &Memory<'_>, reach: &Reach<'_>, entry: Entry) -> Result<E
     match memory.frames.record(mfn) {
         Some(record) if record.word().is_of(owner) => {
             if entry.is_writable() {
-                TypeRef::writable(*memory, mfn, owner)
+                promote::claim_writable(*memory, mfn, owner)
                     .map_err(busy)?
                     .into_entry();
             } else {
