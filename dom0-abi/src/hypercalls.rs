@@ -314,6 +314,8 @@ macro_rules! define_hypercalls {
         impl TryFrom<u64> for Hypercall {
             type Error = Unknown;
 
+            // Inlined, so that one decision over the number leads to what a caller does with the call.
+            #[inline(always)]
             fn try_from(number: u64) -> Result<Self, Unknown> {
                 match number {
                     $($number => Ok(Self::$variant),)+

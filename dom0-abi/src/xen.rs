@@ -24,6 +24,8 @@ abi_constants! {
     pub const UVMF_LOCAL: u64 = 0;
     /// `update_va_mapping`: flush wherever the domain runs.
     pub const UVMF_ALL: u64 = 1 << 2;
+    /// The last of the hypercall numbers that are left to the architecture. On x86 it means nothing.
+    pub const HYPERCALL_ARCH_7: u64 = 55 => "__HYPERVISOR_arch_7";
 }
 
 /// How [`StartInfo::magic`] begins; the rest is zero.

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod dom0;
+#[cfg(feature = "longest")]
+mod longest;
 mod panic;
 
 use dom0_abi::arch::CpuUserRegs;
@@ -116,14 +118,20 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
 struct Entries;
 
 impl Handlers for Entries {
+    #[inline(always)]
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "longest")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
             entry::hypercall(host, cpu, regs);
         }
     }
 
+    #[inline(always)]
     fn exception(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "longest")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
             entry::exception(host, cpu, regs);
         }
     }

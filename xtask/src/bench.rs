@@ -1,20 +1,20 @@
 //! `cargo xtask bench`: what operations cost in instructions, on Oxen and on Debian's Xen in the same run.
 //!
 //! A micro-guest measures, under QEMU's `-icount`, where the time stamp counter counts instructions: the figures are the
-//! same on every machine and in every run. Its lines `BENCH <row> <n>` become the rows of one table; a line
-//! `COUNT <row> <name> <n>`, which a bench build of Oxen may add to a row, becomes a column called `<name>`.
+//! same on every machine and in every run. Its lines `BENCH <row> <n>` become the rows of one table. Counting costs instructions,
+//! so Oxen is booted once more as a build that counts; a line `COUNT <row> <name> <n>` of that boot becomes a column `<name>`.
 
-use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::guests::{self, Guest};
+use crate::guests::{self, Guest, Verdict};
 use crate::image_build::{self, Built, Profile};
 use crate::process::say;
 use crate::qemu::{Accel, Firmware, Hypervisor, Machine, Medium, Qemu};
-use crate::run::{default_command_line, payload};
+use crate::run::{command_line_with, default_command_line, payload};
 use crate::session::{Expect, Session};
 use crate::workspace::logs_dir;
 
@@ -34,15 +34,8 @@ pub struct Options {
 enum What {
     /// Single calls and traps, asked for by a micro-guest.
     Micro,
-}
-
-impl What {
-    /// The micro-guest that measures it.
-    fn guest(self) -> &'static str {
-        match self {
-            What::Micro => "bench-mmu",
-        }
-    }
+    /// The longest entry of each micro-guest, on a bench build of Oxen.
+    Entries,
 }
 
 /// A CPU that works with `-icount`: with the newer ones QEMU gives up at an instruction by which Xen starts. It has
@@ -85,43 +78,109 @@ const FLOORS: &[(&[&str], u64)] = &[
     (&["pin-tree-per-entry", "unpin-tree-per-entry"], 40),
 ];
 
+/// The micro-guest that measures single operations.
+const MICRO: &str = "bench-mmu";
+/// Instructions that no entry may take (`Budget::FULL` of the hypervisor is chosen for that).
+const LONGEST: u64 = 100_000;
+
 /// `cargo xtask bench`.
 pub fn run(options: &Options) -> Result<()> {
+    match options.what {
+        What::Micro => micro(options.row.as_deref()),
+        What::Entries => entries(options.row.as_deref()),
+    }
+}
+
+/// Prints what single operations cost.
+fn micro(word: Option<&str>) -> Result<()> {
     guests::build()?;
-    let guest = guests::find(options.what.guest())?;
+    let guest = guests::find(MICRO)?;
+    let counting = image_build::build(Profile::Counting)?;
     let built = image_build::build(Profile::Image)?;
     let qemu = Qemu::find()?;
     say(format!(
         "{} on both hypervisors, in QEMU {}",
         guest.name, qemu.major
     ));
-    let (oxen, xen) = std::thread::scope(|scope| {
-        let oxen = scope.spawn(|| measure(Hypervisor::Oxen, &guest, Some(&built), &qemu));
-        let xen = measure(Hypervisor::Xen, &guest, None, &qemu);
-        let oxen = oxen.join();
-        (
-            oxen.unwrap_or_else(|_| anyhow::bail!("a thread panicked")),
-            xen,
-        )
+    let (guest, qemu) = (&guest, &qemu);
+    let boots = [
+        ("oxen", Some(&built)),
+        ("xen", None),
+        ("oxen-counting", Some(&counting)),
+    ];
+    let [oxen, xen, counted] = thread::scope(|scope| {
+        boots
+            .map(|(name, built)| scope.spawn(move || measure(name, guest, built, qemu)))
+            .map(|boot| {
+                boot.join()
+                    .unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+            })
     });
     let mut table = Table::default();
     table.add(Hypervisor::Oxen, &oxen?);
     table.add(Hypervisor::Xen, &xen?);
-    if let Some(word) = &options.row {
-        table.rows.retain(|row| row.name.contains(word.as_str()));
+    table.add_counts(&counted?);
+    if let Some(word) = word {
+        table.rows.retain(|row| row.name.contains(word));
     }
     print!("{}", table.text());
     Ok(())
 }
 
-/// Boots the guest and returns all that the console shows.
-fn measure(
-    hypervisor: Hypervisor,
-    guest: &Guest,
-    built: Option<&Built>,
-    qemu: &Qemu,
-) -> Result<String> {
-    let name = format!("bench-{hypervisor:?}").to_lowercase();
+/// Prints the longest entry of each micro-guest that comes to a verdict by itself; fails if one is too long.
+fn entries(word: Option<&str>) -> Result<()> {
+    guests::build()?;
+    let built = image_build::build(Profile::Longest)?;
+    let qemu = Qemu::find()?;
+    let is_wanted = |guest: &Guest| {
+        guest.expect == Verdict::Pass
+            && guest.types.is_none()
+            && word.is_none_or(|word| guest.name.contains(word))
+    };
+    let mut lines = vec![
+        ["guest", "longest entry", "told behind"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    let mut most = 0;
+    for guest in guests::list()?.into_iter().filter(is_wanted) {
+        let text = measure("oxen-longest", &guest, Some(&built), &qemu)?;
+        if let Some((instructions, what)) = longest(&text) {
+            most = most.max(instructions);
+            lines.push(vec![guest.name, instructions.to_string(), what]);
+        }
+    }
+    print!("{}", aligned(&lines));
+    ensure!(most > 0, "no guest has told of a long entry");
+    ensure!(
+        most <= LONGEST,
+        "an entry took {most} instructions, {LONGEST} are allowed"
+    );
+    Ok(())
+}
+
+/// The longest of all entries that the console tells of: its instructions, and what the guest was at.
+fn longest(text: &str) -> Option<(u64, String)> {
+    let mut most = None;
+    let mut line_before = "";
+    for line in text.lines() {
+        let Some((_, told)) = line.split_once("longest entry: ") else {
+            line_before = line;
+            continue;
+        };
+        let (instructions, what) = told.split_once(" instructions, ")?;
+        let instructions = instructions.parse().ok()?;
+        if most.as_ref().is_none_or(|&(most, _)| most < instructions) {
+            let before: String = line_before.trim_end().chars().take(50).collect();
+            most = Some((instructions, format!("{before} ({})", what.trim_end())));
+        }
+    }
+    most
+}
+
+/// Boots the guest on a build of Oxen, or on Xen, and returns all that the console shows.
+fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Result<String> {
+    let name = format!("bench-{name}-{}", guest.name);
     let machine = Machine {
         name: name.clone(),
         accel: Accel::Tcg,
@@ -130,7 +189,10 @@ fn measure(
         firmware: Firmware::Bios,
         medium: Medium::Direct(payload(
             built,
-            default_command_line(guest.memory_mib),
+            match &guest.dom0_mem {
+                Some(dom0_mem) => command_line_with(dom0_mem),
+                None => default_command_line(guest.memory_mib),
+            },
             guest.kernel(),
             guest.command_line.clone(),
             guest.initrd()?,
@@ -143,7 +205,7 @@ fn measure(
     let mut session = Session::start(command, &log, LIMIT)?;
     session
         .expect(&[Expect::Pass(guest.binary().into())])
-        .with_context(|| format!("on {hypervisor:?}; log: {}", log.display()))?;
+        .with_context(|| format!("log: {}", log.display()))?;
     Ok(session.text().to_string())
 }
 
@@ -153,8 +215,8 @@ struct Row {
     name: String,
     oxen: Option<u64>,
     xen: Option<u64>,
-    /// Oxen's counters.
-    counts: BTreeMap<String, u64>,
+    /// Oxen's counters and what they say, in the order in which the guest prints them.
+    counts: Vec<(String, String)>,
 }
 
 /// All operations in the order in which they were first seen.
@@ -168,21 +230,24 @@ impl Table {
     fn add(&mut self, hypervisor: Hypervisor, text: &str) {
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
-            match words.as_slice() {
-                ["BENCH", name, instructions] => {
-                    let instructions = instructions.parse().ok();
-                    let row = self.row(name);
-                    match hypervisor {
-                        Hypervisor::Oxen => row.oxen = instructions,
-                        Hypervisor::Xen => row.xen = instructions,
-                    }
+            if let ["BENCH", name, instructions] = words.as_slice() {
+                let instructions = instructions.parse().ok();
+                let row = self.row(name);
+                match hypervisor {
+                    Hypervisor::Oxen => row.oxen = instructions,
+                    Hypervisor::Xen => row.xen = instructions,
                 }
-                ["COUNT", name, counter, count] if hypervisor == Hypervisor::Oxen => {
-                    if let Ok(count) = count.parse() {
-                        self.row(name).counts.insert(counter.to_string(), count);
-                    }
-                }
-                _ => {}
+            }
+        }
+    }
+
+    /// Takes what the console of a build that counts has shown.
+    fn add_counts(&mut self, text: &str) {
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let ["COUNT", name, counter, count] = words.as_slice() {
+                let count = (counter.to_string(), count.to_string());
+                self.row(name).counts.push(count);
             }
         }
     }
@@ -202,7 +267,7 @@ impl Table {
     /// The table as people read it; what one of the hypervisors cannot do is left out and named at the end.
     fn text(&self) -> String {
         let mut counters: Vec<&str> = Vec::new();
-        for name in self.rows.iter().flat_map(|row| row.counts.keys()) {
+        for (name, _) in self.rows.iter().flat_map(|row| &row.counts) {
             if !counters.contains(&name.as_str()) {
                 counters.push(name);
             }
@@ -232,9 +297,9 @@ impl Table {
                 floor,
             ];
             line.extend(counters.iter().map(|counter| {
-                row.counts
-                    .get(*counter)
-                    .map_or(String::new(), |count| count.to_string())
+                let mut counts = row.counts.iter();
+                let found = counts.find(|(name, _)| name == counter);
+                found.map_or(String::new(), |(_, count)| count.clone())
             }));
             lines.push(line);
         }
@@ -288,19 +353,32 @@ mod tests {
         let mut table = Table::default();
         table.add(
             Hypervisor::Oxen,
-            "TEST a: ok\nBENCH xen-version 80\r\nCOUNT xen-version flushes 1\nBENCH b 1000\nBENCH d 7\n",
+            "TEST a: ok\nBENCH xen-version 80\r\nBENCH b 1000\nBENCH d 7\n",
         );
         table.add(
             Hypervisor::Xen,
-            "BENCH xen-version 240\nCOUNT xen-version flushes 9\nBENCH b 500\nBENCH c 3\n",
+            "BENCH xen-version 240\nBENCH b 500\nBENCH c 3\n",
+        );
+        table.add_counts(
+            "BENCH xen-version 99\nCOUNT xen-version locked 3\nCOUNT xen-version flush 0.002\nCOUNT b flush 1\n",
         );
         assert_eq!(
             table.text(),
-            "row          oxen  xen  ratio  floor  flushes\n\
-             xen-version    80  240   0.33     80        1\n\
-             b            1000  500   2.00\n\
+            "row          oxen  xen  ratio  floor  locked  flush\n\
+             xen-version    80  240   0.33     80       3  0.002\n\
+             b            1000  500   2.00                     1\n\
              not on both: d (xen), c (oxen)\n"
         );
+    }
+
+    #[test]
+    fn the_longest_of_all_entries() {
+        let text = "TEST a: ok\r\n(OXEN) longest entry: 10001 instructions, vector 0x1, rax 0x1\r\n\
+                    TEST b: ok\r\n(OXEN) longest entry: 20002 instructions, vector 0x1, rax 0x2\r\n\
+                    TEST c: ok\r\n(OXEN) longest entry: 10003 instructions, vector 0x1, rax 0x3\r\n";
+        let right = (20_002, "TEST b: ok (vector 0x1, rax 0x2)".to_string());
+        assert_eq!(longest(text), Some(right));
+        assert_eq!(longest("GUEST a: PASS\n"), None);
     }
 
     #[test]

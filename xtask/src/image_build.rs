@@ -33,6 +33,10 @@ pub struct Built {
 pub enum Profile {
     /// Optimised, with overflow checks: what is shipped and measured.
     Image,
+    /// The same, which also counts what is dear on hardware, for `cargo xtask bench`.
+    Counting,
+    /// The same, which tells how long entries are, for `cargo xtask bench entries`.
+    Longest,
     /// Quick to build.
     Debug,
 }
@@ -40,22 +44,44 @@ pub enum Profile {
 impl Profile {
     fn name(self) -> &'static str {
         match self {
-            Profile::Image => "image",
+            Profile::Image | Profile::Counting | Profile::Longest => "image",
             Profile::Debug => "dev",
         }
     }
 
     fn folder(self) -> &'static str {
         match self {
-            Profile::Image => "image",
+            Profile::Image | Profile::Counting | Profile::Longest => "image",
             Profile::Debug => "debug",
+        }
+    }
+
+    /// The feature of the image that makes the difference.
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Profile::Image | Profile::Debug => None,
+            Profile::Counting => Some(COUNTERS),
+            Profile::Longest => Some("longest"),
+        }
+    }
+
+    /// What files made from it are called.
+    fn output(self) -> &'static str {
+        match self {
+            Profile::Image | Profile::Debug => "oxen",
+            Profile::Counting => "oxen-counting",
+            Profile::Longest => "oxen-longest",
         }
     }
 }
 
+/// The feature of all crates of the image by which it counts.
+pub const COUNTERS: &str = "counters";
+
 /// Links the executable and returns its path.
 pub fn link(profile: Profile) -> Result<PathBuf> {
-    run(cargo()
+    let mut build = cargo();
+    build
         .args([
             "build",
             "--quiet",
@@ -66,14 +92,24 @@ pub fn link(profile: Profile) -> Result<PathBuf> {
             "--target",
             BARE_TARGET,
         ])
-        .args(["--profile", profile.name()]))?;
-    Ok(bare_artifacts(profile.folder()).join("oxen"))
+        .args(["--profile", profile.name()]);
+    let Some(feature) = profile.feature() else {
+        run(&mut build)?;
+        return Ok(bare_artifacts(profile.folder()).join("oxen"));
+    };
+    run(build.args(["--features", feature]))?;
+    // Out of the way of the image, which has the same name.
+    let linked = bare_artifacts(profile.folder()).join("oxen");
+    let own = linked.with_file_name(profile.output());
+    fs::rename(&linked, &own)?;
+    Ok(own)
 }
 
 /// Builds the image and everything made from it.
 pub fn build(profile: Profile) -> Result<Built> {
     crate::toolchain::ensure()?;
-    say("building the image");
+    let name = profile.output();
+    say(format!("building the image {name}"));
     let linked = link(profile)?;
     let mut bytes =
         fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
@@ -81,7 +117,10 @@ pub fn build(profile: Profile) -> Result<Built> {
     let image = Image::parse(&bytes).with_context(|| format!("in {}", linked.display()))?;
     let functions = image.functions();
     let out = output_dir()?;
-    fs::write(out.join("oxen.sym"), symbols::listing(&functions))?;
+    fs::write(
+        out.join(format!("{name}.sym")),
+        symbols::listing(&functions),
+    )?;
     let patch = symbols::reserved_section(&image)?.map(|place| {
         symbols::table(&functions, image.base(), place.len()).map(|table| (place, table))
     });
@@ -103,15 +142,15 @@ pub fn build(profile: Profile) -> Result<Built> {
     let compressed = gzip(&container)?;
     let built = Built {
         linked,
-        container: out.join("oxen"),
-        compressed: out.join("oxen.gz"),
+        container: out.join(name),
+        compressed: out.join(format!("{name}.gz")),
     };
     fs::write(&built.container, &container)?;
     fs::write(&built.compressed, &compressed)?;
 
     let sections = image.section_sizes();
     println!(
-        "oxen: {} bytes, compressed {} bytes; code {}, read-only data {}, data {}, zeroed {}; {} functions",
+        "{name}: {} bytes, compressed {} bytes; code {}, read-only data {}, data {}, zeroed {}; {} functions",
         container.len(),
         compressed.len(),
         sections.code,

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_memory;
+pub mod counters;
 pub mod descriptor_window;
 pub mod fpu;
 pub mod frame_bits;
@@ -20,6 +21,7 @@ pub mod memory_map;
 pub mod paging_facts;
 pub mod registers;
 pub mod scratch;
+pub mod seat;
 pub mod slot;
 pub mod sync;
 pub mod tlb;

@@ -9,6 +9,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -157,7 +158,27 @@ pub struct SlotRef<'a, T> {
     slot: &'a Slot<T>,
 }
 
-impl<T> SlotRef<'_, T> {
+impl<'a, T> SlotRef<'a, T> {
+    /// The slot that it refers to.
+    pub(crate) fn slot(&self) -> &'a Slot<T> {
+        self.slot
+    }
+
+    /// Ends without giving the reference back: that is the caller's to do, by [`SlotRef::from_slot`].
+    pub(crate) fn into_slot(self) -> &'a Slot<T> {
+        ManuallyDrop::new(self).slot
+    }
+
+    /// The reference that [`SlotRef::into_slot`] left.
+    ///
+    /// # Safety
+    ///
+    /// There must be one, and nobody else may make it this.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn from_slot(slot: &'a Slot<T>) -> Self {
+        Self { slot }
+    }
+
     /// Returns one more reference, to a retired value too; `None` if the count is at its limit.
     pub fn try_clone(&self) -> Option<Self> {
         let mut state = self.slot.state.load(Ordering::Relaxed);

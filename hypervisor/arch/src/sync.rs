@@ -9,9 +9,14 @@ use core::fmt;
 pub use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+#[cfg(not(feature = "counters"))]
 pub use core::sync::atomic;
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+#[cfg(feature = "counters")]
+pub use crate::counters::atomic;
+use crate::counters::{Event, count};
 
 /// A value that is made once, by whoever comes first.
 pub use spin::Once;
@@ -83,6 +88,7 @@ impl<T: ?Sized> SpinLock<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         held::check(self.rank);
         let inner = self.inner.lock();
+        count(Event::Locked);
         held::push(self.rank);
         Guard {
             inner,
@@ -94,6 +100,7 @@ impl<T: ?Sized> SpinLock<T> {
     /// Takes the lock if nobody holds it. The rank does not matter, because who does not wait closes no circle.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         let inner = self.inner.try_lock()?;
+        count(Event::Locked);
         held::push(self.rank);
         Some(Guard {
             inner,

@@ -263,7 +263,7 @@ pub enum AddDomainError {
 /// What a physical CPU does.
 #[derive(Debug)]
 pub struct Pcpu {
-    /// Domain and vCPU, see [`Pcpu::encode`].
+    /// Domain and vCPU that it runs, as others may know it; see [`Pcpu::encode`].
     running: AtomicU64,
     /// What its TLB keeps of vCPUs.
     pub pcids: Pcids,
@@ -290,16 +290,14 @@ impl Pcpu {
         }
     }
 
-    /// Makes it run a vCPU; `false` if it runs one already.
-    pub fn run(&self, domain: DomId, vcpu: VcpuId) -> bool {
+    /// Notes the vCPU that it runs from now on.
+    pub fn runs(&self, domain: DomId, vcpu: VcpuId) {
         let word = Self::encode(domain, vcpu);
-        self.running
-            .compare_exchange(NOTHING, word, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.running.store(word, Ordering::Release);
     }
 
-    /// Makes it run nothing.
-    pub fn leave(&self) {
+    /// Notes that it runs none any more.
+    pub fn runs_nothing(&self) {
         self.running.store(NOTHING, Ordering::Release);
     }
 

@@ -75,21 +75,27 @@ impl Guest {
     }
 
     pub fn with_options(domid: DomId, capabilities: Capabilities, options: &str) -> Self {
-        let mut config = SimConfig::new(16 << 20);
-        config.command_line = options.into();
-        Self::on(config, domid, capabilities)
+        Self::configured(domid, capabilities, |config| {
+            config.command_line = options.into();
+        })
     }
 
     /// An ordinary domain that runs on twins of its roots. CPUs 2 and 3 are there to be used by other threads.
     pub fn on_twins() -> Self {
-        let mut config = SimConfig::new(16 << 20);
-        config.xpti = Some(true);
-        config.cpus = 4;
-        Self::on(config, DomId::new(7), Capabilities::empty())
+        Self::configured(DomId::new(7), Capabilities::empty(), |config| {
+            config.xpti = Some(true);
+            config.cpus = 4;
+        })
     }
 
-    fn on(mut config: SimConfig, domid: DomId, capabilities: Capabilities) -> Self {
-        config.cpus = config.cpus.max(2);
+    pub fn configured(
+        domid: DomId,
+        capabilities: Capabilities,
+        configure: impl FnOnce(&mut SimConfig),
+    ) -> Self {
+        let mut config = SimConfig::new(16 << 20);
+        config.cpus = 2;
+        configure(&mut config);
         let (machine, boot) = Machine::new(config);
         let cpu = machine.cpu(CpuId::new(0));
         let other_cpu = machine.cpu(CpuId::new(1));

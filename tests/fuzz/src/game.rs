@@ -15,7 +15,8 @@ const RESUMPTIONS: u32 = 200;
 /// How many domains may end, each of which costs memory until the end of the input.
 const KILLS: u32 = 3;
 /// What entries of guests begin with: as a rule the real thing, else so little that they stop again and again.
-const BUDGETS: [u32; 8] = [640, 640, 640, 640, 200, 60, 30, 25];
+const FULL: u32 = Budget::FULL.units();
+const BUDGETS: [u32; 8] = [FULL, FULL, FULL, FULL, 200, 60, 30, 25];
 
 /// The machine, what is left of the input, and whose turn it is.
 pub struct Game<'i> {

@@ -5,12 +5,15 @@
 //! one operation takes, from the guest's instruction that asks for it to the next. The loop around it and the loading of a
 //! hypercall's arguments are subtracted; what the guest does for a list of arguments is not. A row that the hypervisor
 //! refuses is skipped.
+//!
+//! Where the hypervisor counts what else it does, lines `COUNT <row> <counter> <n>` say how much of that one operation takes.
 #![no_std]
 #![no_main]
 // UNSAFETY: hypercalls with bare arguments, and writes to page tables.
 #![allow(unsafe_code)]
 
 mod calls;
+mod counters;
 mod frames;
 mod tables;
 mod trapped;
@@ -20,6 +23,7 @@ mod user_mode;
 use core::arch::asm;
 use core::hint::black_box;
 
+use counters::{Counters, Counts};
 use guest_pv_drivers::hypercall;
 use kit::frames::take;
 use kit::page_tables::{Lab, Table};
@@ -75,6 +79,7 @@ enum Asked {
 /// Measures rows.
 struct Bench<'a> {
     report: &'a mut Report,
+    counters: Counters,
     /// Instructions of [`COUNT`] turns of the loop without any operation.
     turns: u64,
     /// The same with the arguments of a hypercall in each.
@@ -106,6 +111,37 @@ fn least(count: u64, operation: &mut impl FnMut(u64) -> u64) -> u64 {
     times.into_iter().min().unwrap_or(0)
 }
 
+/// What so many operations took.
+#[derive(Clone, Copy)]
+struct Cost {
+    instructions: u64,
+    counts: Counts,
+}
+
+impl Cost {
+    /// More than anything.
+    const MAX: Self = Self {
+        instructions: u64::MAX,
+        counts: Counts::MAX,
+    };
+
+    /// The lesser of each.
+    fn min(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.min(other.instructions),
+            counts: self.counts.min(&other.counts),
+        }
+    }
+
+    /// What is left of each.
+    fn minus(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.saturating_sub(other.instructions),
+            counts: self.counts.minus(&other.counts),
+        }
+    }
+}
+
 /// A hypercall without the hypervisor: its arguments are loaded, its result is taken.
 fn no_hypercall(number: u64, arguments: [u64; 5]) -> u64 {
     let [rdi, rsi, rdx, r10, r8] = arguments;
@@ -131,6 +167,7 @@ impl<'a> Bench<'a> {
     fn new(report: &'a mut Report) -> Self {
         Self {
             report,
+            counters: Counters::find(),
             turns: least(COUNT, &mut |_| 0),
             turns_with_arguments: least(COUNT, &mut |_| no_hypercall(0, [0; 5])),
         }
@@ -167,12 +204,16 @@ impl<'a> Bench<'a> {
         mut prepare: impl FnMut(),
         mut operation: impl FnMut(u64) -> u64,
     ) {
-        let mut best = u64::MAX;
+        let mut best = Cost::MAX;
         let mut results = 0;
         for _ in 0..ROUNDS {
             prepare();
-            let (time, result) = turns(count, &mut operation);
-            best = best.min(time);
+            let (counts, (instructions, result)) =
+                self.counters.around(|| turns(count, &mut operation));
+            best = best.min(Cost {
+                instructions,
+                counts,
+            });
             results |= result;
         }
         self.report.check(name, results >> 63 == 0, "a call failed");
@@ -180,18 +221,16 @@ impl<'a> Bench<'a> {
             Asked::ByHypercall => self.turns_with_arguments,
             Asked::ByInstruction => self.turns,
         };
-        self.print(
-            name,
-            best.saturating_sub(own * count / COUNT),
-            count * parts,
-        );
+        best.instructions = best.instructions.saturating_sub(own * count / COUNT);
+        self.print(name, &best, count * parts);
     }
 
-    /// Prints the row of something that took `instructions` for `operations`.
-    fn print(&self, name: &str, instructions: u64, operations: u64) {
+    /// Prints the row of something that took `cost` for `operations`.
+    fn print(&self, name: &str, cost: &Cost, operations: u64) {
         println!(
             "BENCH {name} {}",
-            (instructions + operations / 2) / operations
+            (cost.instructions + operations / 2) / operations
         );
+        self.counters.print(name, &cost.counts, operations);
     }
 }

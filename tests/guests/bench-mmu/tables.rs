@@ -7,7 +7,7 @@ use kit::memory::Page;
 use kit::page_tables::{self, Table, WRITABLE, operation, protect, unprotect};
 
 use crate::calls::extended;
-use crate::{Bench, ROUNDS, now};
+use crate::{Bench, Cost, ROUNDS, now};
 
 pub fn measure(bench: &mut Bench) {
     let tree: [&Page; 4] = core::array::from_fn(|_| page_tables::page());
@@ -25,7 +25,7 @@ pub fn measure(bench: &mut Bench) {
         return;
     }
     let first = take(512);
-    let mut whole = [[0; 2]; 2];
+    let mut whole = [None; 2];
     for (present, name) in [
         (0, ["pin-tree-0", "unpin-tree-0"]),
         (1, ["pin-tree-1", "unpin-tree-1"]),
@@ -44,9 +44,9 @@ pub fn measure(bench: &mut Bench) {
             l1.set_word(index, entry);
         }
         protect(l1).expect("an own page can be mapped read-only");
-        let times = pin(bench, name, MmuextCommand::PinL4Table, l4);
-        if let (Some(times), Some(place)) = (times, [0, 512].iter().position(|&at| at == present)) {
-            whole[place] = times;
+        let costs = pin(bench, name, MmuextCommand::PinL4Table, l4);
+        if let Some(place) = [0, 512].iter().position(|&at| at == present) {
+            whole[place] = costs;
         }
         let name = match present {
             0 => ["pin-l1-0", "unpin-l1-0"],
@@ -55,10 +55,9 @@ pub fn measure(bench: &mut Bench) {
         };
         pin(bench, name, MmuextCommand::PinL1Table, l1);
     }
-    let [empty, full] = whole;
-    if full != [0; 2] {
+    if let [Some(empty), Some(full)] = whole {
         for (name, index) in [("pin-tree-per-entry", 0), ("unpin-tree-per-entry", 1)] {
-            bench.print(name, full[index].saturating_sub(empty[index]), 512);
+            bench.print(name, &full[index].minus(empty[index]), 512);
         }
     }
     roots(bench);
@@ -70,17 +69,23 @@ fn pin(
     names: [&str; 2],
     command: MmuextCommand,
     table: &'static Page,
-) -> Option<[u64; 2]> {
+) -> Option<[Cost; 2]> {
     let pin = operation(command, table.mfn(), 0);
     let unpin = operation(MmuextCommand::UnpinTable, table.mfn(), 0);
-    let mut best = [u64::MAX; 2];
+    let mut best = [Cost::MAX; 2];
     let mut results = 0;
     // Each is so long that a loop would only collect the hypervisor's timers.
     for _ in 0..ROUNDS * 4 {
         for (best, operation) in best.iter_mut().zip([&pin, &unpin]) {
-            let start = now();
-            results |= extended(operation);
-            *best = now().wrapping_sub(start).min(*best);
+            let (counts, instructions) = bench.counters.around(|| {
+                let start = now();
+                results |= extended(operation);
+                now().wrapping_sub(start)
+            });
+            *best = best.min(Cost {
+                instructions,
+                counts,
+            });
         }
     }
     if let Err(error) = guest_pv_drivers::hypercall::decode(results) {
@@ -89,7 +94,7 @@ fn pin(
     }
     for (name, best) in names.into_iter().zip(best) {
         bench.report.check(name, true, "");
-        bench.print(name, best, 1);
+        bench.print(name, &best, 1);
     }
     Some(best)
 }

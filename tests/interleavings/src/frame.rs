@@ -302,23 +302,27 @@ impl Frames {
     /// As `TypeRef::writable`.
     pub fn writable(&self, mfn: Mfn, owner: DomId) -> Claim {
         let record = self.record(mfn);
-        if !record.word().is_of(owner) {
+        let owned = record.word();
+        if !owned.is_of(owner) {
             return Claim::Refused;
         }
-        if record.share_type_at_once(PageType::Writable) {
-            if record.word().is_of(owner) {
+        let word = record.type_word();
+        if let Some(new) = word.shared(PageType::Writable) {
+            if record.exchange_type(word, new) {
+                if record.word().is_of(owner) {
+                    return Claim::Ready;
+                }
+                self.release(mfn);
+                return Claim::Refused;
+            }
+        } else if let Some(new) = word.first_writable()
+            && record.acquire_as(owned, owner)
+        {
+            if record.exchange_type(word, new) {
                 return Claim::Ready;
             }
-            self.release(mfn);
-            return Claim::Refused;
+            self.put(mfn);
         }
-        if !self.acquire(mfn, owner) {
-            return Claim::Refused;
-        }
-        if record.claim_first_writable() {
-            return Claim::Ready;
-        }
-        self.put(mfn);
         let claim = self.claim(mfn, PageType::Writable, owner);
         if let Claim::Work { .. } = claim {
             self.finish(mfn);
@@ -361,7 +365,20 @@ impl Frames {
 
     /// The same with a clock.
     pub fn release_at(&self, mfn: Mfn, now: impl Fn() -> TlbStamp) {
-        let released = self.record(mfn).release_type(now);
+        let record = self.record(mfn);
+        let word = record.type_word();
+        if let Some(new) = word.released() {
+            if record.exchange_type(word, new) {
+                return;
+            }
+        } else if word.is_last()
+            && let Some(new) = word.last_writable(now())
+            && record.exchange_type(word, new)
+        {
+            self.put(mfn);
+            return;
+        }
+        let released = record.release_type(now);
         self.settle(mfn, released.expect("a reference that somebody holds"));
     }
 

@@ -7,6 +7,8 @@
 
 extern crate self as oxen_arch;
 
+#[path = "../../../hypervisor/core/src/budget.rs"]
+pub mod budget;
 pub mod frame;
 pub mod memory;
 pub mod page_type;

@@ -1,19 +1,17 @@
 //! What stands for `page_type`, as far as the twins of roots need it.
 
-use std::marker::PhantomData;
-
 use dom0_abi::addr::Mfn;
 
 /// A reference to the type of a root, which nobody counts here.
-pub struct TypeRef<'f>(Mfn, PhantomData<&'f ()>);
+pub struct HeldType(Mfn);
 
-impl TypeRef<'_> {
+impl HeldType {
     /// A reference to this root.
     pub fn to(root: Mfn) -> Self {
-        Self(root, PhantomData)
+        Self(root)
     }
 
-    /// As `TypeRef::mfn`.
+    /// As `HeldType::mfn`.
     pub fn mfn(&self) -> Mfn {
         self.0
     }

@@ -4,7 +4,7 @@ use dom0_abi::addr::Mfn;
 
 use crate::frame::{Frames, Memory};
 use crate::memory::{BadFrame, Machine};
-use crate::page_type::TypeRef;
+use crate::page_type::HeldType;
 use crate::page_type::entry::Entry;
 
 #[path = "../../../hypervisor/core/src/page_type/twin/exchange.rs"]
@@ -19,7 +19,7 @@ fn of(_: &Machine, frames: &Frames, root: Mfn) -> Option<Mfn> {
 /// As `twin::exchange`.
 pub fn exchange(
     memory: Memory<'_>,
-    root: &TypeRef<'_>,
+    root: &HeldType,
     index: u16,
     old: Entry,
     new: Entry,

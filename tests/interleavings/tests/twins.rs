@@ -6,7 +6,7 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
 use interleavings::Machine;
 use interleavings::frame::{Frames, Memory};
-use interleavings::page_type::TypeRef;
+use interleavings::page_type::HeldType;
 use interleavings::page_type::entry::Entry;
 use interleavings::twin;
 use loom::sync::Arc;
@@ -39,7 +39,7 @@ impl Host {
             machine: &self.machine,
             frames: &self.frames,
         };
-        let root = TypeRef::to(ROOT);
+        let root = HeldType::to(ROOT);
         twin::exchange(memory, &root, SLOT, Entry(old), Entry(new)).unwrap()
     }
 

@@ -249,7 +249,7 @@ fn panic() -> MachineTest {
         Expect::Line("r15".into()),
         Expect::Line("cr3".into()),
         Expect::Line("called from".into()),
-        Expect::Line("on_exception+".into()),
+        Expect::Line("on_own_exception+".into()),
         Expect::Line("halted: noreboot".into()),
     ]);
     test

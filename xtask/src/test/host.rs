@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::{HostWork, Test, Work};
 use crate::fuzz::fuzz_cargo;
+use crate::image_build::COUNTERS;
 use crate::process::{cargo, run_logged};
 use crate::tools::{Need, require};
 use crate::workspace::{BARE_TARGET, host_packages, root};
@@ -19,10 +20,11 @@ const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
 
 /// All host tests; with `full` those too that want more than a stable toolchain.
 pub fn tests(full: bool) -> Vec<Test> {
-    let entries: [(&str, HostWork); 9] = [
+    let entries: [(&str, HostWork); 10] = [
         ("host/fmt", fmt),
         ("host/clippy", clippy),
         ("host/clippy-image", clippy_image),
+        ("host/counters", counters),
         ("host/unit", unit),
         ("host/interleavings", interleavings),
         ("host/fuzz", fuzz_corpus),
@@ -58,6 +60,24 @@ fn clippy_image(log: &Path) -> Result<()> {
         clippy.args(["--package", package]);
     }
     run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
+}
+
+/// The build that counts: lints of the image, and the tests of counting.
+fn counters(log: &Path) -> Result<()> {
+    let with_counters = |command: &str, package: &str| {
+        let mut cargo = cargo();
+        cargo.args([command, "--quiet", "--package", package]);
+        cargo.args(["--features", COUNTERS]);
+        cargo
+    };
+    let mut image = with_counters("clippy", "oxen-boot");
+    for package in ["oxen", "oxen-core", "oxen-arch"] {
+        image.args(["--package", package]);
+    }
+    image.args(["--target", BARE_TARGET, "--", "--deny", "warnings"]);
+    run_logged(&mut image, log, LIMIT)?;
+    let mut test = with_counters("test", "oxen-arch");
+    run_logged(test.args(["--lib", "counters::"]), log, LIMIT)
 }
 
 /// The tests of everything that runs on the host, but for those that have an entry of their own.

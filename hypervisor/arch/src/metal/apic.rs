@@ -1,13 +1,12 @@
 //! Local APIC and IO-APIC, as far as one CPU and the console's interrupt need them.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use dom0_abi::addr::{Maddr, PAGE_SIZE};
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 use super::acpi::Topology;
 use super::layout;
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// The vector of the serial port. Vectors of higher priority are left to timers and other CPUs.
 pub const SERIAL_VECTOR: u8 = 0xb0;

@@ -3,7 +3,6 @@
 use core::arch::asm;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::CpuUserRegs;
@@ -15,11 +14,13 @@ use super::fault::fixup;
 use super::per_cpu::{self, CpuLocal};
 use super::{entry, layout};
 use crate::boot::CpuId;
+use crate::counters::{Event, count};
 use crate::fpu::FpuArea;
 use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
 use crate::registers::{
     BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
 };
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tlb::TlbMode;
 
 const FS_BASE: u32 = 0xc000_0100;
@@ -232,7 +233,7 @@ impl Cpu {
     pub fn load_tsc_aux(&self, value: u32) {
         if HAS_TSC_AUX.load(Ordering::Relaxed) {
             // SAFETY: any 32-bit value is allowed.
-            unsafe { Msr::new(TSC_AUX).write(u64::from(value)) };
+            unsafe { write_msr(TSC_AUX, u64::from(value)) };
         }
     }
 
@@ -498,8 +499,20 @@ fn write_base(msr: u32, base: u64) -> Result<(), NotCanonical> {
         return Err(NotCanonical);
     }
     // SAFETY: canonical, so it does not fault; the hypervisor uses neither segment.
-    unsafe { Msr::new(msr).write(base) };
+    unsafe { write_msr(msr, base) };
     Ok(())
+}
+
+/// `WRMSR`.
+///
+/// # Safety
+///
+/// The CPU must have the register and accept the value, which must not change what the hypervisor's own code means.
+#[inline(always)]
+unsafe fn write_msr(msr: u32, value: u64) {
+    count(Event::MsrWrite);
+    // SAFETY: as the caller promises.
+    unsafe { Msr::new(msr).write(value) };
 }
 
 /// The fault of a copy of `len` bytes from or to `at` that had `left` bytes to go.

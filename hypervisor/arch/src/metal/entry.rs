@@ -1,7 +1,7 @@
 //! The ways into the hypervisor and out again.
 //!
 //! Every entry leaves the interrupted registers, in the layout of the ABI's `cpu_user_regs`, on the CPU's main stack, calls
-//! one function of the image and goes back through [`restore`]. Registers of a guest always lie at the same place, the
+//! one function of the image and goes back through [`restore_guest`]. Registers of a guest always lie at the same place, the
 //! very top of that stack: a guest that enters has the whole stack for itself, since nothing of ours is ever left there.
 //!
 //! INVARIANT: the CPU's record is found from the stack pointer (`per_cpu`), never through GS: the base of GS is the guest's
@@ -9,14 +9,14 @@
 //!
 //! Registers take 168 bytes below a multiple of 16, so the stubs leave eight more before they call Rust.
 //!
-//! INVARIANT: while a twin is loaded (`twin`), nothing is touched but what it maps: the stubs and `restore`, the stacks of the
+//! INVARIANT: while a twin is loaded (`twin`), nothing is touched but what it maps: the stubs and `restore_guest`, the stacks of the
 //! interrupt stack table, the last page of the main stack, the CPU's record, the descriptor tables.
 //!
 //! INVARIANT: #DB, NMI, #MC and #DF arrive on stacks of their own (XSA-260: a #DB held back by `mov ss` is taken on the
 //! first instruction of the SYSCALL stub, still on the guest's stack). Coming from a guest they move to the main stack
 //! at once; coming from the hypervisor they stay and return there.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
 use dom0_abi::arch::{CpuUserRegs, FLAT_CS32, FLAT_CS64, FLAT_SS};
 
@@ -52,6 +52,9 @@ const ENTRY_VECTOR: usize = core::mem::offset_of!(CpuUserRegs, entry_vector);
 /// Bytes from the start of a guest's registers, in their place, to the roots in the CPU's record.
 const ENTRY_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::ENTRY_ROOT;
 const EXIT_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::EXIT_ROOT;
+/// The same to the count of CR3 loads.
+#[cfg(feature = "counters")]
+const CR3_WRITES: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::CR3_WRITES;
 /// What the CPU and the stubs push: everything up to the data selectors.
 const PUSHED: usize = core::mem::offset_of!(CpuUserRegs, es);
 
@@ -100,16 +103,45 @@ macro_rules! pop_registers {
 }
 
 /// Goes on with the hypervisor's own root, if the guest ran on a twin (`twin`). In: rsp at the guest's registers, in their
-/// place, and all of them saved.
+/// place, and all of them saved. What is seldom done is [`load_own_root`], out of the way.
 macro_rules! enter_own_root {
     () => {
         "
-        mov rax, [rsp + {entry_root}]
-        test rax, rax
-        jz 8f
-        mov cr3, rax
+        cmp qword ptr [rsp + {entry_root}], 0
+        jne 7f
         8:
         "
+    };
+}
+
+/// Counts a load of CR3, in a bench build.
+#[cfg(feature = "counters")]
+macro_rules! count_cr3_write {
+    () => {
+        "inc qword ptr [rsp + {cr3_writes}]"
+    };
+}
+#[cfg(not(feature = "counters"))]
+macro_rules! count_cr3_write {
+    () => {
+        ""
+    };
+}
+
+/// The rest of [`enter_own_root`], behind what never comes here.
+macro_rules! load_own_root {
+    () => {
+        concat!(
+            "
+        7:
+        mov rax, [rsp + {entry_root}]
+        mov cr3, rax
+        ",
+            count_cr3_write!(),
+            "
+        jmp 8b
+        "
+        )
     };
 }
 
@@ -137,16 +169,16 @@ macro_rules! syscall_stub {
             "xor ebp, ebp",
             "sub rsp, 8",
             "call {handler}",
-            "mov rsp, rax",
-            "jmp {restore}",
+            load_own_root!(),
             entry_root = const ENTRY_ROOT,
+            #[cfg(feature = "counters")]
+            cr3_writes = const CR3_WRITES,
             scratch = const per_cpu::SCRATCH,
             regs_end = const per_cpu::GUEST_REGS_END,
             ss = const FLAT_SS,
             cs = const $cs,
             vector = const $vector,
             handler = sym $handler,
-            restore = sym restore,
         )
     };
 }
@@ -162,7 +194,7 @@ pub(super) extern "C" fn syscall_entry<H: Handlers>() {
 // SAFETY: only ever reached through CSTAR; as above.
 #[unsafe(naked)]
 pub(super) extern "C" fn syscall32_entry<H: Handlers>() {
-    syscall_stub!(FLAT_CS32, ENTRY_SYSCALL32, on_exception::<H>)
+    syscall_stub!(FLAT_CS32, ENTRY_SYSCALL32, on_guest_exception::<H>)
 }
 
 /// An exception without an error code, or an interrupt: pushes a zero in its place.
@@ -229,13 +261,13 @@ extern "C" fn exception_common<H: Handlers>() {
         "mov rdi, rsp",
         "sub rsp, 8",
         "call {handler}",
-        "mov rsp, rax",
-        "jmp {restore}",
+        load_own_root!(),
         cs = const CS,
         own = sym from_hypervisor::<H>,
         entry_root = const ENTRY_ROOT,
-        handler = sym on_exception::<H>,
-        restore = sym restore,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
+        handler = sym on_guest_exception::<H>,
     )
 }
 
@@ -271,7 +303,7 @@ extern "C" fn from_hypervisor<H: Handlers>() {
         area = const -(layout::PER_CPU_STRIDE as i64),
         entry_root = const layout::CPU_LOCAL_OFFSET as usize + per_cpu::ENTRY_ROOT,
         exit_root = const layout::CPU_LOCAL_OFFSET as usize + per_cpu::EXIT_ROOT,
-        handler = sym on_exception::<H>,
+        handler = sym on_own_exception::<H>,
         restore = sym restore,
     )
 }
@@ -297,8 +329,7 @@ extern "C" fn ist_common<H: Handlers>() {
         "xor ebp, ebp",
         "sub rsp, 8",
         "call {handler}",
-        "mov rsp, rax",
-        "jmp {restore}",
+        load_own_root!(),
         "2:",
         // It may have hit a stub, with a guest's rbp.
         "xor ebp, ebp",
@@ -306,32 +337,44 @@ extern "C" fn ist_common<H: Handlers>() {
         cs = const CS,
         own = sym from_hypervisor::<H>,
         entry_root = const ENTRY_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
         area = const -(layout::PER_CPU_STRIDE as i64),
         regs = const layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP,
         words = const PUSHED / 8,
-        handler = sym on_exception::<H>,
-        restore = sym restore,
+        handler = sym on_guest_exception::<H>,
     )
 }
 
-/// The only way out: loads the registers at rsp and returns to where they were interrupted. For a guest the twin of its root
-/// is loaded first, if there is one; what follows touches nothing but this text and the end of the main stack.
+/// The way back from what happened in the hypervisor: loads the registers at rsp, our own or a guest's, and returns to where they were interrupted.
+// SAFETY: jumped to with rsp at complete registers.
+#[unsafe(naked)]
+pub(super) extern "C" fn restore() {
+    naked_asm!(
+        "test byte ptr [rsp + {cs}], 3",
+        "jnz {guest}",
+        pop_registers!(),
+        "add rsp, 8",
+        "iretq",
+        cs = const CS,
+        guest = sym restore_guest,
+    )
+}
+
+/// The only way out to a guest. The twin of its root is loaded first, if there is one; what follows touches nothing but this
+/// text and the end of the main stack.
 ///
 /// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL, rcx and r11 as SYSRET wants
 /// them, neither TF nor RF, flat selectors and a canonical RIP (XSA-7: it would fault in ring 0, on the guest's stack).
 ///
 /// `iretq` may fault, on selectors that the guest chose; the fault finds [`iretq_from_restore`] and is delivered to the
 /// guest.
-// SAFETY: jumped to with rsp at complete registers, guest's or our own.
+// SAFETY: jumped to with rsp at complete registers of ring 3, in the place of a guest's.
 #[unsafe(naked)]
-pub(super) extern "C" fn restore() {
+extern "C" fn restore_guest() {
     naked_asm!(
-        "test byte ptr [rsp + {cs}], 3",
-        "jz 3f",
-        "mov rax, [rsp + {exit_root}]",
-        "test rax, rax",
-        "jz 2f",
-        "mov cr3, rax",
+        "cmp qword ptr [rsp + {exit_root}], 0",
+        "jne 4f",
         "2:",
         "cmp dword ptr [rsp + {vector}], {syscall}",
         "jne 3f",
@@ -360,7 +403,14 @@ pub(super) extern "C" fn restore() {
         pop_registers!(),
         "add rsp, 8",
         "jmp {iretq}",
+        "4:",
+        "mov rax, [rsp + {exit_root}]",
+        "mov cr3, rax",
+        count_cr3_write!(),
+        "jmp 2b",
         exit_root = const EXIT_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
         vector = const ENTRY_VECTOR,
         syscall = const ENTRY_SYSCALL,
         rcx = const RCX,
@@ -377,8 +427,8 @@ pub(super) extern "C" fn restore() {
     )
 }
 
-/// The one `iretq`, alone, so that a fault there is known by its address.
-// SAFETY: as `restore`.
+/// The `iretq` to guests, alone, so that a fault there is known by its address.
+// SAFETY: as `restore_guest`.
 #[unsafe(naked)]
 pub(super) extern "C" fn iretq_from_restore() {
     naked_asm!("iretq")
@@ -388,7 +438,7 @@ pub(super) extern "C" fn iretq_from_restore() {
 // SAFETY (of callers): `regs` are at the top of this CPU's main stack and complete, with selectors of ring 3.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn enter_guest(regs: *mut CpuUserRegs) -> ! {
-    naked_asm!("mov rsp, rdi", "jmp {restore}", restore = sym restore)
+    naked_asm!("mov rsp, rdi", "jmp {restore}", restore = sym restore_guest)
 }
 
 /// Goes on with `next(argument)` on another stack.
@@ -408,15 +458,66 @@ pub(super) unsafe extern "C" fn switch_stack(
     )
 }
 
-/// Hands SYSCALL on; returns the registers to go on with, which are those that came.
-extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserRegs {
+/// Hands SYSCALL on, and goes back to the guest.
+extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
     let cpu = Cpu::current();
     // SAFETY: the stub has just written these registers, at the top of this CPU's main stack, and nobody else refers to
     // them while the CPU is in the hypervisor.
     let interrupted = unsafe { &mut *regs };
     H::hypercall(&cpu, interrupted);
-    stay_in_ring_3(interrupted);
-    regs
+    // SAFETY: they are complete and in their place, and not used again.
+    unsafe { leave_for_guest(regs) }
+}
+
+/// Sorts what came through the IDT from a guest, or by SYSCALL from its 32-bit code, and goes back to the guest.
+extern "C" fn on_guest_exception<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
+    // A guest may have set AC.
+    cpu::close_guest_memory();
+    let cpu = Cpu::current();
+    // SAFETY: as in `on_hypercall`.
+    let interrupted = unsafe { &mut *regs };
+    let vector = interrupted.entry_vector;
+    if is_interrupt(vector) {
+        H::interrupt(&cpu, Some(interrupted), vector as u8);
+    } else {
+        cpu.note_fault_address(vector);
+        H::exception(&cpu, interrupted);
+    }
+    // SAFETY: as in `on_hypercall`.
+    unsafe { leave_for_guest(regs) }
+}
+
+/// Sorts what came through the IDT in the hypervisor; returns the registers to go on with.
+extern "C" fn on_own_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserRegs {
+    // It may have interrupted a copy, or the first instructions after a guest.
+    cpu::close_guest_memory();
+    let cpu = Cpu::current();
+    // SAFETY: the stub has just written these registers, below everything in use on the stack.
+    let interrupted = unsafe { &mut *regs };
+    let vector = interrupted.entry_vector;
+    if is_interrupt(vector) {
+        H::interrupt(&cpu, None, vector as u8);
+        return regs;
+    }
+    match fault::in_hypervisor(&cpu, interrupted) {
+        fault::Resolution::Resume => regs,
+        fault::Resolution::Unexpected => fault::unexpected(interrupted),
+        fault::Resolution::GuestReturn => {
+            // SAFETY: `in_hypervisor` has recognised the fault; `interrupted` is not used again.
+            let guest = unsafe { fault::failed_return(regs) };
+            // SAFETY: the guest's registers, in their place at the top of the main stack.
+            let interrupted = unsafe { &mut *guest };
+            cpu.note_fault_address(vector);
+            H::exception(&cpu, interrupted);
+            stay_in_ring_3(interrupted);
+            guest
+        }
+    }
+}
+
+/// Whether a vector is a device's or another CPU's: 0x80 is the one gate above the exceptions that a guest may call.
+const fn is_interrupt(vector: u32) -> bool {
+    matches!(vector, 32..=0x7f | 0x81..=0xff)
 }
 
 /// Forces selectors of ring 3 on registers that a handler leaves for a guest: with others, safe code could make the CPU
@@ -427,45 +528,22 @@ fn stay_in_ring_3(regs: &mut CpuUserRegs) {
     regs.ss |= 3;
 }
 
-/// Sorts what came through the IDT; returns the registers to go on with.
-extern "C" fn on_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuUserRegs {
-    // A guest may have set AC.
-    cpu::close_guest_memory();
-    let cpu = Cpu::current();
-    // SAFETY: as in `on_hypercall`; registers of the hypervisor lie below everything in use on the stack.
-    let interrupted = unsafe { &mut *regs };
-    let vector = interrupted.entry_vector;
-    let from_guest = interrupted.cs & 3 == 3;
-    match vector {
-        // 0x80 is the one gate above the exceptions that a guest may call.
-        32..=0x7f | 0x81..=0xff => {
-            if from_guest {
-                H::interrupt(&cpu, Some(&mut *interrupted), vector as u8);
-                stay_in_ring_3(interrupted);
-            } else {
-                H::interrupt(&cpu, None, vector as u8);
-            }
-            regs
-        }
-        _ if from_guest => {
-            cpu.note_fault_address(vector);
-            H::exception(&cpu, interrupted);
-            stay_in_ring_3(interrupted);
-            regs
-        }
-        _ => match fault::in_hypervisor(&cpu, interrupted) {
-            fault::Resolution::Resume => regs,
-            fault::Resolution::Unexpected => fault::unexpected(interrupted),
-            fault::Resolution::GuestReturn => {
-                // SAFETY: `in_hypervisor` has recognised the fault; `interrupted` is not used again.
-                let guest = unsafe { fault::failed_return(regs) };
-                // SAFETY: the guest's registers, in their place at the top of the main stack.
-                let interrupted = unsafe { &mut *guest };
-                cpu.note_fault_address(vector);
-                H::exception(&cpu, interrupted);
-                stay_in_ring_3(interrupted);
-                guest
-            }
-        },
+/// Gives up the stack and goes back to the guest: so what is in registers that calls preserve need not be saved on the way in.
+///
+/// # Safety
+///
+/// `regs` must be at the top of this CPU's main stack and complete, and nothing may refer to them or to the stack below.
+#[inline(always)]
+unsafe fn leave_for_guest(regs: *mut CpuUserRegs) -> ! {
+    // SAFETY: as the caller promises; selectors are of ring 3 from here on.
+    unsafe {
+        stay_in_ring_3(&mut *regs);
+        asm!(
+            "mov rsp, {regs}",
+            "jmp {restore}",
+            regs = in(reg) regs,
+            restore = sym restore_guest,
+            options(noreturn),
+        )
     }
 }

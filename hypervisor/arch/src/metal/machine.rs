@@ -5,7 +5,6 @@
 //! all other memory untouched.
 
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
 
 use arrayvec::ArrayVec;
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE};
@@ -29,6 +28,7 @@ use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
 use crate::memory_map::MemoryMap;
 use crate::paging_facts::PagingFacts;
+use crate::sync::atomic::AtomicU64;
 use crate::sync::{Once, Rank, SpinLock};
 use crate::tlb::{CpuSet, CpuTlb, TlbMode};
 

@@ -9,7 +9,6 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
 use dom0_abi::arch::INVALID_M2P_ENTRY;
@@ -21,6 +20,7 @@ pub use crate::frame_bits::BadFrame;
 use crate::frame_bits::FrameBits;
 pub use crate::line::Line;
 use crate::line::{LINE, WORDS};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// The machine's memory, by frame.
 pub struct PhysMem {
@@ -63,6 +63,25 @@ macro_rules! any_of_line {
          or {any}, [{at} + 48]
          or {any}, [{at} + 56]"
     };
+}
+
+/// A word of memory, for one operation that is made of a few accesses: not to be kept, since its frame may be taken for an
+/// object by whoever has it alone.
+pub struct MemWord<'m>(&'m AtomicU64);
+
+impl MemWord<'_> {
+    /// Loads it.
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Replaces `current` by `new`; the error is what was there instead.
+    #[inline(always)]
+    pub fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        self.0
+            .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
 }
 
 impl PhysMem {
@@ -166,6 +185,12 @@ impl PhysMem {
         load_u16 store_u16 AtomicU16 u16;
         load_u32 store_u32 AtomicU32 u32;
         load_u64 store_u64 AtomicU64 u64;
+    }
+
+    /// A naturally aligned word that is looked at and changed, checked once for both.
+    #[inline(always)]
+    pub fn word(&self, at: Maddr) -> Result<MemWord<'_>, BadFrame> {
+        self.atomic(at).map(MemWord)
     }
 
     /// Replaces `current` by `new`; the inner error is what was there instead.

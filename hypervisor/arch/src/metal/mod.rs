@@ -6,6 +6,8 @@
 mod acpi;
 mod apic;
 mod backtrace;
+#[cfg(feature = "counters")]
+pub(crate) mod counters;
 mod cpu;
 mod descriptors;
 pub mod entry;

@@ -1,14 +1,16 @@
 //! The record that each CPU keeps beside its stacks.
 
 use core::cell::Cell;
-use core::sync::atomic::AtomicBool;
 
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::layout;
 use super::segments::WindowEntries;
 use crate::boot::CpuId;
+#[cfg(feature = "counters")]
+use crate::counters::Counts;
 use crate::descriptor_window::Window;
+use crate::sync::atomic::AtomicBool;
 use crate::tlb::Pcid;
 
 /// What a CPU knows about itself. The first fields are the entry stubs'.
@@ -42,6 +44,8 @@ pub(super) struct CpuLocal {
     /// The PCID of the root that is loaded.
     pub(super) pcid: Cell<Pcid>,
     pub(super) tss: TaskStateSegment,
+    #[cfg(feature = "counters")]
+    pub(super) counts: Counts,
 }
 
 /// Offset of the field that the SYSCALL stub takes its stack from.
@@ -52,6 +56,9 @@ pub(super) const SCRATCH: usize = core::mem::offset_of!(CpuLocal, scratch);
 pub(super) const ENTRY_ROOT: usize = core::mem::offset_of!(CpuLocal, entry_root);
 /// Offset of the field that the way out takes the guest's root from.
 pub(super) const EXIT_ROOT: usize = core::mem::offset_of!(CpuLocal, exit_root);
+/// Offset of the count of CR3 loads.
+#[cfg(feature = "counters")]
+pub(super) const CR3_WRITES: usize = core::mem::offset_of!(CpuLocal, counts) + Counts::CR3_WRITES;
 
 const _: () = assert!(size_of::<CpuLocal>() <= 4096);
 
@@ -89,6 +96,8 @@ impl CpuLocal {
             live_pcids: Cell::new(0),
             pcid: Cell::new(Pcid::ZERO),
             tss,
+            #[cfg(feature = "counters")]
+            counts: Counts::new(),
         }
     }
 }

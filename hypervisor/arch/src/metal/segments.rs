@@ -4,7 +4,6 @@
 //! what this CPU remembers of it is dropped before the page can become anything else.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use dom0_abi::addr::{GuestAddr, Mfn};
 
@@ -15,6 +14,7 @@ use crate::descriptor_window::{
     BadSelector, DataSelectors, GDT_PAGES, LDT_PAGES, LDT_START, TableOffset, WINDOW_PAGES,
     is_null, user_selector,
 };
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;

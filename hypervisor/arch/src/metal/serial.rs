@@ -2,14 +2,13 @@
 //!
 //! LOCK: rank Console. The panic handler takes it by force: other CPUs no longer matter then.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-
 use uart_16550::backend::Backend;
 use uart_16550::spec::registers::{IER, LCR, LSR, Parity, WordLength};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use super::cpu;
 use crate::registers::PortWidth;
+use crate::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use crate::sync::{Rank, SpinLock};
 
 /// How a serial port is to be used.

@@ -3,7 +3,6 @@
 //! INVARIANT: no entry of our own half is global, so that whatever is, is a guest's.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use dom0_abi::addr::{GuestAddr, Mfn};
 use x86_64::VirtAddr;
@@ -14,9 +13,11 @@ use x86_64::registers::model_specific::Msr;
 use super::cpu::Cpu;
 use super::machine::Machine;
 use super::memory::BootSlice;
+use crate::counters::{Event, count};
 use crate::paging_facts::{ARCH_CAPABILITIES, PagingFacts};
 use crate::registers::CpuidResult;
 use crate::sync::Once;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tlb::{CpuSet, CpuTlb, Flush, Pcid, Tlb, TlbMode, TlbStamp};
 
 /// What all CPUs share. Made before any guest runs.
@@ -128,9 +129,11 @@ impl Cpu {
         if others != 0 && !HAS_INVPCID.load(Ordering::Relaxed) {
             return self.flush_tlb();
         }
+        count(Event::PageFlush);
         tlb::flush(at);
         while let Some(pcid) = Pcid::new(others.trailing_zeros() as u8) {
             others &= !pcid.bit();
+            count(Event::PageFlush);
             // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
             unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
         }
@@ -145,6 +148,7 @@ impl Cpu {
         if !HAS_INVPCID.load(Ordering::Relaxed) {
             return self.flush_tlb();
         }
+        count(Event::Flush);
         // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live.
         unsafe { invpcid(ONE_PCID, pcid, 0) };
         if self.local.pcid.get() != pcid {
@@ -160,6 +164,7 @@ impl Cpu {
     }
 
     fn drop_all(&self) {
+        count(Event::Flush);
         let cr4 = Cr4::read();
         if cr4.contains(Cr4Flags::PAGE_GLOBAL) {
             // SAFETY: toggling PGE has no effect but the flush.
@@ -168,6 +173,7 @@ impl Cpu {
                 Cr4::write(cr4);
             }
         } else {
+            count(Event::Cr3Write);
             tlb::flush_all();
         }
         if tlb_mode() == TlbMode::Pcid {
@@ -182,6 +188,7 @@ impl Cpu {
 ///
 /// Everything of ours must be where it was in the new tables; bits that CR4 does not allow must be clear.
 unsafe fn write_cr3(value: u64) {
+    count(Event::Cr3Write);
     // SAFETY: as the caller promises.
     unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
@@ -219,12 +226,15 @@ impl Machine {
         self.0.shared.tlb.stale_since(stamp)
     }
 
-    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have.
-    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) {
+    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: whether
+    /// others than the caller's were among them.
+    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> bool {
         let stale = self.stale_cpus(stamp);
-        if !stale.is_empty() {
-            self.flush_cpus(cpu, &stale, Flush::All);
+        if stale.is_empty() {
+            return false;
         }
+        self.flush_cpus(cpu, &stale, Flush::All);
+        stale != CpuSet::one(cpu.id())
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

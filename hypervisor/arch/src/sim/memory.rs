@@ -49,6 +49,22 @@ macro_rules! atomics {
     )*};
 }
 
+/// A word of memory, for one operation that is made of a few accesses.
+pub struct MemWord<'m>(&'m AtomicU64);
+
+impl MemWord<'_> {
+    /// Loads it.
+    pub fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Replaces `current` by `new`; the error is what was there instead.
+    pub fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
+        self.0
+            .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+}
+
 impl PhysMem {
     pub(super) fn new(frames: Arc<Frames>) -> Self {
         Self { frames }
@@ -118,6 +134,11 @@ impl PhysMem {
         load_u16 store_u16 u16;
         load_u32 store_u32 u32;
         load_u64 store_u64 u64;
+    }
+
+    /// A naturally aligned word that is looked at and changed, checked once for both.
+    pub fn word(&self, at: Maddr) -> Result<MemWord<'_>, BadFrame> {
+        self.aligned(at, 8).map(|(word, _)| MemWord(word))
     }
 
     /// Replaces an aligned word if it is `current`; `Ok` and `Err` of the inner result hold what was there.

@@ -168,12 +168,15 @@ impl Machine {
         self.parts.tlb.stale_since(stamp)
     }
 
-    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have.
-    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) {
+    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: whether
+    /// others than the caller's were among them.
+    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> bool {
         if self.parts.forgets_flushes {
-            return;
+            return false;
         }
-        self.flush_cpus(cpu, &self.stale_cpus(stamp), Flush::All);
+        let stale = self.stale_cpus(stamp);
+        self.flush_cpus(cpu, &stale, Flush::All);
+        !stale.is_empty() && stale != CpuSet::one(cpu.id)
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

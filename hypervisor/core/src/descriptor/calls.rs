@@ -19,6 +19,9 @@ use crate::mmu::with_undone;
 use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, PageType, Stop, TypeRef, promote};
 
+/// What each page of a table costs that is taken and loaded, beside its being checked, in units of the budget.
+const PAGE: u32 = 4;
+
 /// Makes frames of the caller's its global descriptor table, of so many descriptors; none takes it away.
 ///
 /// `EINVAL`: too many descriptors, or a frame is not the caller's, is used as something else, or holds a descriptor that is not
@@ -36,6 +39,8 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
         Ok(list) => take_gdt(ctx, &list),
         Err(errno) => Err(errno.into()),
     };
+    ctx.budget
+        .pay(PAGE.saturating_mul(count.div_ceil(PAGE_ENTRIES) as u32));
     match taken {
         Ok(()) => {
             let tables = &mut ctx.state.tables;
@@ -49,7 +54,7 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
             forget_next(ctx, 0);
             Err(errno)
         }
-        Err(Stop::Again) => Ok(Reply::Continue(Continuation::SetGdt { frames, entries })),
+        Err(Stop::Again) => ctx.goes_on(Continuation::SetGdt { frames, entries }),
     }
 }
 
@@ -115,10 +120,7 @@ pub fn update_descriptor(ctx: &mut CallCtx<'_>, maddr: u64, descriptor: u64) -> 
     match update(ctx, Maddr::new(maddr), descriptor) {
         Ok(()) => Ok(Reply::DONE),
         Err(Stop::Refused(errno)) => Err(errno),
-        Err(Stop::Again) => Ok(Reply::Continue(Continuation::UpdateDescriptor {
-            maddr,
-            descriptor,
-        })),
+        Err(Stop::Again) => ctx.goes_on(Continuation::UpdateDescriptor { maddr, descriptor }),
     }
 }
 

@@ -8,6 +8,9 @@ use super::check::check;
 use crate::budget::Budget;
 use crate::page_type::{ENTRIES, Stop};
 
+/// What a descriptor costs beside an entry of a page table, in units of the budget.
+const DESCRIPTOR: u32 = 1;
+
 /// Checks the descriptors of a frame from `next` on and puts them as they have to be, moving `next` along. Nobody else can
 /// write to the frame.
 ///
@@ -27,6 +30,7 @@ pub fn check_page(
         if !budget.spend_entry() {
             return Err(Stop::Again);
         }
+        budget.pay(DESCRIPTOR);
         let checked = check(raw).map_err(Errno::from)?;
         if checked != raw {
             mem.store_u64(mfn.word(index), checked).map_err(refused)?;

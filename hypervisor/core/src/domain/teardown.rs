@@ -60,6 +60,9 @@ pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
         drop(TypeRef::from_held(memory, root));
     }
     state.tables.release(memory);
+    if let Some(exchange) = state.exchange.take() {
+        exchange.end(memory);
+    }
 }
 
 fn release_frame(memory: Memory<'_>, mfn: Mfn, owner: DomId) {

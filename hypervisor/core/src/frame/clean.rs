@@ -19,7 +19,7 @@ use crate::budget::Budget;
 pub const RESERVE: u64 = 512;
 
 /// What zeroing a frame costs, in units of the budget.
-const FRAME: u32 = 6;
+const FRAME: u32 = 7;
 /// So many frames are forgotten and zeroed together.
 const CHUNK: u32 = 16;
 
@@ -32,7 +32,22 @@ pub struct CleanFrames<'f> {
     next: Mfn,
 }
 
-impl CleanFrames<'_> {
+/// Frames of a [`CleanFrames`] that live in what outlives a call. They have to come back by [`CleanFrames::from_held`], or
+/// they are lost to everybody.
+#[derive(Debug)]
+#[must_use = "frames that do not come back are lost"]
+pub struct HeldFrames(MfnRange);
+
+impl<'m> CleanFrames<'m> {
+    /// Takes them back.
+    pub fn from_held(memory: Memory<'m>, HeldFrames(range): HeldFrames) -> Self {
+        Self {
+            frames: memory.frames,
+            range,
+            next: range.end,
+        }
+    }
+
     /// The first frame.
     pub fn start(&self) -> Mfn {
         self.range.start
@@ -41,6 +56,23 @@ impl CleanFrames<'_> {
     /// The frames.
     pub fn range(&self) -> MfnRange {
         self.range
+    }
+
+    /// Takes the handle apart: the first `nr_frames` frames (or all), and the rest, which may be none.
+    pub fn split(self, nr_frames: u64) -> (Self, Self) {
+        let frames = self.frames;
+        let (first, rest) = self.into_range().split(nr_frames);
+        let clean = |range: MfnRange| Self {
+            frames,
+            range,
+            next: range.end,
+        };
+        (clean(first), clean(rest))
+    }
+
+    /// Leaves the frames to something that outlives the call.
+    pub fn into_held(self) -> HeldFrames {
+        HeldFrames(self.into_range())
     }
 
     fn into_range(self) -> MfnRange {

@@ -38,7 +38,7 @@ use oxen_arch::{Cpu, Machine};
 
 use allocator::FreeLists;
 pub use allocator::{MAX_ORDER, MIN_ADDRESS_BITS};
-pub use clean::{CleanFrames, RESERVE};
+pub use clean::{CleanFrames, HeldFrames, RESERVE};
 pub use handle::OwnedFrames;
 pub use owners::Charge;
 use owners::{Owners, Paid};
@@ -49,6 +49,7 @@ pub use taken::TakenFrames;
 pub use type_word::TypeState;
 use type_word::{TypeEffect, TypeEvent, TypeRefused, TypeWord};
 pub use undo::UndoQueue;
+pub(crate) use undo::{Unpaid, Work};
 pub(crate) use word::Kind;
 use word::{Effect, Event};
 
@@ -171,6 +172,12 @@ impl Frames {
         self.table()
             .of(mfn)
             .is_some_and(|record| record.word().is_of(owner))
+    }
+
+    /// Whether the frame could be taken from a domain for good: nobody refers to it.
+    pub(crate) fn can_be_taken(&self, mfn: Mfn, from: DomId) -> bool {
+        let kind = self.table().of(mfn).map(|record| record.word().kind());
+        matches!(kind, Some(Kind::Owned { owner, is_allocated: true, count: 1 }) if owner == from)
     }
 
     /// How many references there are to a frame of a domain, that of its being allocated included; 0 for others.
@@ -305,8 +312,8 @@ impl<'m> Memory<'m> {
             }
             record.set_type_word(TypeWord::NEVER_USED);
         }
-        if latest != TlbStamp::NEVER {
-            self.machine.flush_stale(self.cpu, latest);
+        if latest != TlbStamp::NEVER && self.machine.flush_stale(self.cpu, latest) {
+            self.undo.note(Work::Shootdown);
         }
     }
 
@@ -394,6 +401,7 @@ impl<'m> Memory<'m> {
             self.leave(mfn);
             self.machine.m2p().set(mfn, None);
             self.frames.put(MfnRange::one(mfn), 0);
+            self.undo.note(Work::Freed);
         }
         Ok(())
     }

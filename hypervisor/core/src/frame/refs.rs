@@ -38,6 +38,18 @@ impl<'m> FrameRef<'m> {
         mfn
     }
 
+    /// Ends a reference that was left by [`Self::into_raw`] and may be the last one.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn end_last(memory: &Memory<'_>, mfn: Mfn) {
+        let released = memory.apply(mfn, Event::Release);
+        debug_assert_eq!(
+            released,
+            Ok(()),
+            "{mfn} lost a reference that somebody holds"
+        );
+    }
+
     /// Takes back a reference that was left by [`Self::into_raw`], once.
     pub(crate) fn from_raw(memory: Memory<'m>, mfn: Mfn) -> Self {
         Self { memory, mfn }
@@ -49,21 +61,9 @@ impl Drop for FrameRef<'_> {
     fn drop(&mut self) {
         let record = self.memory.frames.record(self.mfn);
         if !record.is_some_and(|record| record.release_one_of_many()) {
-            release_last(self.memory, self.mfn);
+            Self::end_last(&self.memory, self.mfn);
         }
     }
-}
-
-/// Ends a reference that may be the last one.
-#[cold]
-#[inline(never)]
-fn release_last(memory: Memory<'_>, mfn: Mfn) {
-    let released = memory.apply(mfn, Event::Release);
-    debug_assert_eq!(
-        released,
-        Ok(()),
-        "{mfn} lost a reference that somebody holds"
-    );
 }
 
 impl fmt::Debug for FrameRef<'_> {

@@ -98,11 +98,23 @@ impl FrameRecord {
     /// Takes a reference if the frame is the domain's. Fails as [`Event::Acquire`].
     #[inline]
     pub(crate) fn acquire(&self, owner: DomId) -> Result<(), Refused> {
-        let word = self.word();
-        match word.acquired(owner) {
-            Some(new) if exchange(&self.owner, word.bits(), new.bits()) => Ok(()),
-            _ => self.apply(Event::Acquire(owner)).map(|_| ()),
+        if self.acquire_at_once(owner) {
+            return Ok(());
         }
+        self.apply(Event::Acquire(owner)).map(|_| ())
+    }
+
+    /// The same without trying hard. `false`: it cannot be, or the word was just changed by another CPU; nothing has changed.
+    #[inline(always)]
+    pub(crate) fn acquire_at_once(&self, owner: DomId) -> bool {
+        self.acquire_as(self.word(), owner)
+    }
+
+    /// The same if the frame still is what it was found to be.
+    #[inline(always)]
+    pub(crate) fn acquire_as(&self, word: OwnerWord, owner: DomId) -> bool {
+        let new = word.acquired(owner);
+        new.is_some_and(|new| exchange(&self.owner, word.bits(), new.bits()))
     }
 
     /// Ends a reference if it is not the last one. `false`: it may be, and nothing has changed.
@@ -156,13 +168,10 @@ impl FrameRecord {
         new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
     }
 
-    /// Makes a general reference of the caller's the first one to a writable frame, if no other use of it has left traces.
-    /// `false`: one may have, and nothing has changed.
-    #[inline]
-    pub(crate) fn claim_first_writable(&self) -> bool {
-        let word = self.type_word();
-        let new = word.first_writable();
-        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
+    /// Changes the type word from one to another that was made of it. `false`: another CPU has just changed it.
+    #[inline(always)]
+    pub(crate) fn exchange_type(&self, word: TypeWord, new: TypeWord) -> bool {
+        exchange(&self.ty, word.bits(), new.bits())
     }
 
     /// Applies an event to the type, against whatever other CPUs do meanwhile.
@@ -174,29 +183,19 @@ impl FrameRecord {
         })
     }
 
+    /// Ends a reference to the type if it is not the last one. `false`: it may be, and nothing has changed.
+    #[inline(always)]
+    pub(crate) fn release_type_of_many(&self) -> bool {
+        let word = self.type_word();
+        let new = word.released();
+        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
+    }
+
     /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
-    #[inline]
     pub(crate) fn release_type(
         &self,
         now: impl Fn() -> TlbStamp,
     ) -> Result<TypeEffect, TypeRefused> {
-        let word = self.type_word();
-        if let Some(new) = word.released()
-            && exchange(&self.ty, word.bits(), new.bits())
-        {
-            return Ok(TypeEffect::Done);
-        }
-        if word.is_last()
-            && let Some(new) = word.last_writable(now())
-            && exchange(&self.ty, word.bits(), new.bits())
-        {
-            return Ok(TypeEffect::Untyped);
-        }
-        self.release_type_slowly(now)
-    }
-
-    #[inline(never)]
-    fn release_type_slowly(&self, now: impl Fn() -> TlbStamp) -> Result<TypeEffect, TypeRefused> {
         update(&self.ty, |bits| {
             let word = TypeWord::from_bits(bits);
             let stamp = if word.is_last() {

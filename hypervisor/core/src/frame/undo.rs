@@ -9,12 +9,13 @@
 //! LOCK: rank `Undo`.
 
 use dom0_abi::addr::Mfn;
-use oxen_arch::sync::atomic::{AtomicBool, Ordering};
+use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
 use super::Frames;
 use super::table::FrameIndex;
 use super::type_word::{Level, PageType, TypeEvent, TypeState};
+use crate::budget::Budget;
 
 /// The queue of one domain; its frames may be other domains'.
 #[derive(Debug)]
@@ -22,6 +23,76 @@ pub struct UndoQueue {
     head: SpinLock<Option<FrameIndex>>,
     /// The same as a head, to be read without the lock: at the end of each call somebody wants to know.
     has_any: AtomicBool,
+    /// What was done for the domain deep down, where nobody has a budget at hand, in units; it only grows, and wraps.
+    work: AtomicU32,
+}
+
+/// Steps that are taken where no budget is at hand, each noted when it is done ([`UndoQueue::note`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A table has come into the queue.
+    Queued,
+    /// A frame has become free.
+    Freed,
+    /// A frame that was something else has been made ready for a new use.
+    Claimed,
+    /// Other CPUs have forgotten translations: they were interrupted and waited for.
+    Shootdown,
+    /// Caches have given up a frame.
+    CacheFlushed,
+    /// A root has got its twin.
+    Twinned,
+    /// A root has lost it.
+    Parted,
+}
+
+impl Work {
+    /// What it costs beside what its caller is charged, in units of the budget.
+    const fn units(self) -> u32 {
+        match self {
+            Self::Queued => 4,
+            Self::Freed => 5,
+            Self::Claimed => 7,
+            Self::Shootdown => 20,
+            Self::CacheFlushed => 3,
+            Self::Twinned => 25,
+            Self::Parted => 8,
+        }
+    }
+}
+
+/// Work that was noted and that somebody who goes on in a loop has to pay for: all of the domain's, so with several vCPUs he
+/// may pay for what another one does too, but never too little.
+#[derive(Debug)]
+pub(crate) struct Unpaid<'q> {
+    queue: &'q UndoQueue,
+    seen: u32,
+}
+
+impl<'q> Unpaid<'q> {
+    /// From now on.
+    pub(crate) fn new(queue: &'q UndoQueue) -> Self {
+        Self {
+            queue,
+            seen: queue.work.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Pays for what was noted since the last time.
+    #[inline(always)]
+    pub(crate) fn pay(&mut self, budget: &mut Budget) {
+        if self.queue.work.load(Ordering::Relaxed) != self.seen {
+            self.pay_some(budget);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pay_some(&mut self, budget: &mut Budget) {
+        let now = self.queue.work.load(Ordering::Relaxed);
+        budget.pay(now.wrapping_sub(self.seen));
+        self.seen = now;
+    }
 }
 
 /// A table out of the queue: in the hands of whoever has this. It has to be pushed again or finished.
@@ -40,7 +111,13 @@ impl UndoQueue {
         Self {
             head: SpinLock::new(Rank::Undo, None),
             has_any: AtomicBool::new(false),
+            work: AtomicU32::new(0),
         }
+    }
+
+    /// Notes a step for whoever pays.
+    pub(crate) fn note(&self, work: Work) {
+        self.work.fetch_add(work.units(), Ordering::Relaxed);
     }
 
     /// Whether there is nothing in it: nothing of the caller's at least, since others may add to it.
@@ -56,6 +133,7 @@ impl UndoQueue {
         debug_assert!(queued.is_ok(), "{mfn} is queued in another state");
         *head = FrameIndex::new(mfn.get());
         self.has_any.store(true, Ordering::Relaxed);
+        self.note(Work::Queued);
     }
 
     /// Visits what is in it.

@@ -20,6 +20,7 @@ use crate::trap::exception::Vector;
 /// `ENOSYS`: no such command, or no callback of that kind here. `EFAULT`: the argument could not be read. `EINVAL`: the
 /// address is not canonical, or the callback cannot be unregistered. On any failure nothing has changed.
 /// ABI: `public/callback.h`.
+#[inline(never)]
 pub fn callback_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
     match CallbackCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
         CallbackCommand::Register => {
@@ -42,6 +43,7 @@ pub fn callback_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hyper
 
 /// Registers three callbacks at once. An address that is not canonical leaves its callback as it was, and the call
 /// succeeds nevertheless. ABI: `public/xen.h`, `__HYPERVISOR_set_callbacks`.
+#[inline(never)]
 pub fn set_callbacks(
     ctx: &mut CallCtx<'_>,
     event: u64,
@@ -62,6 +64,7 @@ pub fn set_callbacks(
 /// Registers or unregisters the entry point for NMIs.
 ///
 /// Errors as for [`callback_op`]. ABI: `public/nmi.h`.
+#[inline(never)]
 pub fn nmi_op(ctx: &mut CallCtx<'_>, command: u32, arg: GuestAddr) -> HypercallResult {
     match NmiCommand::try_from(command).map_err(|_| Errno::ENOSYS)? {
         NmiCommand::RegisterCallback => {

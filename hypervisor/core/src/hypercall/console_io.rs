@@ -9,6 +9,7 @@ use crate::console::op::{self, Progress};
 use crate::domain::Capabilities;
 
 /// Writes to and reads from the host's console. Errors are those of [`op::console_io`].
+#[inline(never)]
 pub fn console_io(
     ctx: &mut CallCtx<'_>,
     command: u32,
@@ -21,9 +22,9 @@ pub fn console_io(
     ctx.budget = Budget::SPENT;
     match op::console_io(out, ctx.cpu, may, command, count, buffer.addr())? {
         Progress::Done(value) => Ok(Reply::Value(value)),
-        Progress::Continue { count, buffer } => Ok(Reply::Continue(Continuation::ConsoleWrite {
+        Progress::Continue { count, buffer } => ctx.goes_on(Continuation::ConsoleWrite {
             count,
             buffer: GuestHandle::new(buffer),
-        })),
+        }),
     }
 }

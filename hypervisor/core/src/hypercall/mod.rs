@@ -11,6 +11,8 @@ pub mod table;
 
 mod callbacks;
 mod console_io;
+#[cfg(feature = "counters")]
+mod counters;
 mod cpu_state;
 mod sched;
 mod trap_table;
@@ -52,6 +54,8 @@ pub struct CallCtx<'a> {
     pub budget: Budget,
     /// Whether the call is an entry of a multicall.
     pub in_multicall: bool,
+    /// What is left of a call that ends with [`Reply::Continue`]: here, so that the result of a call is two words.
+    pub(crate) rest: Option<Continuation>,
 }
 
 impl<'a> CallCtx<'a> {
@@ -63,6 +67,12 @@ impl<'a> CallCtx<'a> {
     /// Whether the caller controls other domains.
     pub fn is_control(&self) -> bool {
         self.domain.capabilities.contains(Capabilities::CONTROL)
+    }
+
+    /// Ends a call that is not finished.
+    pub fn goes_on(&mut self, rest: Continuation) -> HypercallResult {
+        self.rest = Some(rest);
+        Ok(Reply::Continue(Rest(())))
     }
 
     /// Whether the caller went to sleep or was shut down, so that nothing more may be done in its name.
@@ -77,11 +87,15 @@ impl<'a> CallCtx<'a> {
 pub enum Reply {
     /// The value returned to the caller in rax.
     Value(u64),
-    /// It is not finished.
-    Continue(Continuation),
+    /// It is not finished: the rest of it is in the context.
+    Continue(Rest),
     /// There is no caller any more: it loaded another context, or ended.
     ContextLeft,
 }
+
+/// Says that the context has the rest of a call. Only [`CallCtx::goes_on`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest(());
 
 impl Reply {
     /// Success without a value.
@@ -94,34 +108,54 @@ pub type HypercallResult = Result<Reply, Errno>;
 /// Makes the call that the registers ask for, and puts the result into them.
 ///
 /// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
+#[inline(always)]
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
-    let result = match Hypercall::try_from(ctx.regs.rax) {
-        Ok(call) => {
-            let arguments = Arguments::of(ctx.regs);
-            table::dispatch(ctx, call, arguments)
-        }
-        Err(_) => Err(Errno::ENOSYS),
+    let result = by_number(ctx);
+    let result = if ctx.domain.undo.is_empty() {
+        result
+    } else {
+        undone(ctx, result)
     };
-    match undone(ctx, result) {
+    match result {
         Ok(Reply::Value(value)) => ctx.regs.rax = value,
-        Ok(Reply::Continue(continuation)) => continuation.resume_in(ctx.regs),
+        Ok(Reply::Continue(Rest(()))) => resume(ctx),
         Ok(Reply::ContextLeft) => {}
         Err(errno) => ctx.regs.rax = errno.as_register(),
     }
 }
 
+/// Makes the call of this number. It ends by a jump to the handler, so it has no frame of its own.
+#[inline(never)]
+fn by_number(ctx: &mut CallCtx<'_>) -> HypercallResult {
+    match Hypercall::try_from(ctx.regs.rax) {
+        Ok(call) => table::dispatch(ctx, call, |ctx| Arguments::of(ctx.regs)),
+        #[cfg(feature = "counters")]
+        Err(_) => counters::unlisted(ctx.regs),
+        #[cfg(not(feature = "counters"))]
+        Err(_) => Err(Errno::ENOSYS),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn resume(ctx: &mut CallCtx<'_>) {
+    if let Some(rest) = ctx.rest.take() {
+        rest.resume_in(ctx.regs);
+    }
+}
+
 /// Gives back what page tables held that the call took out of use, before its result is the caller's: so whoever unpins a
 /// table finds what was in it free again. A result that has to wait for that is kept by the caller itself.
+#[inline(never)]
 fn undone(ctx: &mut CallCtx<'_>, result: HypercallResult) -> HypercallResult {
-    if ctx.domain.undo.is_empty() {
+    if undo::drain(ctx.memory(), &mut ctx.budget) {
         return result;
     }
-    let is_over = undo::drain(ctx.memory(), &mut ctx.budget);
     match result {
-        Ok(Reply::Value(value)) if !is_over => Ok(Reply::Continue(Continuation::Settle { value })),
-        Err(errno) if !is_over => Ok(Reply::Continue(Continuation::Settle {
+        Ok(Reply::Value(value)) => ctx.goes_on(Continuation::Settle { value }),
+        Err(errno) => ctx.goes_on(Continuation::Settle {
             value: errno.as_register(),
-        })),
+        }),
         other => other,
     }
 }

@@ -8,6 +8,7 @@ use dom0_abi::xen::MulticallEntry;
 use super::continuation::Continuation;
 use super::decode::Arguments;
 use super::{CallCtx, HypercallResult, Reply, table};
+use crate::frame::Unpaid;
 use crate::guest_access::GuestPtr;
 
 /// Where in an entry its result lies.
@@ -18,6 +19,7 @@ const RESULT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
 /// `EFAULT`: the list lies where no guest has memory, even if it is empty; an entry could not be read, or its result not written; the calls before it, and in the second case its own,
 /// have been made. A call that leaves the caller's context ends the batch: what comes behind it would run for somebody
 /// else (XSA-213). ABI: `public/xen.h`, `multicall_entry`.
+#[inline(never)]
 pub fn multicall(
     ctx: &mut CallCtx<'_>,
     calls: GuestHandle<MulticallEntry>,
@@ -37,7 +39,9 @@ pub fn multicall(
 }
 
 fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> HypercallResult {
+    let mut unpaid = Unpaid::new(&ctx.domain.undo);
     for index in 0..count {
+        unpaid.pay(&mut ctx.budget);
         let place = calls.element(u64::from(index));
         let rest = Continuation::Multicall {
             calls: GuestHandle::new(place.addr()),
@@ -45,17 +49,19 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
         };
         // The first entry is always made, so that a batch that is resumed gets on.
         if index > 0 && (ctx.must_leave() || !ctx.budget.spend()) {
-            return Ok(Reply::Continue(rest));
+            return ctx.goes_on(rest);
         }
         let mut entry = place.read(ctx.cpu)?;
         let result = place.offset::<u64>(RESULT);
         match one(ctx, &entry) {
             Ok(Reply::Value(value)) => result.write(ctx.cpu, &value)?,
             Err(errno) => result.write(ctx.cpu, &errno.as_register())?,
-            Ok(Reply::Continue(continuation)) => {
-                continuation.resume_in_entry(&mut entry);
+            Ok(Reply::Continue(_)) => {
+                if let Some(rest) = ctx.rest.take() {
+                    rest.resume_in_entry(&mut entry);
+                }
                 place.write(ctx.cpu, &entry)?;
-                return Ok(Reply::Continue(rest));
+                return ctx.goes_on(rest);
             }
             Ok(Reply::ContextLeft) => return Ok(Reply::ContextLeft),
         }
@@ -66,5 +72,5 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
 fn one(ctx: &mut CallCtx<'_>, entry: &MulticallEntry) -> HypercallResult {
     let call = Hypercall::try_from(entry.op).map_err(|_| Errno::ENOSYS)?;
     let [a, b, c, d, e, _] = entry.args;
-    table::dispatch(ctx, call, Arguments([a, b, c, d, e]))
+    table::dispatch(ctx, call, |_| Arguments([a, b, c, d, e]))
 }

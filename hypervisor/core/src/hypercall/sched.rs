@@ -14,6 +14,7 @@ use crate::guest_access::GuestPtr;
 const MAX_POLL_PORTS: u32 = 128;
 
 /// `ENOSYS`: no such command, or one that comes with the scheduler. ABI: `public/sched.h`, `SCHEDOP_*`.
+#[inline(never)]
 pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
     match SchedCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
         // Who yields goes on at once as long as each CPU has one vCPU.
@@ -37,6 +38,7 @@ pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hypercal
 }
 
 /// The same with a number for an argument, and only three commands. ABI: `public/sched.h`, `sched_op_compat`.
+#[inline(never)]
 pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> HypercallResult {
     match SchedCommand::try_from(command as u32) {
         Ok(SchedCommand::Yield) => Ok(Reply::DONE),
@@ -70,6 +72,7 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     let ports = GuestPtr::from(request.ports);
     let mut last: Option<Port> = None;
     for index in 0..request.nr_ports {
+        ctx.budget.pay(1);
         let port = ports.element(u64::from(index)).read(ctx.cpu)?;
         if ctx.domain.is_port_pending(ctx.host.mem(), port)? {
             return Ok(Reply::DONE);

@@ -1,7 +1,7 @@
 //! The table of hypercalls: what each does here, who may call it, who handles it. Dispatch and the coverage page of the
 //! documentation are made from it; a call that the ABI gains does not compile until it has a row.
 //!
-//! Handlers with much on the stack are not inlined here: a short call should not pay for their frames.
+//! Handlers are not inlined here: the dispatcher needs no frame then, and no call pays for another one's.
 
 use core::fmt::{self, Write};
 
@@ -44,14 +44,19 @@ macro_rules! table {
         /// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
         ///
         /// One decision over the number leads to the arm of the call, where its arguments have their types and its callers are
-        /// known: both are constants there.
-        pub fn dispatch($ctx: &mut CallCtx<'_>, call: Hypercall, arguments: Arguments) -> HypercallResult {
+        /// known: both are constants there. Of `arguments` only those are looked at that the call has.
+        #[inline(always)]
+        pub fn dispatch(
+            $ctx: &mut CallCtx<'_>,
+            call: Hypercall,
+            arguments: impl FnOnce(&CallCtx<'_>) -> Arguments,
+        ) -> HypercallResult {
             match call {
                 $(Hypercall::$variant => {
                     if const { is_for_control(Hypercall::$variant) } && !$ctx.is_control() {
                         return Err(Errno::EPERM);
                     }
-                    match Request::decode(Hypercall::$variant, arguments) {
+                    match Request::decode(Hypercall::$variant, arguments($ctx)) {
                         Request::$variant { $($($arg,)*)? .. } => table!(@run $kind($($detail)*)),
                         // It is the variant that was asked for.
                         _ => Err(Errno::ENOSYS),

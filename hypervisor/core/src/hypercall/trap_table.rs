@@ -14,6 +14,7 @@ use crate::guest_access::GuestPtr;
 ///
 /// `EFAULT`: an entry could not be read. `EINVAL`: an address is not canonical (XSA-7 class: it would be loaded into rip).
 /// In both cases the entries before it are set. ABI: `public/arch-x86/xen.h`, `trap_info`.
+#[inline(never)]
 pub fn set_trap_table(ctx: &mut CallCtx<'_>, traps: GuestHandle<TrapInfo>) -> HypercallResult {
     if traps.is_null() {
         ctx.state.traps.clear();
@@ -24,9 +25,9 @@ pub fn set_trap_table(ctx: &mut CallCtx<'_>, traps: GuestHandle<TrapInfo>) -> Hy
     loop {
         let place = list.element(index);
         if index > 0 && !ctx.budget.spend() {
-            return Ok(Reply::Continue(Continuation::SetTrapTable {
+            return ctx.goes_on(Continuation::SetTrapTable {
                 traps: GuestHandle::new(place.addr()),
-            }));
+            });
         }
         let info = place.read(ctx.cpu)?;
         if info.address == 0 {

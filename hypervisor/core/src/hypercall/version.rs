@@ -23,6 +23,7 @@ const DENIED: &str = "<denied>";
 /// `ENOSYS`: no such question. `EFAULT`: the answer could not be written, or a question's argument not read. `EINVAL`: no
 /// such group of features, or an argument with a question that takes none. `EPERM`: the build id is asked for by a domain that controls nothing; `ENODATA`: there is none.
 /// ABI: `public/version.h`, `XENVER_*`.
+#[inline(never)]
 pub fn xen_version(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
     match VersionCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
         VersionCommand::Version => return Ok(Reply::Value(u64::from(version::packed()))),

@@ -8,6 +8,7 @@ use super::{CallCtx, HypercallResult, Reply};
 /// Records that a behaviour is on or off.
 ///
 /// `EINVAL`: no such behaviour. `ENOSYS`: no such command. ABI: `public/xen.h`, `VMASST_CMD_*`.
+#[inline(never)]
 pub fn vm_assist(ctx: &mut CallCtx<'_>, command: u32, kind: u32) -> HypercallResult {
     let assist = VmAssist::try_from(kind).map_err(|_| Errno::EINVAL)?;
     let command = VmAssistCommand::try_from(command).map_err(|_| Errno::ENOSYS)?;

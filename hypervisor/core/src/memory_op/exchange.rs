@@ -5,19 +5,25 @@
 //! caller is told; what follows cannot fail. Between steps the call may give way, and says how far it came where the caller
 //! asked for it.
 //!
+//! A large step takes longer than an entry may last and goes in *pieces*, each as a step is otherwise. All of it is looked at
+//! before the first piece, so a piece fails only for who changes lists or uses frames while the call is under way, or names a
+//! frame twice: then the pieces before it are done. Between pieces the vCPU keeps how far it came, and what is left of the new
+//! extent: 2 MiB at most, for which nobody is charged ([`HeldExchange`]).
+//!
 //! INVARIANT: all elements from the first step on are checked to be in the guest's range before anything else is done, and each
 //! again where it is touched (XSA-29, XSA-212).
 
 use core::mem::offset_of;
 
 use arrayvec::ArrayVec;
-use dom0_abi::addr::{GuestAddr, Mfn, Pfn};
+use dom0_abi::addr::{GuestAddr, Mfn, PAGE_SIZE, Pfn};
 use dom0_abi::errno::Errno;
+use dom0_abi::ids::DomId;
 use dom0_abi::memory::{MemoryCommand, MemoryExchange, MemoryReservation};
 use oxen_arch::guest_range::check_guest_range;
 
 use super::{afford, max_order, placement, target};
-use crate::frame::{CleanFrames, Placement, TakenFrames};
+use crate::frame::{CleanFrames, HeldFrames, Memory, Placement, TakenFrames};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -26,11 +32,16 @@ use crate::page_type::Stop;
 
 /// The largest step: 2 MiB, which is what kernels ask for at most.
 const MAX_STEP_ORDER: u32 = 9;
+/// The largest piece of one.
+const PIECE_ORDER: u32 = 6;
+const PIECE: u64 = 1 << PIECE_ORDER;
 /// Blocks that the new frames of a step may come in.
 const MAX_BLOCKS: usize = 64;
 type Blocks<'m> = ArrayVec<CleanFrames<'m>, MAX_BLOCKS>;
 /// What a frame costs beside being zeroed, in units of the budget.
-const FRAME: u64 = 2;
+const FRAME: u64 = 6;
+/// What it costs to look at it before.
+const LOOK: u64 = 1;
 
 const DONE: u64 = offset_of!(MemoryExchange, nr_exchanged) as u64;
 
@@ -42,6 +53,7 @@ const DONE: u64 = offset_of!(MemoryExchange, nr_exchanged) as u64;
 /// and counted in `nr_exchanged`; of the failed one nothing is.
 /// ABI: `public/memory.h`, `XENMEM_exchange`.
 #[doc(alias = "XENMEM_exchange")]
+#[inline(never)]
 pub(super) fn exchange(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     let place = GuestPtr::<MemoryExchange>::new(arg);
     let argument = place.read(ctx.cpu)?;
@@ -54,14 +66,14 @@ pub(super) fn exchange(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult
         let step = if done > exchange.first && ctx.must_leave() {
             Err(Stop::Again)
         } else {
-            exchange.step(ctx, done)
+            exchange.step(ctx, arg, done)
         };
         match step {
             Ok(()) => done = done.saturating_add(exchange.input.per_step()),
             Err(Stop::Refused(errno)) => break Err(errno),
             Err(Stop::Again) => {
                 let command = MemoryCommand::Exchange as u64;
-                break Ok(Reply::Continue(Continuation::MemoryOp { command, arg }));
+                break ctx.goes_on(Continuation::MemoryOp { command, arg });
             }
         }
     };
@@ -116,6 +128,44 @@ impl Side {
     }
 }
 
+/// A large step under way, kept by the vCPU that makes it. It has to come back by [`HeldExchange::end`], or frames are lost to
+/// everybody.
+#[derive(Debug)]
+#[must_use = "frames that do not come back are lost"]
+pub struct HeldExchange {
+    key: Key,
+    /// So many frames are exchanged.
+    done: u64,
+    /// What the caller calls the first of the new extent, if that is larger than a piece.
+    pfn: u64,
+    /// What is left of that extent.
+    rest: Option<HeldFrames>,
+}
+
+/// Which step of which call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    arg: GuestAddr,
+    domain: DomId,
+    orders: [u32; 2],
+    step: u64,
+}
+
+impl HeldExchange {
+    /// How many frames are exchanged.
+    #[cfg(test)]
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Gives up what is left to do.
+    pub fn end(self, memory: Memory<'_>) {
+        if let Some(rest) = self.rest {
+            drop(CleanFrames::from_held(memory, rest));
+        }
+    }
+}
+
 struct Exchange<'a> {
     domain: Named<'a>,
     input: Side,
@@ -140,7 +190,7 @@ impl<'a> Exchange<'a> {
         {
             return Err(Errno::EINVAL);
         }
-        let steps = argument.nr_exchanged >> input.step;
+        let steps = argument.nr_exchanged.wrapping_shr(input.step);
         let first = steps.wrapping_shl(input.step);
         input.check_range(first)?;
         output.check_range(steps.wrapping_shl(output.step))?;
@@ -154,31 +204,171 @@ impl<'a> Exchange<'a> {
     }
 
     /// Exchanges the extents of one step, which begins with number `done` of the input.
-    fn step(&self, ctx: &mut CallCtx<'_>, done: u64) -> Result<(), Stop> {
-        let memory = ctx.memory();
-        let mut blocks = Blocks::new();
-        self.allocate(ctx, &mut blocks)?;
-        let frames = self.input.size().saturating_mul(self.input.per_step());
-        if !afford(ctx, frames.saturating_mul(FRAME).saturating_add(FRAME)) {
-            return Err(Stop::Again);
+    fn step(&self, ctx: &mut CallCtx<'_>, arg: GuestAddr, done: u64) -> Result<(), Stop> {
+        let order = self.input.order.max(self.output.order);
+        if order > PIECE_ORDER {
+            return self.large_step(ctx, arg, done);
         }
-        let taken = self.take(ctx, TakenFrames::new(memory, self.domain.domain().id), done)?;
-        let steps = done >> self.input.step;
-        self.tell(ctx, &blocks, steps.wrapping_shl(self.output.step))?;
-        let mut charge = taken.free();
-        while let Some(block) = blocks.pop() {
-            memory.assign_clean(block, &mut charge);
+        let mut blocks = Blocks::new();
+        self.allocate(ctx, order, &mut blocks)?;
+        self.swap(ctx, done, 0, blocks)
+    }
+
+    /// The same for one that goes in pieces.
+    #[inline(never)]
+    fn large_step(&self, ctx: &mut CallCtx<'_>, arg: GuestAddr, done: u64) -> Result<(), Stop> {
+        let key = Key {
+            arg,
+            domain: self.domain.domain().id,
+            orders: [self.input.order, self.output.order],
+            step: done,
+        };
+        let mut held = match ctx.state.exchange.take() {
+            Some(held) if held.key == key => held,
+            other => {
+                if let Some(other) = other {
+                    other.end(ctx.memory());
+                }
+                self.begin(ctx, key)?
+            }
+        };
+        while held.done < self.frames() {
+            match self.piece(ctx, &mut held) {
+                Ok(()) => held.done = held.done.saturating_add(PIECE),
+                Err(Stop::Again) => {
+                    ctx.state.exchange = Some(held);
+                    return Err(Stop::Again);
+                }
+                Err(refused) => {
+                    held.end(ctx.memory());
+                    return Err(refused);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Finds the new frames of a step: all in a row if that is to be had, which is quickest, else in smaller blocks.
-    fn allocate<'m>(&self, ctx: &mut CallCtx<'m>, blocks: &mut Blocks<'m>) -> Result<(), Stop> {
-        let memory = ctx.memory();
-        let mut order = self.input.order.max(self.output.order);
-        if order > MAX_STEP_ORDER {
+    /// Frames of a step.
+    fn frames(&self) -> u64 {
+        self.input.size().saturating_mul(self.input.per_step())
+    }
+
+    /// Looks at all that a large step is about, and finds the new extent if it must be in a row.
+    fn begin(&self, ctx: &mut CallCtx<'_>, key: Key) -> Result<HeldExchange, Stop> {
+        if self.input.order.max(self.output.order) > MAX_STEP_ORDER {
             return Err(Errno::ENOMEM.into());
         }
+        let memory = ctx.memory();
+        let mut blocks = Blocks::new();
+        if self.output.order > PIECE_ORDER {
+            self.allocate(ctx, self.output.order, &mut blocks)?;
+        }
+        if !afford(ctx, self.frames().saturating_mul(LOOK)) {
+            return Err(Stop::Again);
+        }
+        let owner = self.domain.domain().id;
+        self.visit_inputs(ctx, key.step, 0, self.frames(), |mfn| {
+            if memory.frames.can_be_taken(mfn, owner) {
+                Ok(())
+            } else {
+                Err(Errno::EINVAL)
+            }
+        })?;
+        let first = key
+            .step
+            .wrapping_shr(self.input.step)
+            .wrapping_shl(self.output.step);
+        /// What in an address says which word of a page it is.
+        const IN_PAGE: u64 = PAGE_SIZE as u64 - 8;
+        for index in 0..self.output.per_step() {
+            // Whether they can be written is the same for all of a page. What is there stays there.
+            let at = self.output.list.element(first.wrapping_add(index));
+            if index == 0 || at.addr().get() & IN_PAGE == 0 {
+                let pfn = at.read(ctx.cpu)?;
+                at.write(ctx.cpu, &pfn)?;
+            }
+        }
+        Ok(HeldExchange {
+            key,
+            done: 0,
+            pfn: self.output.list.element(first).read(ctx.cpu)?,
+            rest: blocks.pop().map(CleanFrames::into_held),
+        })
+    }
+
+    /// Exchanges the next frames of a large step. [`Stop::Again`]: nothing has been done.
+    fn piece(&self, ctx: &mut CallCtx<'_>, held: &mut HeldExchange) -> Result<(), Stop> {
+        let memory = ctx.memory();
+        let mut blocks = Blocks::new();
+        if self.output.order <= PIECE_ORDER {
+            self.allocate(ctx, PIECE_ORDER, &mut blocks)?;
+            return self.swap(ctx, held.key.step, held.done, blocks);
+        }
+        if !self.afford(ctx, PIECE) {
+            return Err(Stop::Again);
+        }
+        let taken = self.take(ctx, held.key.step, held.done, PIECE)?;
+        let rest = held.rest.take().ok_or(Errno::ENOMEM)?;
+        let (new, rest) = CleanFrames::from_held(memory, rest).split(PIECE);
+        let pfn = held.pfn.wrapping_add(held.done);
+        if rest.range().is_empty() {
+            // That was the last: the caller gets to know where the first is.
+            let start = new.start().get().saturating_sub(held.done);
+            let steps = held.key.step.wrapping_shr(self.input.step);
+            let first = steps.wrapping_shl(self.output.step);
+            self.output.list.element(first).write(ctx.cpu, &start)?;
+        }
+        held.rest = Some(rest.into_held());
+        for (offset, mfn) in (0..PIECE).zip(new.range().iter()) {
+            let pfn = Pfn::new(pfn.wrapping_add(offset));
+            ctx.host.machine.m2p().set(mfn, Some(pfn));
+        }
+        memory.assign_clean(new, &mut taken.free());
+        Ok(())
+    }
+
+    /// Takes what it costs to exchange so many frames.
+    fn afford(&self, ctx: &mut CallCtx<'_>, frames: u64) -> bool {
+        afford(ctx, frames.saturating_mul(FRAME).saturating_add(FRAME))
+    }
+
+    /// Gives the caller new frames for those of a step from number `from` on, as extents that they hold as a whole.
+    fn swap(
+        &self,
+        ctx: &mut CallCtx<'_>,
+        done: u64,
+        from: u64,
+        mut blocks: Blocks<'_>,
+    ) -> Result<(), Stop> {
+        let frames = blocks.iter().fold(0_u64, |frames, block| {
+            frames.saturating_add(block.range().len())
+        });
+        if !self.afford(ctx, frames) {
+            return Err(Stop::Again);
+        }
+        let taken = self.take(ctx, done, from, frames)?;
+        let steps = done.wrapping_shr(self.input.step);
+        let first = steps.wrapping_shl(self.output.step);
+        self.tell(
+            ctx,
+            &blocks,
+            first.wrapping_add(from.wrapping_shr(self.output.order)),
+        )?;
+        let mut charge = taken.free();
+        while let Some(block) = blocks.pop() {
+            ctx.memory().assign_clean(block, &mut charge);
+        }
+        Ok(())
+    }
+
+    /// Finds 2^`order` new frames: all in a row if that is to be had, which is quickest, else in smaller blocks.
+    fn allocate<'m>(
+        &self,
+        ctx: &mut CallCtx<'m>,
+        mut order: u32,
+        blocks: &mut Blocks<'m>,
+    ) -> Result<(), Stop> {
+        let memory = ctx.memory();
         let mut left = 1_u64.wrapping_shl(order);
         while left > 0 {
             match memory.alloc_clean(order as u8, self.placement, &mut ctx.budget) {
@@ -196,22 +386,46 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Takes the frames of a step from the domain.
+    /// Takes frames of a step from the domain, from number `from` on.
     fn take<'m>(
         &self,
         ctx: &CallCtx<'m>,
-        mut taken: TakenFrames<'m>,
         done: u64,
+        from: u64,
+        count: u64,
     ) -> Result<TakenFrames<'m>, Errno> {
-        for extent in 0..self.input.per_step() {
-            let at = self.input.list.element(done.wrapping_add(extent));
-            let start = at.read(ctx.cpu)?;
-            for offset in 0..self.input.size() {
+        let mut taken = TakenFrames::new(ctx.memory(), self.domain.domain().id);
+        self.visit_inputs(ctx, done, from, count, |mfn| {
+            taken.take(mfn).map_err(|_| Errno::EINVAL)
+        })?;
+        Ok(taken)
+    }
+
+    /// Visits frames of a step that are to be given, from number `from` on.
+    fn visit_inputs(
+        &self,
+        ctx: &CallCtx<'_>,
+        done: u64,
+        from: u64,
+        count: u64,
+        mut visit: impl FnMut(Mfn) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let (order, size) = (self.input.order, self.input.size());
+        let (mut frame, end) = (from, from.saturating_add(count));
+        while frame < end {
+            let extent = self
+                .input
+                .list
+                .element(done.wrapping_add(frame.wrapping_shr(order)));
+            let start = extent.read(ctx.cpu)?;
+            let offset = frame & size.wrapping_sub(1);
+            for offset in offset..size.min(offset.saturating_add(end.saturating_sub(frame))) {
                 let mfn = start.checked_add(offset).ok_or(Errno::EINVAL)?;
-                taken.take(Mfn::new(mfn)).map_err(|_| Errno::EINVAL)?;
+                visit(Mfn::new(mfn))?;
+                frame = frame.saturating_add(1);
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Gives the new frames the pfns that the caller has for them, and tells it where they are. On failure what was told is
@@ -245,7 +459,7 @@ impl<'a> Exchange<'a> {
         let order = self.output.order;
         blocks.iter().flat_map(move |block| {
             let range = block.range();
-            let count = range.len() >> order;
+            let count = range.len().wrapping_shr(order);
             (0..count).map(move |index| {
                 let offset = index.wrapping_shl(order);
                 Mfn::new(range.start.get().saturating_add(offset))

@@ -18,6 +18,9 @@ use crate::hypercall::{CallCtx, HypercallResult, Reply};
 #[doc(alias = "E820MAX")]
 pub const MAX_ENTRIES: usize = 128;
 
+/// What an entry costs that is read or told, in units of the budget.
+const ENTRY: u32 = 1;
+
 type Entries = ArrayVec<E820Entry, MAX_ENTRIES>;
 
 /// The map of a domain, if it was given one: in a frame of its own, since few have any.
@@ -78,7 +81,7 @@ impl core::fmt::Debug for DomainMap {
 /// Tells the caller its own map, as much as there is room for. `ENOSYS`: it has none. ABI: `public/memory.h`,
 /// `XENMEM_memory_map`.
 #[doc(alias = "XENMEM_memory_map")]
-pub(super) fn memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+pub(super) fn memory_map(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     let place = GuestPtr::<MemoryMap>::new(arg);
     let mut argument = place.read(ctx.cpu)?;
     let map = &ctx.domain.map;
@@ -88,6 +91,7 @@ pub(super) fn memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     while count < argument.nr_entries
         && let Some(entry) = map.get(count as usize)
     {
+        ctx.budget.pay(ENTRY);
         buffer.element(count.into()).write(ctx.cpu, &entry)?;
         count = count.saturating_add(1);
     }
@@ -99,7 +103,7 @@ pub(super) fn memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
 /// Gives a domain a map, or takes it away. `EINVAL`: there are more entries than [`MAX_ENTRIES`]; `ENOMEM`: no frame is left for
 /// it. The old map stays then. ABI: `public/memory.h`, `XENMEM_set_memory_map`.
 #[doc(alias = "XENMEM_set_memory_map")]
-pub(super) fn set_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+pub(super) fn set_memory_map(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     let argument: ForeignMemoryMap = GuestPtr::new(arg).read(ctx.cpu)?;
     if argument.map.nr_entries as usize > MAX_ENTRIES {
         return Err(Errno::EINVAL);
@@ -108,6 +112,7 @@ pub(super) fn set_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResu
     let buffer = GuestPtr::from(argument.map.buffer);
     let mut entries = Entries::new();
     for index in 0..argument.map.nr_entries {
+        ctx.budget.pay(ENTRY);
         let entry = buffer.element(index.into()).read(ctx.cpu)?;
         entries.try_push(entry).map_err(|_| Errno::EINVAL)?;
     }
@@ -120,7 +125,7 @@ pub(super) fn set_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResu
 /// `EPERM`: the caller controls nothing. `EINVAL`: there must be room for one entry more than there are. Without a list only the
 /// number is told. ABI: `public/memory.h`, `XENMEM_machine_memory_map`.
 #[doc(alias = "XENMEM_machine_memory_map")]
-pub(super) fn machine_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+pub(super) fn machine_memory_map(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     if !ctx.is_control() {
         return Err(Errno::EPERM);
     }
@@ -133,6 +138,7 @@ pub(super) fn machine_memory_map(ctx: &CallCtx<'_>, arg: GuestAddr) -> Hypercall
         count = count.saturating_add(1);
         Ok(())
     })?;
+    ctx.budget.pay(ENTRY.saturating_mul(count));
     let buffer = GuestPtr::from(argument.buffer);
     if !buffer.is_null() {
         if argument.nr_entries <= count {

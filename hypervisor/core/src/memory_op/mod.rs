@@ -24,6 +24,8 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
+pub use exchange::HeldExchange;
+
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
@@ -50,11 +52,12 @@ const MAX_ORDER: u32 = 9;
 /// caller may not; `ESRCH`: there is no such domain; `EINVAL` and `ENOSYS`: the upper bits of the command speak of progress that
 /// this command does not make. For the rest see each command. ABI: `public/memory.h`, `HYPERVISOR_memory_op`.
 #[doc(alias = "HYPERVISOR_memory_op")]
+#[inline(never)]
 pub fn memory_op(ctx: &mut CallCtx<'_>, command: u64, arg: GuestAddr) -> HypercallResult {
     use MemoryCommand as Cmd;
     // What an earlier call of the same batch took out of use may be what this one is to give away.
     if !ctx.domain.undo.is_empty() && !undo::drain(ctx.memory(), &mut ctx.budget) {
-        return Ok(Reply::Continue(Continuation::MemoryOp { command, arg }));
+        return ctx.goes_on(Continuation::MemoryOp { command, arg });
     }
     let progress = command >> CONTINUATION_SHIFT;
     let command = Cmd::try_from((command & NUMBER) as u32).map_err(|_| Errno::ENOSYS)?;

@@ -66,7 +66,7 @@ pub(super) fn maximum_gpfn(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult
 /// Tells the first frame of each 2 MiB of the machine-to-physical table, as many as there is room for. `EFAULT`: an element
 /// cannot be written; the number is not told then. ABI: `public/memory.h`, `XENMEM_machphys_mfn_list`.
 #[doc(alias = "XENMEM_machphys_mfn_list")]
-pub(super) fn machphys_mfn_list(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+pub(super) fn machphys_mfn_list(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     let place = GuestPtr::<MachphysMfnList>::new(arg);
     let mut argument = place.read(ctx.cpu)?;
     let table = ctx.host.machine.m2p_frames();
@@ -74,6 +74,7 @@ pub(super) fn machphys_mfn_list(ctx: &CallCtx<'_>, arg: GuestAddr) -> HypercallR
     let extents = table.iter().step_by(TABLE_EXTENT as usize);
     let mut count = 0_u32;
     for mfn in extents.take(argument.max_extents as usize) {
+        ctx.budget.pay(1);
         list.element(count.into()).write(ctx.cpu, &mfn.get())?;
         count = count.saturating_add(1);
     }

@@ -20,9 +20,9 @@ use crate::page_type::{PageType, Stop};
 /// Bits of the progress that count extents; those above count frames of one that is being given back.
 const EXTENT_BITS: u32 = 26;
 /// The largest block that frames are made ready for a domain in. What follows when all are zeroed cannot stop in the middle.
-const MAX_BLOCK_ORDER: u8 = 11;
+const MAX_BLOCK_ORDER: u8 = 9;
 /// What an extent costs beside its frames, and a frame that is given back, in units of the budget.
-const EXTENT: u64 = 3;
+const EXTENT: u64 = 9;
 
 struct Extents<'a> {
     command: MemoryCommand,
@@ -70,7 +70,7 @@ pub(super) fn change(
             Err(Stop::Again) => {
                 let progress = part << EXTENT_BITS | index;
                 let command = command as u64 | progress << CONTINUATION_SHIFT;
-                return Ok(Reply::Continue(Continuation::MemoryOp { command, arg }));
+                return ctx.goes_on(Continuation::MemoryOp { command, arg });
             }
         }
     }
@@ -131,8 +131,8 @@ impl<'a> Extents<'a> {
         let block = memory
             .alloc_clean(self.order, self.placement, &mut ctx.budget)?
             .ok_or(Stop::Again)?;
-        // Some thirty instructions a frame.
-        if !afford(ctx, EXTENT.saturating_add(self.size() / 3)) {
+        // A hundred instructions for each frame.
+        if !afford(ctx, EXTENT.saturating_add(self.size())) {
             return Err(Stop::Again);
         }
         // Who gets frames and does not want to know which has no list.

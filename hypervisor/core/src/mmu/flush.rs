@@ -9,7 +9,6 @@ use dom0_abi::handle::GuestHandle;
 use oxen_arch::guest_range::is_canonical;
 use oxen_arch::tlb::{CpuSet, Flush};
 
-use crate::domain::Domain;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::CallCtx;
 
@@ -29,8 +28,8 @@ pub(super) fn of_page(address: GuestAddr) -> Option<Flush> {
 }
 
 /// Makes CPUs forget; on return they have. `EFAULT`: the bit map cannot be read; nothing has been flushed.
-pub(super) fn flush(ctx: &CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
-    let targets = match whose {
+pub(super) fn flush(ctx: &mut CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
+    let (targets, cost) = match whose {
         // Nobody else is asked anything.
         Whose::Own => {
             match what {
@@ -40,32 +39,41 @@ pub(super) fn flush(ctx: &CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Res
             }
             return Ok(());
         }
-        Whose::All => cpus(ctx.domain, |_| true),
+        Whose::All => cpus(ctx, |_| true),
         Whose::Map(map) => {
             let words = vcpu_map(ctx, map)?;
-            cpus(ctx.domain, |vcpu| {
+            cpus(ctx, |vcpu| {
                 let word = words.get(vcpu / 64).copied().unwrap_or(0);
                 word >> (vcpu % 64) & 1 != 0
             })
         }
     };
+    ctx.budget.pay(cost);
     if let Some(what) = what {
         ctx.host.machine.flush_cpus(ctx.cpu, &targets, what);
     }
     Ok(())
 }
 
-/// The CPUs that may hold translations of some vCPUs.
-fn cpus(domain: &Domain, is_wanted: impl Fn(usize) -> bool) -> CpuSet {
+/// The CPUs that may hold translations of some vCPUs, and what it costs to flush them, in units of the budget.
+fn cpus(ctx: &CallCtx<'_>, is_wanted: impl Fn(usize) -> bool) -> (CpuSet, u32) {
+    /// To interrupt another CPU and to wait for it takes a microsecond or two.
+    const OTHER: u32 = 20;
     let mut targets = CpuSet::EMPTY;
-    for (index, vcpu) in domain.vcpus().enumerate() {
+    let mut cost = 0_u32;
+    for (index, vcpu) in ctx.domain.vcpus().enumerate() {
+        if index.is_multiple_of(8) {
+            cost = cost.saturating_add(1);
+        }
         if is_wanted(index)
             && let Some(cpu) = vcpu.last_cpu()
+            && !targets.contains(cpu)
         {
             targets.insert(cpu);
+            cost = cost.saturating_add(if cpu == ctx.cpu.id() { 1 } else { OTHER });
         }
     }
-    targets
+    (targets, cost)
 }
 
 const WORDS: usize = crate::domain::MAX_VCPUS / 64;

@@ -6,6 +6,7 @@ use dom0_abi::handle::GuestHandle;
 use dom0_abi::xen::MMU_COUNT_PREEMPTED;
 use zerocopy::FromBytes;
 
+use crate::frame::Unpaid;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -40,7 +41,7 @@ impl<T: FromBytes + Copy> List<T> {
     ///
     /// `EFAULT`: a request cannot be read. A list that takes long is gone on with later: then the number done so far is where the
     /// caller wants it, and is read from there again, so whoever changes it is told a wrong number and nothing else.
-    #[inline]
+    #[inline(always)]
     pub(super) fn run<'a>(
         self,
         ctx: &mut CallCtx<'a>,
@@ -59,15 +60,19 @@ impl<T: FromBytes + Copy> List<T> {
         };
         let mut result = Ok(Reply::DONE);
         let mut done = 0;
+        let mut unpaid = Unpaid::new(&ctx.domain.undo);
         while done < count {
             let place = requests.element(u64::from(done));
-            let step = if done > 0 && (ctx.must_leave() || !ctx.budget.spend_request()) {
+            if done > 0 {
+                unpaid.pay(&mut ctx.budget);
+            }
+            let step = if done > 0 && !ctx.budget.spend_request() {
                 Err(Stop::Again)
             } else {
                 place
                     .read(ctx.cpu)
                     .map_err(Stop::Refused)
-                    .and_then(|request| with_undone(ctx, |ctx| carry_out(ctx, request)))
+                    .and_then(|request| carry_out(ctx, request))
             };
             match step {
                 Ok(()) => done = done.saturating_add(1),
@@ -76,11 +81,11 @@ impl<T: FromBytes + Copy> List<T> {
                     break;
                 }
                 Err(Stop::Again) => {
-                    result = Ok(Reply::Continue(rest(Self {
+                    result = ctx.goes_on(rest(Self {
                         requests: GuestHandle::new(place.addr()),
                         count: count.saturating_sub(done) | MMU_COUNT_PREEMPTED,
                         ..self
-                    })));
+                    }));
                     break;
                 }
             }

@@ -7,19 +7,23 @@ use dom0_abi::ids::DomId;
 use dom0_abi::xen::{MmuCommand, MmuUpdate};
 use oxen_arch::memory::BadFrame;
 
-use super::list::List;
+use super::list::{List, with_undone};
 use super::owners::{self, Named, Owner};
-use super::update::replace;
+use super::update::{Wanted, replace, replace_at_once};
+use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
 use crate::page_type::hold::Reach;
-use crate::page_type::{Level, PageType, Stop, TypeRef};
+use crate::page_type::{PageType, Stop, TypeRef, UsedL1};
 
 /// Bits of a request's address that say what it is.
 const COMMAND: u64 = 7;
+/// What a write leaves as it is that keeps what the CPU has set.
+const KEPT: u64 = bits::ACCESSED | bits::DIRTY;
+const KEEPS_BITS: u64 = MmuCommand::PreserveAd.get();
 
 /// Carries out requests in order.
 ///
@@ -46,6 +50,17 @@ pub fn mmu_update(
     if let Some(reply) = list.settled() {
         return Ok(reply);
     }
+    if foreign == u32::from(DomId::SELF.get()) {
+        let reach = Reach::own(ctx.host, ctx.domain);
+        return carry_out(ctx, list, &reach, Some(ctx.domain));
+    }
+    for_others(ctx, list)
+}
+
+/// Carries out requests that are about another domain's pages or tables, or about nobody's pages.
+#[inline(never)]
+fn for_others(ctx: &mut CallCtx<'_>, list: List<MmuUpdate>) -> HypercallResult {
+    let foreign = list.foreign;
     let tables = match (foreign >> 16).checked_sub(1) {
         None => Named::Own(ctx.domain),
         Some(id) if DomId::new(id as u16) == ctx.domain.id => Named::Own(ctx.domain),
@@ -55,8 +70,24 @@ pub fn mmu_update(
     let owner =
         owners::owner(ctx, DomId::new(foreign as u16)).inspect_err(|_| list.tell(ctx, 0))?;
     let reach = owners::reach(ctx, tables.domain().id, &owner);
-    // Requests come in runs for the same table.
-    let mut table = None;
+    let named = match &owner {
+        Owner::Domain(named) => Some(named.domain()),
+        Owner::Devices | Owner::Hypervisor => None,
+    };
+    carry_out(ctx, list, &reach, named)
+}
+
+/// Carries out requests. `named`: the domain whose frames may be renamed.
+#[inline(always)]
+fn carry_out(
+    ctx: &mut CallCtx<'_>,
+    list: List<MmuUpdate>,
+    reach: &Reach<'_>,
+    named: Option<&Domain>,
+) -> HypercallResult {
+    let memory = ctx.memory();
+    // Requests come in runs for the same table, which is held meanwhile.
+    let mut held = None;
     list.run(
         ctx,
         |rest| Continuation::MmuUpdate {
@@ -65,74 +96,74 @@ pub fn mmu_update(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, request| one(ctx, &reach, &owner, &mut table, request),
+        |ctx, request| {
+            if one_at_once(&memory, reach, &mut held, request) {
+                return Ok(());
+            }
+            // It may be the last reference, and the request may wait for what follows.
+            drop(held.take());
+            with_undone(ctx, |ctx| one(ctx, reach, named, request))
+        },
     )
 }
 
-fn one<'a>(
-    ctx: &mut CallCtx<'a>,
+/// Carries a request out if it is an ordinary write to an L1 table and nothing stands in its way.
+#[inline(always)]
+fn one_at_once<'a, 'm>(
+    memory: &'a Memory<'m>,
     reach: &Reach<'_>,
-    owner: &Owner<'_>,
-    table: &mut Option<TypeRef<'a>>,
+    held: &mut Option<UsedL1<'a, 'm>>,
     request: MmuUpdate,
-) -> Result<(), Stop> {
+) -> bool {
+    let kept = match request.ptr & COMMAND {
+        0 => 0,
+        KEEPS_BITS => KEPT,
+        _ => return false,
+    };
     let at = Maddr::new(request.ptr & !COMMAND);
-    match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
-        MmuCommand::Normal | MmuCommand::NoTranslate => {
-            write(ctx, reach, table, at, Entry(request.val), 0)
-        }
-        MmuCommand::PreserveAd => {
-            let kept = bits::ACCESSED | bits::DIRTY;
-            write(ctx, reach, table, at, Entry(request.val), kept)
-        }
-        MmuCommand::MachPhys => {
-            let Owner::Domain(named) = owner else {
-                return Err(Errno::EINVAL.into());
-            };
-            rename(ctx.memory(), named, at.mfn(), Pfn::new(request.val))
-        }
+    if held.as_ref().is_none_or(|table| table.mfn() != at.mfn()) {
+        // The old one first, as above.
+        drop(held.take());
+        *held = UsedL1::at_once(memory, at.mfn(), reach.tables);
     }
+    let index = (at.offset() / 8) as u16;
+    let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
+    held.as_ref()
+        .is_some_and(|table| replace_at_once(table, reach, index, wanted).is_some())
 }
 
-/// Writes an entry, of which the bits in `kept` stay as they are.
-fn write<'a>(
-    ctx: &mut CallCtx<'a>,
+#[inline(never)]
+fn one(
+    ctx: &mut CallCtx<'_>,
     reach: &Reach<'_>,
-    table: &mut Option<TypeRef<'a>>,
-    at: Maddr,
-    entry: Entry,
-    kept: u64,
+    named: Option<&Domain>,
+    request: MmuUpdate,
 ) -> Result<(), Stop> {
     let memory = ctx.memory();
-    let mfn = at.mfn();
-    if table.as_ref().is_none_or(|table| table.mfn() != mfn) {
-        // The old one first: it may be the last reference, and the new one may wait for what follows.
-        *table = None;
-        // As a rule it is an L1 table.
-        let l1 = PageType::Table(Level::L1);
-        *table = TypeRef::share_at_once(memory, mfn, l1, reach.tables);
-        if table.is_none() {
-            *table = other_table(memory, mfn, reach.tables)?;
+    let at = Maddr::new(request.ptr & !COMMAND);
+    let kept = match MmuCommand::try_from(request.ptr & COMMAND).map_err(|_| Errno::ENOSYS)? {
+        MmuCommand::Normal | MmuCommand::NoTranslate => 0,
+        MmuCommand::PreserveAd => KEPT,
+        MmuCommand::MachPhys => {
+            let named = named.ok_or(Errno::EINVAL)?;
+            return rename(memory, named, at.mfn(), Pfn::new(request.val));
         }
-    }
-    let Some(table) = table else {
-        // Not a table: memory like any other, if it can be written to.
-        return store(memory, reach.tables, at, entry.0);
+    };
+    let Some(table) = table(memory, at.mfn(), reach.tables)? else {
+        // Memory like any other, if it can be written to.
+        return store(memory, reach.tables, at, request.val);
     };
     let index = (at.offset() / 8) as u16;
-    replace(memory, reach, table, index, &mut ctx.budget, |old| {
-        Some(Entry(entry.0 | old.0 & kept))
-    })?;
-    Ok(())
+    let wanted = Wanted {
+        kept,
+        ..Wanted::from(Entry(request.val))
+    };
+    let budget = &mut ctx.budget;
+    replace(&memory, reach, table.held(), index, &wanted, budget).map(|_| ())
 }
 
 /// Finds out which table a frame is, if it is one. `EINVAL`: it is not the domain's.
-#[inline(never)]
-fn other_table<'m>(
-    memory: Memory<'m>,
-    mfn: Mfn,
-    owner: DomId,
-) -> Result<Option<TypeRef<'m>>, Stop> {
+fn table<'m>(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Option<TypeRef<'m>>, Stop> {
     match memory.frames.type_state(mfn) {
         Some(TypeState::InUse {
             ty: ty @ PageType::Table(_),
@@ -144,7 +175,6 @@ fn other_table<'m>(
 }
 
 /// Writes a word to a page of a domain that is no table.
-#[inline(never)]
 fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), Stop> {
     let page = TypeRef::writable(memory, at.mfn(), owner)?;
     let stored = memory.mem().store_u64(at, word);
@@ -153,8 +183,8 @@ fn store(memory: Memory<'_>, owner: DomId, at: Maddr, word: u64) -> Result<(), S
 }
 
 /// Changes what a frame of a domain is called by it.
-fn rename(memory: Memory<'_>, owner: &Named<'_>, mfn: Mfn, pfn: Pfn) -> Result<(), Stop> {
-    let frame = memory.acquire(mfn, owner.domain().id)?;
+fn rename(memory: Memory<'_>, owner: &Domain, mfn: Mfn, pfn: Pfn) -> Result<(), Stop> {
+    let frame = memory.acquire(mfn, owner.id)?;
     memory.machine.m2p().set(frame.mfn(), Some(pfn));
     Ok(())
 }

@@ -9,9 +9,10 @@ use oxen_arch::memory::BadFrame;
 use oxen_arch::tlb::Flush;
 
 use super::flush::{self, Whose};
-use super::list::List;
+use super::list::{List, with_undone};
 use super::owners::{self, Owner};
 use crate::address_space;
+use crate::budget::Budget;
 use crate::descriptor;
 use crate::domain::vcpu::GuestMode;
 use crate::domain::{Capabilities, Domain};
@@ -19,6 +20,9 @@ use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, Level, PageType, Stop, TypeRef, promote};
+
+/// What it costs to write all of a page, eight bytes at a time, in units of the budget.
+const WHOLE_PAGE: u32 = 6;
 
 /// Carries out requests in order.
 ///
@@ -51,7 +55,7 @@ pub fn mmuext_op(
             done: rest.done,
             foreign: rest.foreign,
         },
-        |ctx, op| one(ctx, &owner, &op),
+        |ctx, op| with_undone(ctx, |ctx| one(ctx, &owner, &op)),
     )
 }
 
@@ -60,7 +64,7 @@ fn one(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, op: &MmuextOp) -> Result<(), St
     let address = GuestAddr::new(op.arg1);
     let vcpus = Whose::Map(GuestHandle::new(GuestAddr::new(op.arg2)));
     let command = MmuextCommand::try_from(op.cmd).map_err(|_| Errno::ENOSYS)?;
-    let flush = |ctx: &CallCtx<'_>, whose, what| {
+    let flush = |ctx: &mut CallCtx<'_>, whose, what| {
         let flushed = flush::flush(ctx, whose, what);
         flushed.map_err(|_| Stop::Refused(Errno::EINVAL))
     };
@@ -90,9 +94,13 @@ fn one(ctx: &mut CallCtx<'_>, owner: &Owner<'_>, op: &MmuextOp) -> Result<(), St
         MmuextCommand::SetLdt => Ok(descriptor::set_ldt(ctx, address, op.arg2 as u32)?),
         MmuextCommand::ClearPage => {
             let page = TypeRef::writable(ctx.memory(), mfn, domain(owner)?.id)?;
+            ctx.budget.pay(WHOLE_PAGE);
             zero(ctx, &page)
         }
-        MmuextCommand::CopyPage => copy(ctx, owner, mfn, Mfn::new(op.arg2)),
+        MmuextCommand::CopyPage => {
+            ctx.budget.pay(WHOLE_PAGE);
+            copy(ctx, owner, mfn, Mfn::new(op.arg2))
+        }
         // No page is larger than 4 KiB.
         MmuextCommand::MarkSuper | MmuextCommand::UnmarkSuper => Err(Errno::EOPNOTSUPP.into()),
     }
@@ -172,11 +180,13 @@ fn root<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
 }
 
 /// Writes caches back for a domain that owns devices; others have nothing that sees the difference.
-fn write_back(ctx: &CallCtx<'_>) -> Result<(), Stop> {
+fn write_back(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
     if !ctx.domain.capabilities.contains(Capabilities::HARDWARE) {
         return Err(Errno::EACCES.into());
     }
     ctx.cpu.write_back_caches();
+    // One instruction, and a millisecond where caches are large: nothing else in this entry.
+    ctx.budget = Budget::SPENT;
     Ok(())
 }
 

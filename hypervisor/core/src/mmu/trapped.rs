@@ -7,14 +7,14 @@
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::ids::DomId;
 
-use super::update::{Replaced, replace};
-use super::walk::l1_entry;
+use super::update::{Replaced, Wanted, replace, replace_at_once};
+use super::walk::{l1_entry, l1_slot_at_once};
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::CallCtx;
 use crate::page_type::entry::Entry;
 use crate::page_type::hold::Reach;
-use crate::page_type::{Level, PageType, Stop, TypeRef};
+use crate::page_type::{Level, PageType, Stop, TypeRef, UsedL1};
 
 /// An L1 entry that is mapped at an address that the guest wrote to.
 pub struct TrappedEntry<'m> {
@@ -23,7 +23,6 @@ pub struct TrappedEntry<'m> {
 }
 
 /// A frame as an L1 table, if it is one in use of the domain's.
-#[inline(never)]
 fn table<'m>(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Option<TypeRef<'m>>, Stop> {
     let ty = PageType::Table(Level::L1);
     match memory.frames.type_state(mfn) {
@@ -37,7 +36,32 @@ fn table<'m>(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Option<TypeRe
     }
 }
 
+/// Which entry of a table contains the byte at an address.
+const fn index_of(address: GuestAddr) -> u16 {
+    ((address.get() & 0xfff) >> 3) as u16
+}
+
 impl<'m> TrappedEntry<'m> {
+    /// Replaces the entry at `address` by what `wanted` makes of it, if nothing is out of the ordinary, and returns what it was.
+    /// `None`, and nothing has changed: else [`Self::find`] and [`Self::exchange`] say why.
+    #[inline(always)]
+    pub fn replace_at_once(
+        ctx: &CallCtx<'m>,
+        address: GuestAddr,
+        wanted: impl FnOnce(Entry) -> Option<Entry>,
+    ) -> Option<Entry> {
+        let (memory, owner) = (&ctx.memory(), ctx.domain.id);
+        let (table, index) = l1_slot_at_once(memory, ctx.state.kernel_root()?, owner, address)?;
+        let mapping = Entry::load(memory.mem(), table.mfn().word(index.into()));
+        drop(table);
+        if !mapping.is_present() || mapping.is_writable() {
+            return None;
+        }
+        let table = UsedL1::at_once(memory, mapping.mfn(), owner)?;
+        let reach = Reach::own(ctx.host, ctx.domain);
+        replace_at_once(&table, &reach, index_of(address), wanted)
+    }
+
     /// Finds the L1 entry that contains the byte at `address`, if the guest has mapped a table of its own there that is in use
     /// and may read it there. [`Stop::Again`]: the table is just changing; the guest may try again.
     pub fn find(ctx: &CallCtx<'m>, address: GuestAddr) -> Result<Option<Self>, Stop> {
@@ -49,16 +73,9 @@ impl<'m> TrappedEntry<'m> {
         if !mapping.is_present() || mapping.is_writable() {
             return Ok(None);
         }
-        let ty = PageType::Table(Level::L1);
-        let table = match TypeRef::share_at_once(memory, mapping.mfn(), ty, owner) {
-            Some(table) => table,
-            None => match table(memory, mapping.mfn(), owner)? {
-                Some(table) => table,
-                None => return Ok(None),
-            },
-        };
-        let index = ((address.get() & 0xfff) >> 3) as u16;
-        Ok(Some(Self { table, index }))
+        let index = index_of(address);
+        let table = table(memory, mapping.mfn(), owner)?;
+        Ok(table.map(|table| Self { table, index }))
     }
 
     /// The entry as it is now.
@@ -75,8 +92,11 @@ impl<'m> TrappedEntry<'m> {
     ) -> Result<Replaced, Stop> {
         let reach = Reach::own(ctx.host, ctx.domain);
         let memory = ctx.memory();
-        let wanted = |now: Entry| (now == old).then_some(new);
-        let budget = &mut ctx.budget;
-        replace(memory, &reach, &self.table, self.index, budget, wanted)
+        let wanted = Wanted {
+            instead_of: Some(old),
+            ..Wanted::from(new)
+        };
+        let (table, budget) = (self.table.held(), &mut ctx.budget);
+        replace(&memory, &reach, table, self.index, &wanted, budget)
     }
 }

@@ -9,13 +9,14 @@ use oxen_arch::tlb::Flush;
 
 use super::flush::{self, Whose};
 use super::list::with_undone;
-use super::owners::{self, Named, Owner};
-use super::update::replace;
-use super::walk::l1_slot;
+use super::owners;
+use super::update::{Wanted, replace, replace_at_once};
+use super::walk::{l1_slot, l1_slot_at_once};
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 use crate::page_type::Stop;
 use crate::page_type::entry::Entry;
+use crate::page_type::hold::Reach;
 
 /// Writes the L1 entry that maps `va` under the caller's kernel root, and flushes as the flags say.
 ///
@@ -30,9 +31,15 @@ pub fn update_va_mapping(
     entry: u64,
     flags: u64,
 ) -> HypercallResult {
-    let owner = Owner::Domain(Named::Own(ctx.domain));
-    let again = Continuation::UpdateVaMapping { va, entry, flags };
-    update(ctx, va, Entry(entry), flags, &owner, again)
+    let reach = Reach::own(ctx.host, ctx.domain);
+    if write_at_once(ctx, va, Entry(entry), &reach) {
+        return flush(ctx, va, flags);
+    }
+    match write(ctx, va, Entry(entry), &reach) {
+        Ok(()) => flush(ctx, va, flags),
+        Err(Stop::Refused(errno)) => Err(errno),
+        Err(Stop::Again) => ctx.goes_on(Continuation::UpdateVaMapping { va, entry, flags }),
+    }
 }
 
 /// The same for a page of another domain, or of none. Fails further as `mmu_update` does for its owner.
@@ -46,52 +53,64 @@ pub fn update_va_mapping_otherdomain(
     id: DomId,
 ) -> HypercallResult {
     let owner = owners::owner(ctx, id)?;
-    let again = Continuation::UpdateVaMappingOtherdomain {
-        va,
-        entry,
-        flags,
-        owner: id,
-    };
-    update(ctx, va, Entry(entry), flags, &owner, again)
-}
-
-fn update(
-    ctx: &mut CallCtx<'_>,
-    va: GuestAddr,
-    entry: Entry,
-    flags: u64,
-    owner: &Owner<'_>,
-    again: Continuation,
-) -> HypercallResult {
-    let written = with_undone(ctx, |ctx| {
-        let (memory, tables) = (ctx.memory(), ctx.domain.id);
-        let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
-        let slot = l1_slot(memory, root, tables, va)?;
-        let (table, index) = slot.ok_or(Errno::EINVAL)?;
-        let reach = owners::reach(ctx, tables, owner);
-        replace(memory, &reach, &table, index, &mut ctx.budget, |_| {
-            Some(entry)
-        })
-    });
-    match written {
-        Ok(_) => flush(ctx, va, flags).map(|()| Reply::DONE),
+    let reach = owners::reach(ctx, ctx.domain.id, &owner);
+    match write(ctx, va, Entry(entry), &reach) {
+        Ok(()) => flush(ctx, va, flags),
         Err(Stop::Refused(errno)) => Err(errno),
-        Err(Stop::Again) => Ok(Reply::Continue(again)),
+        Err(Stop::Again) => ctx.goes_on(Continuation::UpdateVaMappingOtherdomain {
+            va,
+            entry,
+            flags,
+            owner: id,
+        }),
     }
 }
 
+/// Writes the entry if nothing is out of the ordinary.
+#[inline(always)]
+fn write_at_once(ctx: &CallCtx<'_>, va: GuestAddr, entry: Entry, reach: &Reach<'_>) -> bool {
+    let memory = &ctx.memory();
+    let slot = ctx
+        .state
+        .kernel_root()
+        .and_then(|root| l1_slot_at_once(memory, root, reach.tables, va));
+    slot.is_some_and(|(table, index)| {
+        replace_at_once(&table, reach, index, |_| Some(entry)).is_some()
+    })
+}
+
+/// Writes the entry.
+#[inline(never)]
+fn write(
+    ctx: &mut CallCtx<'_>,
+    va: GuestAddr,
+    entry: Entry,
+    reach: &Reach<'_>,
+) -> Result<(), Stop> {
+    with_undone(ctx, |ctx| {
+        let memory = ctx.memory();
+        let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
+        let slot = l1_slot(memory, root, reach.tables, va)?;
+        let (table, index) = slot.ok_or(Errno::EINVAL)?;
+        let wanted = Wanted::from(entry);
+        let budget = &mut ctx.budget;
+        replace(&memory, reach, table.held(), index, &wanted, budget).map(|_| ())
+    })
+}
+
 /// Flushes as the flags say: what, in the lowest bits; whose, in the others.
-fn flush(ctx: &CallCtx<'_>, va: GuestAddr, flags: u64) -> Result<(), Errno> {
+#[inline(always)]
+fn flush(ctx: &mut CallCtx<'_>, va: GuestAddr, flags: u64) -> HypercallResult {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
         UVMF_TLB_FLUSH => Some(Flush::All),
         UVMF_INVLPG => flush::of_page(va),
         // None, and a type that means nothing.
-        _ => return Ok(()),
+        _ => return Ok(Reply::DONE),
     };
     let whose = match flags & !UVMF_FLUSHTYPE_MASK {
         0 => Whose::Own,
         UVMF_ALL => Whose::All,
         map => Whose::Map(GuestHandle::new(GuestAddr::new(map))),
     };
-    flush::flush(ctx, whose, what)
+    flush::flush(ctx, whose, what).map(|()| Reply::DONE)
 }

@@ -7,46 +7,64 @@ use oxen_arch::guest_range::is_canonical;
 use crate::frame::Memory;
 use crate::page_type::entry::Entry;
 use crate::page_type::promote::is_ours;
-use crate::page_type::{Level, PageType, Stop, TypeRef};
+use crate::page_type::{Level, PageType, Stop, TypeRef, UsedL1};
 
 /// The L1 table that maps an address under a root, and the index in it. `None`: there is none, or the address is not a
 /// guest's.
 ///
 /// Another vCPU may change the tables meanwhile; what is found then is still a table in use of this domain, by the reference
 /// that is taken, and which one is that domain's affair. The caller holds the root.
-#[inline]
 pub(super) fn l1_slot<'m>(
     memory: Memory<'m>,
     root: Mfn,
     owner: DomId,
     address: GuestAddr,
 ) -> Result<Option<(TypeRef<'m>, u16)>, Stop> {
-    let address = address.get();
-    if !is_canonical(address) {
+    let Some((table, index)) = place(&memory, root, address) else {
         return Ok(None);
-    }
-    let index = |level: Level| ((address >> level.shift()) & 511) as u16;
-    if is_ours(Level::L4, index(Level::L4)) {
-        return Ok(None);
-    }
-    let mut table = root;
-    for level in [Level::L4, Level::L3, Level::L2] {
-        let entry = Entry::load(memory.mem(), table.word(index(level).into()));
-        if !entry.is_present() {
-            return Ok(None);
-        }
-        table = entry.mfn();
-    }
+    };
     match TypeRef::share(memory, table, PageType::Table(Level::L1), owner) {
-        Ok(table) => Ok(Some((table, index(Level::L1)))),
+        Ok(table) => Ok(Some((table, index))),
         Err(Stop::Again) => Err(Stop::Again),
         Err(Stop::Refused(_)) => Ok(None),
     }
 }
 
+/// The same without trying hard. `None`: there is none, or another CPU has just changed something.
+#[inline(always)]
+pub(super) fn l1_slot_at_once<'a, 'm>(
+    memory: &'a Memory<'m>,
+    root: Mfn,
+    owner: DomId,
+    address: GuestAddr,
+) -> Option<(UsedL1<'a, 'm>, u16)> {
+    let (table, index) = place(memory, root, address)?;
+    Some((UsedL1::at_once(memory, table, owner)?, index))
+}
+
+/// The frame that is in the place of the L1 table for an address, and the index in it.
+#[inline(always)]
+fn place(memory: &Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
+    let address = address.get();
+    let index = |level: Level| ((address >> level.shift()) & 511) as u16;
+    if !is_canonical(address) || is_ours(Level::L4, index(Level::L4)) {
+        return None;
+    }
+    let mem = memory.mem();
+    let mut table = root;
+    for level in [Level::L4, Level::L3, Level::L2] {
+        let entry = Entry::load(mem, table.word(index(level).into()));
+        if !entry.is_present() {
+            return None;
+        }
+        table = entry.mfn();
+    }
+    Some((table, index(Level::L1)))
+}
+
 /// The L1 entry that maps an address under a root; empty if there is none. The mapping is not held: it may be another by now.
 /// As [`l1_slot`].
-#[inline]
+#[inline(never)]
 pub(crate) fn l1_entry(
     memory: Memory<'_>,
     root: Mfn,

@@ -13,7 +13,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::tlb::TlbStamp;
 
 use super::entry::{Entry, EntryRules};
-use super::{Level, PageType, Stop, TypeRef, promote};
+use super::{Level, PageType, Stop, TypeRef, promote, refs};
 use crate::budget::Budget;
 use crate::domain::{Capabilities, Domain};
 use crate::frame::{FrameRef, Memory};
@@ -104,28 +104,24 @@ impl<'m> Hold<'m> {
         reach: &Reach<'_>,
         entry: Entry,
     ) -> Result<Self, Stop> {
-        let hold = |entry| Ok(Self::from_entry(memory, Level::L1, entry));
-        if !entry.is_present() {
-            return hold(entry);
-        }
-        let mfn = entry.mfn();
-        let Pages::Of(owner) = reach.pages else {
-            return hold(without_owner(memory, reach, entry)?);
-        };
-        match memory.frames.record(mfn) {
-            Some(record) if record.word().is_of(owner) => {
-                if entry.is_writable() {
-                    TypeRef::take_writable(memory, record, mfn, owner).map_err(busy)?;
-                } else {
-                    record.acquire(owner).map_err(|_| Errno::EBUSY)?;
-                }
-                if entry.is_writable() && !entry.is_write_back() {
-                    record.mark_incoherent();
-                }
-                hold(entry)
+        match Self::take_page_at_once(memory, reach, entry) {
+            Some(hold) => Ok(hold),
+            None => {
+                let entry = take_slowly(&memory, reach, entry)?;
+                Ok(Self::from_entry(memory, Level::L1, entry))
             }
-            _ => hold(without_owner(memory, reach, entry)?),
         }
+    }
+
+    /// The same without trying hard. `None`: it cannot be, or not so easily; nothing has changed.
+    #[inline(always)]
+    pub(crate) fn take_page_at_once(
+        memory: Memory<'m>,
+        reach: &Reach<'_>,
+        entry: Entry,
+    ) -> Option<Self> {
+        (!entry.is_present() || take_at_once(&memory, reach, entry))
+            .then(|| Self::from_entry(memory, Level::L1, entry))
     }
 
     /// The entry as it is put into memory.
@@ -149,40 +145,83 @@ impl<'m> Hold<'m> {
         }
     }
 
-    /// Ends the references, as dropping does. `now` is asked only if there was no other to the same: a time since the entry is
-    /// gone from memory.
+    /// Ends the references, as dropping does. `gone`: a time since the entry is gone from memory.
     #[inline]
-    pub fn end(self, now: impl Fn() -> TlbStamp) {
-        end(self.memory, self.level, self.entry, now);
+    pub fn end(self, gone: TlbStamp) {
+        end(&self.memory, self.level, self.entry, Some(gone));
         mem::forget(self);
     }
 }
 
 impl Drop for Hold<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let memory = self.memory;
-        end(memory, self.level, self.entry, || {
-            memory.machine.tlb_stamp()
-        });
+        end(&self.memory, self.level, self.entry, None);
     }
 }
 
-#[inline]
-fn end(memory: Memory<'_>, level: Level, entry: Entry, now: impl Fn() -> TlbStamp) {
+/// Ends the references of an entry that is gone from memory, since then or now.
+#[inline(always)]
+fn end(memory: &Memory<'_>, level: Level, entry: Entry, gone: Option<TlbStamp>) {
     if !entry.is_present() {
         return;
     }
     let mfn = entry.mfn();
-    if let Some(below) = level.below() {
-        drop(TypeRef::counted(memory, mfn, PageType::Table(below)));
+    if level != Level::L1 {
+        return refs::end(memory, mfn, gone);
+    }
+    let Some(record) = memory.frames.record(mfn) else {
+        return;
+    };
+    if !record.word().is_owned() {
         return;
     }
-    let record = memory.frames.record(mfn);
-    match record.filter(|record| record.word().is_owned()) {
-        Some(record) if entry.is_writable() => TypeRef::end(memory, record, mfn, now),
-        Some(_) => drop(FrameRef::from_raw(memory, mfn)),
-        None => {}
+    if entry.is_writable() {
+        refs::end(memory, mfn, gone);
+    } else if !record.release_one_of_many() {
+        FrameRef::end_last(memory, mfn);
+    }
+}
+
+/// Takes what a present L1 entry needs if that is a further reference to a page of the owner's, as nearly always. `false`: ask
+/// [`take_slowly`].
+#[inline(always)]
+fn take_at_once(memory: &Memory<'_>, reach: &Reach<'_>, entry: Entry) -> bool {
+    let (mfn, Pages::Of(owner)) = (entry.mfn(), reach.pages) else {
+        return false;
+    };
+    let Some(record) = memory.frames.record(mfn) else {
+        return false;
+    };
+    if entry.is_writable() {
+        entry.is_write_back() && TypeRef::take_writable_at_once(memory, record, mfn, owner)
+    } else {
+        record.acquire_at_once(owner)
+    }
+}
+
+/// Takes what a present L1 entry needs, and returns it as it is put into memory.
+#[inline(never)]
+fn take_slowly(memory: &Memory<'_>, reach: &Reach<'_>, entry: Entry) -> Result<Entry, Stop> {
+    let mfn = entry.mfn();
+    let Pages::Of(owner) = reach.pages else {
+        return without_owner(*memory, reach, entry);
+    };
+    match memory.frames.record(mfn) {
+        Some(record) if record.word().is_of(owner) => {
+            if entry.is_writable() {
+                TypeRef::writable(*memory, mfn, owner)
+                    .map_err(busy)?
+                    .into_entry();
+            } else {
+                record.acquire(owner).map_err(|_| Errno::EBUSY)?;
+            }
+            if entry.is_writable() && !entry.is_write_back() {
+                record.mark_incoherent();
+            }
+            Ok(entry)
+        }
+        _ => without_owner(*memory, reach, entry),
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod twin;
 pub mod undo;
 
 pub use crate::frame::type_word::{ENTRIES, Level, PageType};
+pub(crate) use refs::UsedL1;
 pub use refs::{HeldType, TypeRef};
 
 use dom0_abi::errno::Errno;

@@ -20,8 +20,13 @@ use super::refs::settle;
 use super::{ENTRIES, Level, PageType, Stop, TypeRef, twin};
 use crate::budget::Budget;
 use crate::descriptor::page::check_page;
-use crate::frame::Memory;
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
+use crate::frame::{Memory, Unpaid, Work};
+
+/// What a line of entries costs beside them, in units of the budget: half as much again.
+const LINE: u32 = 4;
+/// What finding the table that an entry leads to costs beside the entry.
+const FOUND: u32 = 2;
 
 /// The slots of a root that are the hypervisor's.
 pub(crate) fn is_ours(level: Level, index: u16) -> bool {
@@ -106,12 +111,14 @@ fn claim<'m>(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result
             is_incoherent,
         }) => {
             frame.into_raw();
-            if needs_flush(was, ty) {
-                memory.machine.flush_stale(memory.cpu, stamp);
+            memory.undo.note(Work::Claimed);
+            if needs_flush(was, ty) && memory.machine.flush_stale(memory.cpu, stamp) {
+                memory.undo.note(Work::Shootdown);
             }
             if is_incoherent {
                 // XSA-402: what other CPUs read must be what we check. A domain's frame is RAM.
                 let _: Result<(), BadFrame> = memory.mem().flush_cache(mfn);
+                memory.undo.note(Work::CacheFlushed);
             }
             0
         }
@@ -153,7 +160,9 @@ fn check(
     if !budget.spend_table() {
         return Err(Stop::Again);
     }
+    let mut unpaid = Unpaid::new(memory.undo);
     while let Some(job) = jobs.last_mut() {
+        unpaid.pay(budget);
         match step(memory, reach, job, budget)? {
             Step::Table(mfn, ty) => match claim(memory, mfn, ty, reach.tables)? {
                 Claim::Ready(found) => {
@@ -230,6 +239,7 @@ fn step(
             job.next = job.next.saturating_add(1);
             continue;
         }
+        budget.pay(FOUND);
         let Some(below) = level.below() else {
             return Err(Errno::EINVAL.into());
         };
@@ -248,6 +258,7 @@ fn pages(
     job: &mut Job,
     budget: &mut Budget,
 ) -> Result<(), Stop> {
+    let mut unpaid = Unpaid::new(memory.undo);
     while let Some(line) = (memory.mem())
         .next_nonzero_line(job.mfn, usize::from(job.next))
         .map_err(|BadFrame| Errno::EINVAL)?
@@ -269,6 +280,8 @@ fn pages(
             hold.into_entry();
         }
         job.next = line.end() as u16;
+        budget.pay(LINE);
+        unpaid.pay(budget);
     }
     job.next = ENTRIES;
     Ok(())

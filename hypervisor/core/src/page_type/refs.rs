@@ -9,7 +9,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
 use oxen_arch::tlb::TlbStamp;
 
-use super::{PageType, Stop};
+use super::{Level, PageType, Stop};
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState};
 use crate::frame::{FrameRecord, FrameRef, Memory};
 
@@ -19,8 +19,7 @@ use crate::frame::{FrameRecord, FrameRef, Memory};
 #[must_use = "dropping the reference ends it"]
 pub struct TypeRef<'m> {
     memory: Memory<'m>,
-    mfn: Mfn,
-    ty: PageType,
+    held: HeldType,
 }
 
 /// A reference to a type that lives in what outlives a call: a vCPU, a domain. It has to come back by
@@ -48,7 +47,8 @@ impl<'m> TypeRef<'m> {
     /// Takes up a reference that is counted already: by a claim that is finished, in an entry, by a pin.
     #[inline]
     pub(crate) fn counted(memory: Memory<'m>, mfn: Mfn, ty: PageType) -> Self {
-        Self { memory, mfn, ty }
+        let held = HeldType { mfn, ty };
+        Self { memory, held }
     }
 
     /// Refers to a frame of a domain that has the type already.
@@ -69,53 +69,57 @@ impl<'m> TypeRef<'m> {
         }
     }
 
-    /// The same without trying hard. `None`: it cannot be, or another CPU has just changed something.
-    #[inline]
-    pub fn share_at_once(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Option<Self> {
-        let record = memory.frames.record(mfn)?;
-        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
-            return None;
-        }
-        Self::counted(memory, mfn, ty).of(record, owner).ok()
-    }
-
     /// Makes a frame of a domain writable for somebody, or finds it so.
     ///
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`] as for [`Self::share`].
     #[inline]
     pub fn writable(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Self, Stop> {
         let record = memory.frames.record(mfn).ok_or(Errno::EINVAL)?;
+        if Self::take_writable_at_once(&memory, record, mfn, owner) {
+            return Ok(Self::counted(memory, mfn, PageType::Writable));
+        }
         if !record.word().is_of(owner) {
             return Err(Errno::EINVAL.into());
         }
-        Self::take_writable(memory, record, mfn, owner)?;
-        Ok(Self::counted(memory, mfn, PageType::Writable))
+        super::promote::claim_writable(memory, mfn, owner)
     }
 
-    /// The same for the frame of a record, which has been found to be the domain's. The reference is the caller's, but not a
-    /// value yet.
-    #[inline]
-    pub(super) fn take_writable(
-        memory: Memory<'m>,
+    /// The same for the frame of a record, without trying hard. `false`: it cannot be, or another CPU has just changed something;
+    /// nothing has changed.
+    #[inline(always)]
+    pub(super) fn take_writable_at_once(
+        memory: &Memory<'m>,
         record: &FrameRecord,
         mfn: Mfn,
         owner: DomId,
-    ) -> Result<(), Stop> {
-        let ty = PageType::Writable;
-        if record.share_type_at_once(ty) {
-            if record.word().is_of(owner) {
-                return Ok(());
-            }
-            drop(Self::counted(memory, mfn, ty));
-            return Err(Errno::EINVAL.into());
+    ) -> bool {
+        // Asked first, so that nobody can keep the types of somebody else's frames from ending, and again when the frame cannot
+        // change hands any more.
+        let owned = record.word();
+        if !owned.is_of(owner) {
+            return false;
         }
-        if record.acquire(owner).is_ok() {
-            if record.claim_first_writable() {
-                return Ok(());
+        let word = record.type_word();
+        if let Some(new) = word.shared(PageType::Writable) {
+            if !record.exchange_type(word, new) {
+                return false;
             }
-            drop(FrameRef::from_raw(memory, mfn));
+            let is_of = record.word().is_of(owner);
+            if !is_of {
+                end_last(memory, mfn, None);
+            }
+            return is_of;
         }
-        super::promote::claim_writable(memory, mfn, owner).map(Self::into_entry)
+        match word.first_writable() {
+            Some(new) if record.acquire_as(owned, owner) => {
+                let is_first = record.exchange_type(word, new);
+                if !is_first {
+                    FrameRef::end_last(memory, mfn);
+                }
+                is_first
+            }
+            _ => false,
+        }
     }
 
     /// Asks again who has the frame, now that it cannot change hands.
@@ -128,45 +132,33 @@ impl<'m> TypeRef<'m> {
         }
     }
 
-    /// Ends a reference to the type of the frame of a record. `now`, asked if it is the last one: a time since its last trace is
-    /// gone from memory.
-    #[inline]
-    pub(super) fn end(
-        memory: Memory<'m>,
-        record: &FrameRecord,
-        mfn: Mfn,
-        now: impl Fn() -> TlbStamp,
-    ) {
-        match record.release_type(now) {
-            Ok(TypeEffect::Done) => {}
-            Ok(TypeEffect::Untyped) => drop(FrameRef::from_raw(memory, mfn)),
-            other => settle_release(memory, mfn, other),
-        }
-    }
-
     /// The frame.
     pub fn mfn(&self) -> Mfn {
-        self.mfn
+        self.held.mfn
     }
 
     /// The type.
     pub fn ty(&self) -> PageType {
-        self.ty
+        self.held.ty
+    }
+
+    /// The reference as such.
+    pub fn held(&self) -> &HeldType {
+        &self.held
     }
 
     /// Leaves the reference to something that outlives the call.
+    #[inline]
     pub fn into_held(self) -> HeldType {
-        let held = HeldType {
-            mfn: self.mfn,
-            ty: self.ty,
-        };
+        let HeldType { mfn, ty } = self.held;
+        let held = HeldType { mfn, ty };
         mem::forget(self);
         held
     }
 
     /// Takes it back.
     pub fn from_held(memory: Memory<'m>, held: HeldType) -> Self {
-        Self::counted(memory, held.mfn, held.ty)
+        Self { memory, held }
     }
 
     /// Leaves the reference to an entry of a page table.
@@ -178,13 +170,15 @@ impl<'m> TypeRef<'m> {
     /// the reference ends.
     pub fn pin(self) -> Result<(), Errno> {
         let frames = self.memory.frames;
-        if frames.type_event(self.mfn, TypeEvent::Pin).is_err() {
+        if frames.type_event(self.held.mfn, TypeEvent::Pin).is_err() {
             return Err(Errno::EINVAL);
         }
         // ORDERING: pairs with the end of the domain (`domain::teardown`): it gives the frame back and then looks for a pin.
         // One of the two sees what the other did.
         fence(Ordering::SeqCst);
-        if frames.is_given_back(self.mfn) && frames.type_event(self.mfn, TypeEvent::Unpin).is_ok() {
+        if frames.is_given_back(self.held.mfn)
+            && frames.type_event(self.held.mfn, TypeEvent::Unpin).is_ok()
+        {
             return Err(Errno::EINVAL);
         }
         mem::forget(self);
@@ -223,21 +217,108 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 }
 
 impl Drop for TypeRef<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let memory = self.memory;
-        match memory.frames.record(self.mfn) {
-            Some(record) => Self::end(memory, record, self.mfn, || memory.machine.tlb_stamp()),
-            None => settle_release(memory, self.mfn, Err(TypeRefused::NotSo)),
+        end(&self.memory, self.held.mfn, None);
+    }
+}
+
+/// A reference to the type of an L1 table, for as long as one straight way takes: as a [`TypeRef`], but it knows the record, and
+/// fits into registers.
+#[must_use = "dropping the reference ends it"]
+pub(crate) struct UsedL1<'a, 'm> {
+    memory: &'a Memory<'m>,
+    record: &'a FrameRecord,
+    mfn: Mfn,
+}
+
+impl<'a, 'm> UsedL1<'a, 'm> {
+    /// As [`TypeRef::share`], without trying hard. `None`: it cannot be, or another CPU has just changed something.
+    #[inline(always)]
+    pub(crate) fn at_once(memory: &'a Memory<'m>, mfn: Mfn, owner: DomId) -> Option<Self> {
+        let record = memory.frames.record(mfn)?;
+        if !record.word().is_of(owner) || !record.share_type_at_once(PageType::Table(Level::L1)) {
+            return None;
+        }
+        let used = Self {
+            memory,
+            record,
+            mfn,
+        };
+        record.word().is_of(owner).then_some(used)
+    }
+
+    /// The frame.
+    #[inline(always)]
+    pub(crate) fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// The frames that it is one of.
+    #[inline(always)]
+    pub(crate) fn memory(&self) -> &'a Memory<'m> {
+        self.memory
+    }
+}
+
+impl Drop for UsedL1<'_, '_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if !self.record.release_type_of_many() {
+            end_last(self.memory, self.mfn, None);
         }
     }
 }
 
-/// Does what follows from the end of a reference.
+/// The time since when something is gone that is gone now, if not earlier.
+#[inline(always)]
+fn now(memory: &Memory<'_>, gone: Option<TlbStamp>) -> TlbStamp {
+    gone.unwrap_or_else(|| memory.machine.tlb_stamp())
+}
+
+/// Ends a reference. `gone`: a time since its last trace is gone from memory, if that is not now.
+#[inline(always)]
+pub(super) fn end(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
+    if !end_at_once(memory, mfn, gone) {
+        end_last(memory, mfn, gone);
+    }
+}
+
+/// Ends a reference, as [`end`], that is not the last one, or the last one to a writable frame that somebody refers to
+/// otherwise, as nearly always its domain. `false`: it is another one, or another CPU has just changed something.
+#[inline(always)]
+fn end_at_once(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) -> bool {
+    let Some(record) = memory.frames.record(mfn) else {
+        return false;
+    };
+    let word = record.type_word();
+    if let Some(new) = word.released() {
+        return record.exchange_type(word, new);
+    }
+    // Not asked for the time in vain.
+    if !word.is_last() {
+        return false;
+    }
+    match word.last_writable(now(memory, gone)) {
+        Some(new) if record.exchange_type(word, new) => {
+            if !record.release_one_of_many() {
+                FrameRef::end_last(memory, mfn);
+            }
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Ends a reference that may be the last one, as [`end`], and does what follows from that.
 #[inline(never)]
-fn settle_release(memory: Memory<'_>, mfn: Mfn, released: Result<TypeEffect, TypeRefused>) {
+fn end_last(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
+    let released = match memory.frames.record(mfn) {
+        Some(record) => record.release_type(|| now(memory, gone)),
+        None => Err(TypeRefused::NotSo),
+    };
     match released {
-        Ok(effect) => settle(memory, mfn, effect),
+        Ok(effect) => settle(*memory, mfn, effect),
         Err(refused) => {
             debug_assert!(
                 false,
@@ -250,8 +331,8 @@ fn settle_release(memory: Memory<'_>, mfn: Mfn, released: Result<TypeEffect, Typ
 impl fmt::Debug for TypeRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TypeRef")
-            .field("mfn", &self.mfn)
-            .field("ty", &self.ty)
+            .field("mfn", &self.held.mfn)
+            .field("ty", &self.held.ty)
             .finish()
     }
 }

@@ -20,7 +20,7 @@ use oxen_arch::memory::BadFrame;
 use oxen_arch::paging_facts::SPARE_SLOT;
 
 use super::entry::bits;
-use crate::frame::{Frames, Memory};
+use crate::frame::{Frames, Memory, Work};
 
 mod exchange;
 
@@ -45,10 +45,12 @@ pub(crate) fn of(machine: &Machine, frames: &Frames, root: Mfn) -> Option<Mfn> {
 
 /// Gives a root its twin, if guests run on twins. The root is in our hands, and ready but for this. `ENOMEM`: there is no
 /// memory for it, or the domain has its share of twins; the root has none then.
+#[inline(never)]
 pub(super) fn attach(memory: Memory<'_>, root: Mfn) -> Result<(), Errno> {
     if !memory.machine.uses_twins() {
         return Ok(());
     }
+    memory.undo.note(Work::Twinned);
     memory.new_twin(root, |twin| {
         fill(memory, root, twin).map_err(|BadFrame| Errno::EINVAL)
     })
@@ -65,6 +67,7 @@ fn fill(memory: Memory<'_>, root: Mfn, twin: Mfn) -> Result<(), BadFrame> {
 }
 
 /// Takes the twin of a root away that is being undone; nothing happens if it never had one.
+#[inline(never)]
 pub(super) fn detach(memory: Memory<'_>, root: Mfn) {
     if memory.machine.uses_twins()
         && let Some(twin) = of(memory.machine, memory.frames, root)
@@ -72,6 +75,7 @@ pub(super) fn detach(memory: Memory<'_>, root: Mfn) {
         // A root is RAM.
         let _: Result<(), BadFrame> = memory.mem().store_u64(root.word(SPARE_SLOT), 0);
         memory.free_twin(twin, root);
+        memory.undo.note(Work::Parted);
     }
 }
 

@@ -7,9 +7,10 @@ use super::promote::is_ours;
 use super::refs::settle;
 use super::{Level, twin};
 use crate::budget::Budget;
-use crate::frame::Memory;
 use crate::frame::type_word::TypeEvent;
 use crate::frame::undo::ToUndo;
+use crate::frame::{Memory, Unpaid};
+use oxen_arch::tlb::TlbStamp;
 
 /// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
 pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
@@ -36,24 +37,47 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     }
     // Nothing leads to the table any more: so since now no entry of it leads anywhere.
     let stamp = memory.machine.tlb_stamp();
-    while let Ok(Some(line)) = (memory.mem()).last_nonzero_line(mfn, usize::from(table.progress)) {
+    let is_done = match level {
+        // Nearly all entries: what depends on the level is known here when the hypervisor is built.
+        Level::L1 => entries(&memory, &mut table, Level::L1, stamp, budget),
+        level => entries(&memory, &mut table, level, stamp, budget),
+    };
+    if !is_done {
+        memory.undo.push(memory.frames, mfn, table.progress);
+        return false;
+    }
+    match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
+        Ok(effect) => settle(memory, mfn, effect),
+        Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
+    }
+    true
+}
+
+/// Gives back what the entries hold that are left, from the last to the first; `false` if the budget was spent before the end.
+#[inline(always)]
+fn entries(
+    memory: &Memory<'_>,
+    table: &mut ToUndo,
+    level: Level,
+    stamp: TlbStamp,
+    budget: &mut Budget,
+) -> bool {
+    let mem = memory.mem();
+    let mut unpaid = Unpaid::new(memory.undo);
+    while let Ok(Some(line)) = mem.last_nonzero_line(table.mfn, usize::from(table.progress)) {
         for (index, word) in line.words.into_iter().enumerate().rev() {
             let index = line.first.wrapping_add(index) as u16;
             if word == 0 || index >= table.progress || is_ours(level, index) {
                 continue;
             }
             if !budget.spend_entry() {
-                memory.undo.push(memory.frames, mfn, table.progress);
                 return false;
             }
-            Hold::from_entry(memory, level, Entry(word)).end(|| stamp);
+            Hold::from_entry(*memory, level, Entry(word)).end(stamp);
             table.progress = index;
         }
         table.progress = line.first as u16;
-    }
-    match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
-        Ok(effect) => settle(memory, mfn, effect),
-        Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
+        unpaid.pay(budget);
     }
     true
 }

@@ -26,6 +26,8 @@ pub enum Stop {
     Host(HostEnd),
 }
 
+/// The vector of page faults, as an entry without marks.
+const PAGE_FAULT: u32 = Vector::PageFault.number() as u32;
 /// Bytes of `int n`.
 const INT_LENGTH: u64 = 2;
 /// The vector that guests use for system calls by `int`, which has a gate of its own.
@@ -60,6 +62,11 @@ fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) {
 
 /// Handles the exception that `entry_vector` names.
 pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
+    // The one that guests cause all the time goes straight, if the CPU did not run into it by itself.
+    if ctx.regs.entry_vector == PAGE_FAULT && ctx.regs.error_code & PageFaultCode::USER != 0 {
+        ctx.state.injection = page_fault(ctx).map(Injection::Exception);
+        return Ok(());
+    }
     let number = ctx.regs.entry_vector & !ENTRY_RETURN;
     let is_of_return = ctx.regs.entry_vector & ENTRY_RETURN != 0;
     if number == ENTRY_SYSCALL32 {
@@ -88,7 +95,8 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         _ if is_of_return => Some(Exception::new(vector, ctx.regs.error_code)),
         Vector::GeneralProtection => return general_protection(ctx),
         Vector::InvalidOpcode => emulate(ctx),
-        Vector::PageFault => page_fault(ctx),
+        // Of the CPU's own making: no write of the guest's.
+        Vector::PageFault => Some(own_page_fault(ctx)),
         Vector::Debug => Some(debug(ctx)),
         Vector::DeviceNotAvailable => device_not_available(ctx),
         Vector::Nmi => {
@@ -164,12 +172,16 @@ fn may_interrupt(ctx: &CallCtx<'_>, vector: u8) -> bool {
 }
 
 /// A write to a page table, which we carry out, or a page fault of the guest's own.
+#[inline(never)]
 fn page_fault(ctx: &mut CallCtx<'_>) -> Option<Exception> {
-    let address = ctx.cpu.fault_address();
-    match page_table_write::carry_out(ctx, address) {
+    match page_table_write::carry_out(ctx, ctx.cpu.fault_address()) {
         Some(done) => done.err(),
-        None => Some(Exception::pf(address, page_fault_code(ctx))),
+        None => Some(own_page_fault(ctx)),
     }
+}
+
+fn own_page_fault(ctx: &CallCtx<'_>) -> Exception {
+    Exception::pf(ctx.cpu.fault_address(), page_fault_code(ctx))
 }
 
 /// The error code of a page fault as the guest sees it. What the CPU calls user mode is, for the guest, its kernel too.

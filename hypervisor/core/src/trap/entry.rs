@@ -54,15 +54,15 @@ pub fn start(
     let Some(pcpu) = host.pcpu(cpu) else {
         return Next::Idle;
     };
-    if !pcpu.run(domain.id, vcpu) {
-        return Next::Idle;
-    }
     {
         let state = target.lock();
         let Some(root) = state.kernel_root() else {
-            pcpu.leave();
             return Next::Idle;
         };
+        if !host.domains.run(cpu, domain, vcpu) {
+            return Next::Idle;
+        }
+        pcpu.runs(domain.id, vcpu);
         let is_new_here = target.last_cpu() != Some(cpu.id());
         target.runs_on(cpu.id());
         address_space::enter(host, cpu, domain.id, vcpu, root, is_new_here);
@@ -97,13 +97,15 @@ pub fn start(
 /// more, by no translation and no descriptor table.
 pub fn stop(host: &Host, cpu: &Cpu) {
     if let Some(pcpu) = host.pcpu(cpu) {
-        pcpu.leave();
+        pcpu.runs_nothing();
     }
+    host.domains.leave(cpu);
     cpu.load_idle_root();
     Tables::EMPTY.load(cpu);
 }
 
 /// Handles a `syscall` up to the decision what comes next.
+#[inline(always)]
 pub fn handle_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
     with_running(host, cpu, regs, |ctx| {
         dispatch::syscall(ctx);
@@ -112,6 +114,7 @@ pub fn handle_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next 
 }
 
 /// Handles an exception up to the decision what comes next.
+#[inline(always)]
 pub fn handle_exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
     with_running(host, cpu, regs, |ctx| {
         match dispatch::exception(ctx) {
@@ -129,7 +132,16 @@ pub fn look_again(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
 }
 
 /// Does what comes next until that is a return to the guest.
-pub fn settle(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, mut next: Next) {
+#[inline(always)]
+pub fn settle(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, next: Next) {
+    if next != Next::Guest {
+        settle_slowly(host, cpu, regs, next);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn settle_slowly(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, mut next: Next) {
     loop {
         match next {
             Next::Guest => return,
@@ -141,30 +153,27 @@ pub fn settle(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, mut next: Next) {
 }
 
 /// Calls `handle` with the vCPU that this CPU runs; a CPU that runs none has nothing to do.
+#[inline(always)]
 fn with_running(
     host: &Host,
     cpu: &Cpu,
     regs: &mut CpuUserRegs,
     handle: impl FnOnce(&mut CallCtx<'_>) -> Next,
 ) -> Next {
-    let Some((domain, vcpu)) = host.pcpu(cpu).and_then(|pcpu| pcpu.running()) else {
+    let Some(running) = host.domains.running(cpu) else {
         return Next::Idle;
     };
-    let Some(domain) = host.domains.get(domain) else {
-        return Next::Idle;
-    };
-    let Some(vcpu) = domain.vcpu(vcpu) else {
-        return Next::Idle;
-    };
+    let (domain, vcpu) = running.both();
     let mut state = vcpu.lock();
     handle(&mut CallCtx {
         host,
         cpu,
-        domain: &domain,
+        domain,
         vcpu,
         state: &mut state,
         regs,
         budget: host.entry_budget(),
         in_multicall: false,
+        rest: None,
     })
 }

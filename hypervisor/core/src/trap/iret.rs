@@ -12,6 +12,7 @@ use crate::page_type::HeldType;
 
 /// Loads the frame at the caller's stack pointer. There is no caller left to report an error to: one that cannot be carried
 /// out ends the domain. ABI: `public/arch-x86/xen-x86_64.h`, `iret_context`.
+#[inline(never)]
 pub fn iret(ctx: &mut CallCtx<'_>) -> HypercallResult {
     if let Err(reason) = load(ctx) {
         crash::domain(ctx, reason);

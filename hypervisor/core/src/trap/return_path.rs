@@ -78,19 +78,12 @@ impl fmt::Display for HostEnd {
 
 /// Delivers what waits for the running vCPU, and says what its CPU does next. The registers of one that does not go on are
 /// in its state from then on.
+#[inline(always)]
 pub fn before_return(ctx: &mut CallCtx<'_>) -> Next {
-    let next = decide(ctx);
-    if next != Next::Guest {
-        ctx.state.regs = *ctx.regs;
-    }
-    next
-}
-
-fn decide(ctx: &mut CallCtx<'_>) -> Next {
     if is_quiet(ctx) {
         return to_guest(ctx);
     }
-    decide_slowly(ctx)
+    deliver_and_decide(ctx)
 }
 
 /// Whether nothing waits for the guest and nothing has happened to it: the common case, by one look at each place. An event that
@@ -114,7 +107,15 @@ fn to_guest(ctx: &mut CallCtx<'_>) -> Next {
 }
 
 #[inline(never)]
-fn decide_slowly(ctx: &mut CallCtx<'_>) -> Next {
+fn deliver_and_decide(ctx: &mut CallCtx<'_>) -> Next {
+    let next = decide(ctx);
+    if next != Next::Guest {
+        ctx.state.regs = *ctx.regs;
+    }
+    next
+}
+
+fn decide(ctx: &mut CallCtx<'_>) -> Next {
     // Of one that arrives from here on the guest hears when it next comes in.
     if ctx.cpu.take_nmi() {
         dispatch::nmi(ctx.host, ctx.cpu);

@@ -114,7 +114,7 @@ impl Run {
             60..120 => {
                 let units = match self.rng.below(6) {
                     0 => u32::MAX,
-                    1 => 640,
+                    1 => Budget::FULL.units(),
                     2 => 25 + self.rng.below(120) as u32,
                     _ => 24 + self.rng.below(20) as u32,
                 };

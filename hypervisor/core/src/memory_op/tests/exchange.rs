@@ -256,3 +256,109 @@ fn i13_lists_and_progress_are_not_believed() {
     assert!(guest.has(&old));
     guest.audit();
 }
+
+impl Guest {
+    /// Begins an exchange and goes on with it until a large step has come so far, and no further.
+    fn exchange_up_to(&mut self, argument: &MemoryExchange, frames: u64) {
+        self.put(ARGUMENT, argument);
+        let rip = self.regs.rip;
+        self.regs.rax = Hypercall::MemoryOp.number();
+        (self.regs.rdi, self.regs.rsi) = (Exchange as u64, ARGUMENT);
+        for _ in 0..1000 {
+            assert_eq!(self.syscall(), Next::Guest);
+            assert_eq!(self.regs.rip, rip - 2, "it is over");
+            self.regs.rip = rip;
+            if self.state(|state| state.exchange.as_ref().map(|held| held.done())) == Some(frames) {
+                return;
+            }
+        }
+        panic!("it does not come so far");
+    }
+}
+
+#[test]
+fn i18_a_large_exchange_goes_in_pieces() {
+    for (count, order, wanted) in [(512, 0, 9), (1, 9, 0), (1, 9, 9), (16, 5, 9), (1, 7, 3)] {
+        let mut guest = guest();
+        guest.get_extents(count, order);
+        let outputs = (count << order) >> wanted;
+        guest.want(outputs, wanted);
+        guest.put(ARGUMENT, &argument(count, order, wanted));
+        let (result, times) = guest.memory_op(Exchange as u64, ARGUMENT);
+        assert_eq!(result, 0);
+        // Frames are zeroed first, or with each piece; there is one piece to an entry.
+        let frames = (count << order) as u32;
+        assert!(times >= frames / 64 - 1, "{count} of {order}: {times}");
+        assert!(guest.state(|state| state.exchange.is_none()));
+        guest.audit();
+    }
+}
+
+#[test]
+fn an_exchange_that_is_left_in_the_middle_keeps_no_frames() {
+    for frames in [64, 128, 448] {
+        let mut guest = guest();
+        let old = guest.get_extents(512, 0);
+        let (pages, free) = (guest.pages(), guest.free());
+        guest.want(1, 9);
+        guest.exchange_up_to(&argument(512, 0, 9), frames);
+        guest.audit();
+        // What was given is the guest's no more, and the rest of the new extent is nobody's yet.
+        let given = old.iter().filter(|&&mfn| !guest.is_own(mfn)).count() as u64;
+        assert_eq!(given, frames);
+        assert_eq!(
+            (guest.pages(), guest.free()),
+            (pages, free - (512 - frames))
+        );
+        if frames == 128 {
+            // The vCPU makes another one, which takes its place.
+            let rest: Vec<u64> = old.into_iter().skip(128).collect();
+            for (index, mfn) in (0..).zip(&rest[..256]) {
+                guest.put(LIST + index * 8, mfn);
+            }
+            guest.put(OTHER_LIST, &0x300_u64);
+            assert_eq!(guest.exchange(&argument(256, 0, 8)), (0, 256));
+        } else {
+            let undo = crate::frame::UndoQueue::new();
+            let memory = guest.host.memory(&guest.cpu, &undo);
+            let held = guest.state(|state| state.exchange.take()).unwrap();
+            held.end(memory);
+        }
+        assert_eq!((guest.pages(), guest.free()), (pages, free));
+        guest.audit();
+    }
+}
+
+#[test]
+fn a_list_that_changes_under_way_ends_the_exchange() {
+    let mut guest = guest();
+    let old = guest.get_extents(512, 0);
+    let (pages, free) = (guest.pages(), guest.free());
+    guest.want(1, 9);
+    guest.exchange_up_to(&argument(512, 0, 9), 128);
+    for (place, bad) in [(500, old[0]), (128, guest.root.get())] {
+        guest.put(LIST + place * 8, &bad);
+    }
+    let (result, _) = guest.memory_op(Exchange as u64, ARGUMENT);
+    assert_eq!(result, failure(Errno::EINVAL));
+    assert_eq!(guest.get::<MemoryExchange>(ARGUMENT).nr_exchanged, 0);
+    assert_eq!(guest.get::<u64>(OTHER_LIST), 0x100, "nothing is told");
+    assert_eq!((guest.pages(), guest.free()), (pages, free));
+    assert!(guest.state(|state| state.exchange.is_none()));
+    guest.audit();
+    // The same that it was beforehand changes nothing.
+    let mut guest = limited(Guest::dom0());
+    let old = guest.get_extents(512, 0);
+    guest.put(LIST + 500 * 8, &guest.root.get());
+    guest.want(1, 9);
+    let seen = guest.exchange(&argument(512, 0, 9));
+    assert_eq!(seen, (failure(Errno::EINVAL), 0));
+    assert!(guest.has(&old));
+    // Nor does a place where nothing can be told.
+    guest.put(LIST + 500 * 8, &old[500]);
+    let mut unseen = argument(512, 0, 9);
+    unseen.output.extent_start = at(READ_ONLY);
+    assert_eq!(guest.exchange(&unseen), (failure(Errno::EFAULT), 0));
+    assert!(guest.has(&old));
+    guest.audit();
+}

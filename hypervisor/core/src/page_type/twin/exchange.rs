@@ -9,14 +9,14 @@ use oxen_arch::memory::BadFrame;
 
 use super::of;
 use crate::frame::Memory;
-use crate::page_type::TypeRef;
+use crate::page_type::HeldType;
 use crate::page_type::entry::Entry;
 
 /// Exchanges entry `index` of a root in use, a guest's, in the root and in its twin, if it is `old`; else returns what it is.
 #[cold]
 pub(crate) fn exchange(
     memory: Memory<'_>,
-    root: &TypeRef<'_>,
+    root: &HeldType,
     index: u16,
     old: Entry,
     new: Entry,

@@ -403,7 +403,7 @@ fn two_cpus_that_write_the_same_slot_leave_both_alike() {
             };
             let old = Entry(memory.mem().load_u64(root.mfn().word(1)).unwrap());
             let new = hold.entry();
-            if exchange(memory, &root, 1, old, new).unwrap().is_ok() {
+            if exchange(memory, root.held(), 1, old, new).unwrap().is_ok() {
                 hold.into_entry();
                 drop(Hold::from_entry(memory, Level::L4, old));
                 exchanges += 1;

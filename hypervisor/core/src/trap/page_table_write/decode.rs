@@ -180,30 +180,28 @@ impl PageTableWrite {
     }
 }
 
-/// Decodes the instruction at the start of `bytes`; `None` if it is not on the list, is longer than an instruction can be or
-/// does not end within `bytes`.
-pub fn decode(bytes: &[u8]) -> Option<PageTableWrite> {
-    quick(bytes).or_else(|| general(bytes))
-}
-
-/// Decodes 64-bit `xchg` and `mov` from a register, and `lock and` of a byte with an immediate (also with 0x3e in the place of
-/// LOCK, as Linux patches it for one CPU), where the address is a register, or a register and a byte.
+/// Decodes the forms that compilers and kernels make of writes to entries, with LOCK, without, and with 0x3e in its place (as
+/// Linux patches it for one CPU): of 64 bits, `mov`, `xchg`, `cmpxchg`, `bts` and `btr` from a register, and the latter two with
+/// an immediate; arithmetic and logic of a byte with an immediate. The address is a register, or a register and a byte.
 ///
-/// `None`: it is another instruction, or not followed by enough bytes to tell.
-#[inline]
-pub(super) fn quick(bytes: &[u8]) -> Option<PageTableWrite> {
-    let mut head = u64::from_le_bytes(*bytes.first_chunk()?);
+/// `head`: the first eight bytes, of which these forms never have more. `None`: it is another instruction.
+#[inline(always)]
+pub(super) fn quick(mut head: u64) -> Option<PageTableWrite> {
     // Opcode and ModRM.
     let mut length: u8 = 2;
     let prefix = head as u8;
-    let is_prefixed = matches!(prefix, LOCK | DS);
-    if is_prefixed {
+    if matches!(prefix, LOCK | DS) {
         head >>= 8;
         length = length.wrapping_add(1);
     }
     let mut rex = 0;
     if head & 0xf0 == 0x40 {
         rex = head as u8;
+        head >>= 8;
+        length = length.wrapping_add(1);
+    }
+    let is_escaped = head as u8 == 0x0f;
+    if is_escaped {
         head >>= 8;
         length = length.wrapping_add(1);
     }
@@ -224,20 +222,29 @@ pub(super) fn quick(bytes: &[u8]) -> Option<PageTableWrite> {
         _ => return None,
     };
     let reg = (mod_rm >> 3) & 7;
-    let register = Source::Register(extended(reg, rex & REX_R));
-    let (operation, size, source) = match opcode {
-        0x87 if rex & REX_W != 0 => (Operation::Exchange, Size::Qword, register),
-        0x89 if rex & REX_W != 0 && prefix != LOCK => (Operation::Move, Size::Qword, register),
-        0x80 if reg == 4 && is_prefixed => {
-            length = length.wrapping_add(1);
-            let value = Source::Immediate(i32::from(head as i8));
-            (Operation::And, Size::Byte, value)
-        }
+    let is_wide = rex & REX_W != 0;
+    let (operation, has_register) = match (is_escaped, opcode) {
+        (false, 0x80) => (arithmetic(reg)?, false),
+        _ if !is_wide => return None,
+        (false, 0x89) if prefix != LOCK => (Operation::Move, true),
+        (false, 0x87) => (Operation::Exchange, true),
+        (true, 0xb1) => (Operation::CompareExchange, true),
+        (true, 0xb3) => (Operation::ResetBit, true),
+        (true, 0xab) => (Operation::SetBit, true),
+        (true, 0xba) if reg == 6 => (Operation::ResetBit, false),
+        (true, 0xba) if reg == 5 => (Operation::SetBit, false),
         _ => return None,
     };
+    let source = if has_register {
+        Source::Register(extended(reg, rex & REX_R))
+    } else {
+        length = length.wrapping_add(1);
+        Source::Immediate(i32::from(head as i8))
+    };
+    let is_byte = opcode == 0x80;
     Some(PageTableWrite {
         operation,
-        size,
+        size: if is_byte { Size::Byte } else { Size::Qword },
         source,
         memory: Memory {
             base: Base::Register(extended(mod_rm & 7, rex & REX_B)),
@@ -257,7 +264,8 @@ const fn extended(number: u8, rex_bit: u8) -> Gpr {
     Gpr::new(if rex_bit != 0 { number | 8 } else { number })
 }
 
-/// Decodes everything on the list.
+/// Decodes everything on the list; `None` if the instruction at the start of `bytes` is not on it, is longer than one can be or does
+/// not end within `bytes`.
 #[inline(never)]
 pub(super) fn general(bytes: &[u8]) -> Option<PageTableWrite> {
     let mut input = Input::new(bytes);

@@ -17,6 +17,7 @@ mod tests;
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
+use zerocopy::IntoBytes;
 
 use super::exception::{Exception, PageFaultCode};
 use super::instruction::complete;
@@ -28,6 +29,7 @@ use crate::mmu::update::Replaced;
 use crate::page_type::entry::Entry;
 use crate::page_type::{Stop, undo};
 use apply::{Exchanged, Write};
+use decode::PageTableWrite;
 
 /// A write, by what runs as user mode for the CPU, to a page that is there: no other bit is set.
 const WRITE_TO_READ_ONLY: u32 = PageFaultCode::PRESENT | PageFaultCode::WRITE | PageFaultCode::USER;
@@ -46,21 +48,19 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
     if !may_be_one {
         return None;
     }
-    let fetched = Fetched::read(ctx.regs.rip, |at, into| {
-        // Of a whole piece of 16 bytes the size is known, which makes reading it shorter.
-        match <&mut [u8; 16]>::try_from(&mut *into) {
-            Ok(whole) => ctx.cpu.read_guest(at).map(|bytes| *whole = bytes),
-            Err(_) => ctx.cpu.read_guest_bytes(at, into),
-        }
-    });
-    let instruction = decode::decode(fetched.bytes())?;
+    let instruction = decode(ctx)?;
     let address = instruction.address(ctx.regs, |segment| segment.base(ctx.cpu));
     // Else these are not the bytes that the CPU ran into.
     if fault_address.wrapping_sub(address) >= instruction.size.bytes() {
         return None;
     }
     let write = Write::new(&instruction, ctx.regs, address)?;
-    let replaced = replace(ctx, &write, GuestAddr::new(address));
+    let at = GuestAddr::new(address);
+    let wanted = |old: Entry| write.replacement(old.0).map(Entry);
+    let replaced = match TrappedEntry::replace_at_once(ctx, at, wanted) {
+        Some(old) => Ok(old),
+        None => replace(ctx, &write, at),
+    };
     // What the write may have waited for, or taken out of use.
     if !ctx.domain.undo.is_empty() {
         undo::drain(ctx.memory(), &mut ctx.budget);
@@ -76,10 +76,30 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
     }
 }
 
+/// Decodes the instruction that the guest is at.
+#[inline(always)]
+fn decode(ctx: &CallCtx<'_>) -> Option<PageTableWrite> {
+    let at = GuestAddr::new(ctx.regs.rip);
+    match ctx.cpu.read_guest::<[u64; 2]>(at) {
+        Ok([head, tail]) => {
+            decode::quick(head).or_else(|| decode::general([head, tail].as_bytes()))
+        }
+        Err(_) => at_an_end(ctx),
+    }
+}
+
+/// The same at the end of what can be read.
+#[inline(never)]
+fn at_an_end(ctx: &CallCtx<'_>) -> Option<PageTableWrite> {
+    let read = |at, into: &mut [u8]| ctx.cpu.read_guest_bytes(at, into);
+    decode::general(Fetched::read(ctx.regs.rip, read).bytes())
+}
+
 /// Replaces the entry that a write is about, and returns what it was.
 ///
 /// `EFAULT`: there is no table that the guest could write to; else as `mmu_update`. [`Stop::Again`] also if others write to the
 /// entry all the time.
+#[inline(never)]
 fn replace(ctx: &mut CallCtx<'_>, write: &Write, at: GuestAddr) -> Result<Entry, Stop> {
     let entry = TrappedEntry::find(ctx, at)?.ok_or(Errno::EFAULT)?;
     let first = entry.load(ctx).0;
