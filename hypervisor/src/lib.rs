@@ -88,6 +88,13 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
         host.machine.nr_cpus(),
         host.machine.tsc_khz() / 1000,
     );
+    let is_needed = host.machine.paging().leaks_supervisor;
+    match (host.machine.uses_twins(), is_needed) {
+        (true, true) => info!(out, "xpti: on, this CPU needs it"),
+        (true, false) => info!(out, "xpti: on, though this CPU does not need it"),
+        (false, true) => warn!(out, "xpti: off, though this CPU needs it"),
+        (false, false) => info!(out, "xpti: off, this CPU does not need it"),
+    }
     if let Some(line) = host.settings.serial_line()
         && line.irq != 0
         && !host.machine.enable_serial_input(line.irq)

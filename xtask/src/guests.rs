@@ -78,8 +78,8 @@ impl Guest {
         Ok(Some(path))
     }
 
-    /// The patterns that its crash leaves in the log.
-    pub fn crash_patterns(&self, hypervisor: Hypervisor) -> &[String] {
+    /// The patterns that the log must show.
+    pub fn patterns(&self, hypervisor: Hypervisor) -> &[String] {
         match hypervisor {
             Hypervisor::Oxen => &self.oxen,
             Hypervisor::Xen => &self.xen,

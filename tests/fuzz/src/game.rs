@@ -40,6 +40,7 @@ impl<'i> Game<'i> {
             seed: u64::from(kind),
             pcid: kind & 1 != 0,
             l1tf: kind & 2 != 0,
+            xpti: kind & 64 != 0,
             // The control domain plays, which may do to others what nobody else may.
             wild: kind & 4 != 0,
             forgets_flushes: false,

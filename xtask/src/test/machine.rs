@@ -75,19 +75,21 @@ pub fn guest_tests(guests: &[Guest]) -> Vec<MachineTest> {
 }
 
 fn guest_test(guest: &Guest) -> MachineTest {
-    let expect = |hypervisor| match guest.expect {
-        Verdict::Pass => guest
-            .types
-            .iter()
-            .flat_map(|text| [Expect::Line("ready".into()), Expect::Type(text.clone())])
-            .chain([Expect::Pass(guest.binary().into())])
-            .collect(),
-        Verdict::Crash => guest
-            .crash_patterns(hypervisor)
-            .iter()
-            .map(|pattern| Expect::Pattern(pattern.clone()))
-            .chain([Expect::Never(format!("GUEST {}:", guest.binary()))])
-            .collect(),
+    let expect = |hypervisor| {
+        let patterns = guest.patterns(hypervisor).iter().cloned();
+        let patterns = patterns.map(Expect::Pattern);
+        match guest.expect {
+            Verdict::Pass => guest
+                .types
+                .iter()
+                .flat_map(|text| [Expect::Line("ready".into()), Expect::Type(text.clone())])
+                .chain([Expect::Pass(guest.binary().into())])
+                .chain(patterns)
+                .collect(),
+            Verdict::Crash => patterns
+                .chain([Expect::Never(format!("GUEST {}:", guest.binary()))])
+                .collect(),
+        }
     };
     MachineTest {
         name: format!("guests/{}", guest.name),

@@ -175,6 +175,7 @@ impl World {
             leaks_supervisor: config.l1tf,
         });
         let (machine, boot) = Machine::new(machine);
+        assert_eq!(machine.uses_twins(), config.xpti);
         let cpus: Vec<_> = (0..6).map(|id| machine.cpu(CpuId::new(id))).collect();
         let settings = CommandLine::parse(&boot.command_line).settings;
         let console = Console::new(&machine).unwrap();
