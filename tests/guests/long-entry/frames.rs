@@ -81,44 +81,30 @@ fn last_uses(report: &mut Report) {
     let table = page();
     for (name, bits) in [("read only", READ_ONLY), ("writable", WRITABLE)] {
         let first = take(512);
-        let _ = unprotect(table);
-        for slot in 0..512 {
-            let _ = table.set_word(slot, mfn_of(first + slot as u64) << 12 | bits);
-        }
-        let pinned = (protect(table), pin(1, table.mfn()));
-        fill(&LIST, (0..512).map(|index| mfn_of(first + index)));
-        let given = memory_op(MemoryCommand::DecreaseReservation, &mut listed(512, 0));
-        let unpinned = unpin(table.mfn());
-        fill(&LIST, (0..512).map(|index| first + index));
-        let taken = memory_op(MemoryCommand::PopulatePhysmap, &mut listed(512, 0));
-        note(512, |index| first + index as u64);
-        report.equal(
-            format_args!("frames that go with their last use, {name}"),
-            (pinned, given, unpinned, taken),
-            ((Ok(0), Ok(0)), Ok(512), Ok(0), Ok(512)),
-        );
-        // The same, but an entry at a time.
-        let pinned = {
+        // With the table, and an entry at a time.
+        for goes_with in ["use", "entry"] {
             let _ = unprotect(table);
             for slot in 0..512 {
                 let _ = table.set_word(slot, mfn_of(first + slot as u64) << 12 | bits);
             }
-            (protect(table), pin(1, table.mfn()))
-        };
-        fill(&LIST, (0..512).map(|index| mfn_of(first + index)));
-        let given = memory_op(MemoryCommand::DecreaseReservation, &mut listed(512, 0));
-        crate::updates(report, "entries that are the last use", 512, |index| {
-            (table.machine() + index as u64 * 8, 0)
-        });
-        let unpinned = unpin(table.mfn());
-        fill(&LIST, (0..512).map(|index| first + index));
-        let taken = memory_op(MemoryCommand::PopulatePhysmap, &mut listed(512, 0));
-        note(512, |index| first + index as u64);
-        report.equal(
-            format_args!("frames that go with their last entry, {name}"),
-            (pinned, given, unpinned, taken),
-            ((Ok(0), Ok(0)), Ok(512), Ok(0), Ok(512)),
-        );
+            let pinned = (protect(table), pin(1, table.mfn()));
+            fill(&LIST, (0..512).map(|index| mfn_of(first + index)));
+            let given = memory_op(MemoryCommand::DecreaseReservation, &mut listed(512, 0));
+            if goes_with == "entry" {
+                crate::updates(report, "entries that are the last use", 512, |index| {
+                    (table.machine() + index as u64 * 8, 0)
+                });
+            }
+            let unpinned = unpin(table.mfn());
+            fill(&LIST, (0..512).map(|index| first + index));
+            let taken = memory_op(MemoryCommand::PopulatePhysmap, &mut listed(512, 0));
+            note(512, |index| first + index as u64);
+            report.equal(
+                format_args!("frames that go with their last {goes_with}, {name}"),
+                (pinned, given, unpinned, taken),
+                ((Ok(0), Ok(0)), Ok(512), Ok(0), Ok(512)),
+            );
+        }
     }
 }
 

@@ -77,8 +77,7 @@ macro_rules! counted {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                count(Event::Locked);
-                self.0.compare_exchange_weak(current, new, success, failure)
+                self.compare_exchange(current, new, success, failure)
             }
 
             /// Stores what `update` makes of the value, until nobody comes in between; `Err` where it makes nothing of it.

@@ -105,7 +105,7 @@ pub(super) fn unexpected(regs: &CpuUserRegs) -> ! {
 
 /// Puts a guest's registers together again whose `iretq` faulted, with the fault as their exception.
 ///
-/// `restore` had loaded the general registers, which are therefore in the fault's own frame; what `iretq` was to load is
+/// `restore_guest` had loaded the general registers, which are therefore in the fault's own frame; what `iretq` was to load is
 /// still at the top of the stack. The two frames overlap, so both are read before anything is written, and by pointers: a
 /// reference to one would promise that writing the other leaves it alone.
 ///

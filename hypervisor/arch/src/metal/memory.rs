@@ -201,12 +201,7 @@ impl PhysMem {
         current: u64,
         new: u64,
     ) -> Result<Result<u64, u64>, BadFrame> {
-        Ok(self.atomic::<AtomicU64>(at)?.compare_exchange(
-            current,
-            new,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        ))
+        Ok(self.word(at)?.compare_exchange(current, new))
     }
 
     /// Sets bits; returns what was there.

@@ -148,8 +148,7 @@ impl PhysMem {
         current: u64,
         new: u64,
     ) -> Result<Result<u64, u64>, BadFrame> {
-        let (word, _) = self.aligned(at, 8)?;
-        Ok(word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
+        Ok(self.word(at)?.compare_exchange(current, new))
     }
 
     /// Sets bits of an aligned word; returns what was there.

@@ -2,8 +2,9 @@
 //!
 //! A call that used up its budget leaves what remains in the caller's own registers (or in its multicall entry) and steps
 //! back to the `syscall` instruction, so that events are delivered in between and the guest, by going on, makes the rest
-//! of the call. INVARIANT: nothing is kept on our side, and what comes back is an ordinary call, decoded and checked like
-//! any other; a guest that changes it only makes a different call.
+//! of the call. INVARIANT: what comes back is an ordinary call, decoded and checked like any other; a guest that changes it
+//! only makes a different call. What little is kept on our side (frames that `set_gdt` or an exchange has taken) is given back
+//! by the next call of its kind, or with the vCPU.
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::{CpuUserRegs, TrapInfo};

@@ -12,8 +12,8 @@
 //! INVARIANT: a domain is charged for frames before it gets them, never above its limit, and until they are free.
 //! INVARIANT: a frame that is free has no pfn; it loses it before it is free.
 //! INVARIANT (I18): a call gives way between extents and, where that takes long, within one; how far it came is in the command's
-//! upper bits, or where the caller asked for it. Both are the caller's to change: what they say is where the call goes on, and
-//! nothing that was checked before counts (XSA-212).
+//! upper bits, or where the caller asked for it, and within a large step of an exchange in the vCPU. The former are the caller's to
+//! change: what they say is where the call goes on, and nothing that was checked before counts (XSA-212).
 
 mod exchange;
 pub mod map;

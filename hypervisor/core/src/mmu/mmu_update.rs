@@ -9,7 +9,7 @@ use oxen_arch::memory::BadFrame;
 
 use super::list::{List, with_undone};
 use super::owners::{self, Named, Owner};
-use super::update::{Wanted, replace, replace_at_once};
+use super::update::{replace, replace_at_once};
 use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
@@ -127,9 +127,14 @@ fn one_at_once<'a, 'm>(
         *held = UsedL1::at_once(memory, at.mfn(), reach.tables);
     }
     let index = (at.offset() / 8) as u16;
-    let wanted = |old: Entry| Some(Entry(request.val | old.0 & kept));
+    let wanted = wanted(request, kept);
     held.as_ref()
         .is_some_and(|table| replace_at_once(table, reach, index, wanted).is_some())
+}
+
+/// What a request makes of an entry, of which the bits in `kept` stay as they are.
+fn wanted(request: MmuUpdate, kept: u64) -> impl Fn(Entry) -> Option<Entry> {
+    move |old| Some(Entry(request.val | old.0 & kept))
 }
 
 #[inline(never)]
@@ -154,12 +159,8 @@ fn one(
         return store(memory, reach.tables, at, request.val);
     };
     let index = (at.offset() / 8) as u16;
-    let wanted = Wanted {
-        kept,
-        ..Wanted::from(Entry(request.val))
-    };
-    let budget = &mut ctx.budget;
-    replace(&memory, reach, table.held(), index, &wanted, budget).map(|_| ())
+    let (budget, wanted) = (&mut ctx.budget, wanted(request, kept));
+    replace(memory, reach, table.held(), index, budget, wanted).map(|_| ())
 }
 
 /// Finds out which table a frame is, if it is one. `EINVAL`: it is not the domain's.

@@ -7,8 +7,8 @@
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::ids::DomId;
 
-use super::update::{Replaced, Wanted, replace, replace_at_once};
-use super::walk::{l1_entry, l1_slot_at_once};
+use super::update::{Replaced, replace, replace_at_once};
+use super::walk::{l1_entry, l1_slot_at_once, l1_table};
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::CallCtx;
@@ -24,15 +24,12 @@ pub struct TrappedEntry<'m> {
 
 /// A frame as an L1 table, if it is one in use of the domain's.
 fn table<'m>(memory: Memory<'m>, mfn: Mfn, owner: DomId) -> Result<Option<TypeRef<'m>>, Stop> {
-    let ty = PageType::Table(Level::L1);
     match memory.frames.type_state(mfn) {
-        Some(TypeState::InUse { ty: found, .. }) if found == ty => {}
-        _ => return Ok(None),
-    }
-    match TypeRef::share(memory, mfn, ty, owner) {
-        Ok(table) => Ok(Some(table)),
-        Err(Stop::Again) => Err(Stop::Again),
-        Err(Stop::Refused(_)) => Ok(None),
+        Some(TypeState::InUse {
+            ty: PageType::Table(Level::L1),
+            ..
+        }) => l1_table(memory, mfn, owner),
+        _ => Ok(None),
     }
 }
 
@@ -92,11 +89,15 @@ impl<'m> TrappedEntry<'m> {
     ) -> Result<Replaced, Stop> {
         let reach = Reach::own(ctx.host, ctx.domain);
         let memory = ctx.memory();
-        let wanted = Wanted {
-            instead_of: Some(old),
-            ..Wanted::from(new)
-        };
-        let (table, budget) = (self.table.held(), &mut ctx.budget);
-        replace(&memory, &reach, table, self.index, &wanted, budget)
+        let wanted = |now: Entry| (now == old).then_some(new);
+        let budget = &mut ctx.budget;
+        replace(
+            memory,
+            &reach,
+            self.table.held(),
+            self.index,
+            budget,
+            wanted,
+        )
     }
 }

@@ -10,7 +10,7 @@ use oxen_arch::tlb::Flush;
 use super::flush::{self, Whose};
 use super::list::with_undone;
 use super::owners;
-use super::update::{Wanted, replace, replace_at_once};
+use super::update::{replace, replace_at_once};
 use super::walk::{l1_slot, l1_slot_at_once};
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -92,9 +92,8 @@ fn write(
         let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
         let slot = l1_slot(memory, root, reach.tables, va)?;
         let (table, index) = slot.ok_or(Errno::EINVAL)?;
-        let wanted = Wanted::from(entry);
-        let budget = &mut ctx.budget;
-        replace(&memory, reach, table.held(), index, &wanted, budget).map(|_| ())
+        let (budget, wanted) = (&mut ctx.budget, |_| Some(entry));
+        replace(memory, reach, table.held(), index, budget, wanted).map(|_| ())
     })
 }
 

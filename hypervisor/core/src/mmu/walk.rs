@@ -23,8 +23,18 @@ pub(super) fn l1_slot<'m>(
     let Some((table, index)) = place(&memory, root, address) else {
         return Ok(None);
     };
-    match TypeRef::share(memory, table, PageType::Table(Level::L1), owner) {
-        Ok(table) => Ok(Some((table, index))),
+    let table = l1_table(memory, table, owner)?;
+    Ok(table.map(|table| (table, index)))
+}
+
+/// A frame as an L1 table, if it is one of the domain's.
+pub(super) fn l1_table<'m>(
+    memory: Memory<'m>,
+    mfn: Mfn,
+    owner: DomId,
+) -> Result<Option<TypeRef<'m>>, Stop> {
+    match TypeRef::share(memory, mfn, PageType::Table(Level::L1), owner) {
+        Ok(table) => Ok(Some(table)),
         Err(Stop::Again) => Err(Stop::Again),
         Err(Stop::Refused(_)) => Ok(None),
     }

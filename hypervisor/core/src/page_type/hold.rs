@@ -216,11 +216,11 @@ fn take_slowly(memory: &Memory<'_>, reach: &Reach<'_>, entry: Entry) -> Result<E
                 promote::claim_writable(*memory, mfn, owner)
                     .map_err(busy)?
                     .into_entry();
+                if !entry.is_write_back() {
+                    record.mark_incoherent();
+                }
             } else {
                 record.acquire(owner).map_err(|_| Errno::EBUSY)?;
-            }
-            if entry.is_writable() && !entry.is_write_back() {
-                record.mark_incoherent();
             }
             Ok(entry)
         }

@@ -14,7 +14,7 @@ use crate::page_type::entry::Entry;
 
 /// Exchanges entry `index` of a root in use, a guest's, in the root and in its twin, if it is `old`; else returns what it is.
 #[cold]
-pub(crate) fn exchange(
+pub fn exchange(
     memory: Memory<'_>,
     root: &HeldType,
     index: u16,
