@@ -345,15 +345,14 @@ impl Frames {
 
     /// As `promote::refuse`.
     pub fn refuse(&self, mfn: Mfn, next: u16) {
-        let refused = self.type_event(mfn, TypeEvent::Refuse(next, self.now()));
-        self.settle(mfn, refused.expect("it was in our hands"));
+        self.give_up(mfn, next, self.now());
     }
 
     /// As `promote::abandon`; whether there was something to give up.
     pub fn abandon(&self, mfn: Mfn) -> bool {
-        let abandoned = self.type_event(mfn, TypeEvent::Abandon(self.now()));
-        if let Ok(effect) = abandoned {
-            self.settle(mfn, effect);
+        let abandoned = self.type_event(mfn, TypeEvent::Abandon);
+        if let Ok(TypeEffect::Resumed(progress)) = abandoned {
+            self.give_up(mfn, progress, self.now());
         }
         abandoned.is_ok()
     }
@@ -371,15 +370,24 @@ impl Frames {
             if record.exchange_type(word, new) {
                 return;
             }
-        } else if word.is_last()
-            && let Some(new) = word.last_writable(now())
-            && record.exchange_type(word, new)
+        } else if let Some(alone) = word.last_writable()
+            && record.exchange_type(word, alone)
         {
+            record.set_type_word(alone.given_up(now()));
             self.put(mfn);
             return;
         }
-        let released = record.release_type(now);
-        self.settle(mfn, released.expect("a reference that somebody holds"));
+        match self.type_event(mfn, TypeEvent::Release) {
+            Ok(TypeEffect::Last) => self.give_up(mfn, 0, now()),
+            Ok(effect) => self.settle(mfn, effect),
+            Err(refused) => panic!("a reference that somebody holds: {refused:?}"),
+        }
+    }
+
+    /// As `refs::give_up`.
+    fn give_up(&self, mfn: Mfn, progress: u16, now: TlbStamp) {
+        let given_up = self.type_event(mfn, TypeEvent::GiveUp(progress, now));
+        self.settle(mfn, given_up.expect("it was in our hands"));
     }
 
     /// As `TypeRef::pin`; the reference ends if the frame is pinned already.

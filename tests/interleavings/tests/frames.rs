@@ -337,10 +337,40 @@ struct Mapped {
 }
 
 impl Mapped {
+    /// Both CPUs run a guest, and nothing is mapped.
+    fn new() -> Arc<Self> {
+        let world = Self {
+            frames: Frames::of(A, 1),
+            tlb: Tlb::new((0..2).map(|_| CpuTlb::new()).collect()),
+            entries: [AtomicU64::new(0), AtomicU64::new(0)],
+            cached: [AtomicU64::new(0), AtomicU64::new(0)],
+        };
+        for cpu in 0..2 {
+            world.tlb.remember_again(CpuId::new(cpu));
+        }
+        Arc::new(world)
+    }
+
+    /// A CPU maps the page, if it can be writable now, and walks.
+    fn map(&self, cpu: usize) -> bool {
+        let is_mapped = self.frames.writable(FRAME, A) == Claim::Ready;
+        if is_mapped {
+            self.entries[cpu].store(1, Ordering::Release);
+            self.fill(cpu);
+        }
+        is_mapped
+    }
+
     /// A CPU walks, at any time.
     fn fill(&self, cpu: usize) {
         let seen = self.entries[cpu].load(Ordering::Relaxed);
         self.cached[cpu].store(seen, Ordering::Relaxed);
+    }
+
+    /// A CPU flushes, on its own, as for a change of roots; what is mapped it may walk at once.
+    fn flush(&self, cpu: usize) {
+        self.tlb
+            .flush_all(CpuId::new(cpu as u32), || self.fill(cpu));
     }
 
     /// A CPU removes its mapping and ends the reference, as `mmu::update` does.
@@ -348,44 +378,62 @@ impl Mapped {
         self.entries[cpu].swap(0, Ordering::AcqRel);
         self.frames.release_at(FRAME, || self.tlb.stamp());
     }
+
+    /// Whoever claims the page as a page table is told of all CPUs that may still write to it.
+    fn claim(&self) {
+        let Claim::Work { flush, .. } = self.frames.claim(FRAME, L1, A) else {
+            return;
+        };
+        let stale = flush.map_or(CpuSet::EMPTY, |stamp| self.tlb.stale_since(stamp));
+        for cpu in 0..2 {
+            assert!(
+                stale.contains(CpuId::new(cpu))
+                    || self.cached[cpu as usize].load(Ordering::Relaxed) == 0,
+                "not said to be stale, but holds a writable translation of a page table"
+            );
+        }
+        self.frames.use_alone(FRAME);
+        self.frames.refuse(FRAME, 0);
+    }
 }
 
 #[test]
 fn i5_who_gets_a_frame_knows_of_every_translation_that_is_left() {
     check(FEW, || {
-        let world = Arc::new(Mapped {
-            frames: Frames::of(A, 1),
-            tlb: Tlb::new((0..2).map(|_| CpuTlb::new()).collect()),
-            entries: [AtomicU64::new(1), AtomicU64::new(1)],
-            cached: [AtomicU64::new(0), AtomicU64::new(0)],
-        });
-        for cpu in 0..2 {
-            make(&world.frames, FRAME, PageType::Writable);
-            world.tlb.remember_again(CpuId::new(cpu));
-            world.fill(cpu as usize);
-        }
+        let world = Mapped::new();
+        assert!(world.map(0) && world.map(1));
         let other = {
             let world = world.clone();
             thread::spawn(move || {
-                // On its own, as for a change of roots, while the mapping is still there.
-                world.tlb.flush_all(CpuId::new(1), || world.fill(1));
+                world.flush(1);
                 world.unmap(1);
             })
         };
         world.unmap(0);
-        if let Claim::Work { flush, .. } = world.frames.claim(FRAME, L1, A) {
-            let stale = flush.map_or(CpuSet::EMPTY, |stamp| world.tlb.stale_since(stamp));
-            for cpu in 0..2 {
-                assert!(
-                    stale.contains(CpuId::new(cpu))
-                        || world.cached[cpu as usize].load(Ordering::Relaxed) == 0,
-                    "not said to be stale, but holds a writable translation of a page table"
-                );
-            }
-            world.frames.use_alone(FRAME);
-            world.frames.refuse(FRAME, 0);
-        }
+        world.claim();
         other.join().unwrap();
+        is_quiet(&world.frames);
+    });
+}
+
+#[test]
+fn i5_a_last_reference_has_the_time_of_its_own_end() {
+    check(FEW, || {
+        let world = Mapped::new();
+        assert!(world.map(0));
+        let other = {
+            let world = world.clone();
+            thread::spawn(move || {
+                // Behind the flush it holds nothing; then it maps and writes, beside the mapping that goes away meanwhile.
+                world.flush(1);
+                if world.map(1) {
+                    world.unmap(1);
+                }
+            })
+        };
+        world.unmap(0);
+        other.join().unwrap();
+        world.claim();
         is_quiet(&world.frames);
     });
 }

@@ -5,7 +5,6 @@
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
-use oxen_arch::tlb::TlbStamp;
 use zerocopy::FromZeros;
 
 use super::type_word::{PageType, TypeEffect, TypeEvent, TypeRefused, TypeWord};
@@ -189,23 +188,6 @@ impl FrameRecord {
         let word = self.type_word();
         let new = word.released();
         new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
-    }
-
-    /// Ends a reference to the type. `now` is asked for the time only if it is the last one.
-    pub(crate) fn release_type(
-        &self,
-        now: impl Fn() -> TlbStamp,
-    ) -> Result<TypeEffect, TypeRefused> {
-        update(&self.ty, |bits| {
-            let word = TypeWord::from_bits(bits);
-            let stamp = if word.is_last() {
-                now()
-            } else {
-                TlbStamp::NEVER
-            };
-            let (new, effect) = word.after(TypeEvent::Release(stamp))?;
-            Ok((new.bits(), effect))
-        })
     }
 
     /// The neighbours in the list.

@@ -10,7 +10,6 @@ use core::mem;
 
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
-use oxen_arch::tlb::TlbStamp;
 
 use super::entry::{Entry, EntryRules};
 use super::{Level, PageType, Stop, TypeRef, promote, refs};
@@ -144,31 +143,24 @@ impl<'m> Hold<'m> {
             entry,
         }
     }
-
-    /// Ends the references, as dropping does. `gone`: a time since the entry is gone from memory.
-    #[inline]
-    pub fn end(self, gone: TlbStamp) {
-        end(&self.memory, self.level, self.entry, Some(gone));
-        mem::forget(self);
-    }
 }
 
 impl Drop for Hold<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        end(&self.memory, self.level, self.entry, None);
+        end(&self.memory, self.level, self.entry);
     }
 }
 
-/// Ends the references of an entry that is gone from memory, since then or now.
+/// Ends the references of an entry that is gone from memory.
 #[inline(always)]
-fn end(memory: &Memory<'_>, level: Level, entry: Entry, gone: Option<TlbStamp>) {
+fn end(memory: &Memory<'_>, level: Level, entry: Entry) {
     if !entry.is_present() {
         return;
     }
     let mfn = entry.mfn();
     if level != Level::L1 {
-        return refs::end(memory, mfn, gone);
+        return refs::end(memory, mfn);
     }
     let Some(record) = memory.frames.record(mfn) else {
         return;
@@ -177,7 +169,7 @@ fn end(memory: &Memory<'_>, level: Level, entry: Entry, gone: Option<TlbStamp>) 
         return;
     }
     if entry.is_writable() {
-        refs::end(memory, mfn, gone);
+        refs::end(memory, mfn);
     } else if !record.release_one_of_many() {
         FrameRef::end_last(memory, mfn);
     }

@@ -16,7 +16,7 @@ use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::entry::Entry;
 use super::hold::{Hold, Reach};
-use super::refs::settle;
+use super::refs::give_up;
 use super::{ENTRIES, Level, PageType, Stop, TypeRef, twin};
 use crate::budget::Budget;
 use crate::descriptor::page::check_page;
@@ -319,19 +319,13 @@ fn park(memory: Memory<'_>, jobs: &Jobs) {
 /// Gives all tables under way up.
 fn refuse(memory: Memory<'_>, jobs: &Jobs) {
     for job in jobs.iter().rev() {
-        let stamp = memory.machine.tlb_stamp();
-        let event = TypeEvent::Refuse(job.next, stamp);
-        match memory.frames.type_event(job.mfn, event) {
-            Ok(effect) => settle(memory, job.mfn, effect),
-            Err(refused) => debug_assert!(false, "{} was in our hands: {refused:?}", job.mfn),
-        }
+        give_up(memory, job.mfn, job.next);
     }
 }
 
 /// Gives up a frame that was parked and that nobody will go on with: its domain ends. Nothing happens to others.
 pub fn abandon(memory: Memory<'_>, mfn: Mfn) {
-    let stamp = memory.machine.tlb_stamp();
-    if let Ok(effect) = memory.frames.type_event(mfn, TypeEvent::Abandon(stamp)) {
-        settle(memory, mfn, effect);
+    if let Ok(TypeEffect::Resumed(progress)) = memory.frames.type_event(mfn, TypeEvent::Abandon) {
+        give_up(memory, mfn, progress);
     }
 }

@@ -7,7 +7,6 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
-use oxen_arch::tlb::TlbStamp;
 
 use super::{Level, PageType, Stop};
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState};
@@ -106,7 +105,7 @@ impl<'m> TypeRef<'m> {
             }
             let is_of = record.word().is_of(owner);
             if !is_of {
-                end_last(memory, mfn, None);
+                end_last(memory, mfn);
             }
             return is_of;
         }
@@ -219,7 +218,7 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 impl Drop for TypeRef<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        end(&self.memory, self.held.mfn, None);
+        end(&self.memory, self.held.mfn);
     }
 }
 
@@ -265,29 +264,23 @@ impl Drop for UsedL1<'_, '_> {
     #[inline(always)]
     fn drop(&mut self) {
         if !self.record.release_type_of_many() {
-            end_last(self.memory, self.mfn, None);
+            end_last(self.memory, self.mfn);
         }
     }
 }
 
-/// The time since when something is gone that is gone now, if not earlier.
+/// Ends a reference whose last trace is gone from memory.
 #[inline(always)]
-fn now(memory: &Memory<'_>, gone: Option<TlbStamp>) -> TlbStamp {
-    gone.unwrap_or_else(|| memory.machine.tlb_stamp())
-}
-
-/// Ends a reference. `gone`: a time since its last trace is gone from memory, if that is not now.
-#[inline(always)]
-pub(super) fn end(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
-    if !end_at_once(memory, mfn, gone) {
-        end_last(memory, mfn, gone);
+pub(super) fn end(memory: &Memory<'_>, mfn: Mfn) {
+    if !end_at_once(memory, mfn) {
+        end_last(memory, mfn);
     }
 }
 
 /// Ends a reference, as [`end`], that is not the last one, or the last one to a writable frame that somebody refers to
 /// otherwise, as nearly always its domain. `false`: it is another one, or another CPU has just changed something.
 #[inline(always)]
-fn end_at_once(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) -> bool {
+fn end_at_once(memory: &Memory<'_>, mfn: Mfn) -> bool {
     let Some(record) = memory.frames.record(mfn) else {
         return false;
     };
@@ -295,12 +288,10 @@ fn end_at_once(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) -> bool {
     if let Some(new) = word.released() {
         return record.exchange_type(word, new);
     }
-    // Not asked for the time in vain.
-    if !word.is_last() {
-        return false;
-    }
-    match word.last_writable(now(memory, gone)) {
-        Some(new) if record.exchange_type(word, new) => {
+    match word.last_writable() {
+        Some(alone) if record.exchange_type(word, alone) => {
+            // The frame is ours alone, so nobody changes the word meanwhile.
+            record.set_type_word(alone.given_up(memory.machine.tlb_stamp()));
             if !record.release_one_of_many() {
                 FrameRef::end_last(memory, mfn);
             }
@@ -312,12 +303,9 @@ fn end_at_once(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) -> bool {
 
 /// Ends a reference that may be the last one, as [`end`], and does what follows from that.
 #[inline(never)]
-fn end_last(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
-    let released = match memory.frames.record(mfn) {
-        Some(record) => record.release_type(|| now(memory, gone)),
-        None => Err(TypeRefused::NotSo),
-    };
-    match released {
+fn end_last(memory: &Memory<'_>, mfn: Mfn) {
+    match memory.frames.type_event(mfn, TypeEvent::Release) {
+        Ok(TypeEffect::Last) => give_up(*memory, mfn, 0),
         Ok(effect) => settle(*memory, mfn, effect),
         Err(refused) => {
             debug_assert!(
@@ -325,6 +313,16 @@ fn end_last(memory: &Memory<'_>, mfn: Mfn, gone: Option<TlbStamp>) {
                 "{mfn} lost a reference that somebody holds: {refused:?}"
             );
         }
+    }
+}
+
+/// Gives up the type of a frame in our hands, of whose entries so many hold references.
+pub(super) fn give_up(memory: Memory<'_>, mfn: Mfn, progress: u16) {
+    let stamp = memory.machine.tlb_stamp();
+    let given_up = TypeEvent::GiveUp(progress, stamp);
+    match memory.frames.type_event(mfn, given_up) {
+        Ok(effect) => settle(memory, mfn, effect),
+        Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
     }
 }
 

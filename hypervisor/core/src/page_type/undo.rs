@@ -10,7 +10,6 @@ use crate::budget::Budget;
 use crate::frame::type_word::TypeEvent;
 use crate::frame::undo::ToUndo;
 use crate::frame::{Memory, Unpaid};
-use oxen_arch::tlb::TlbStamp;
 
 /// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
 pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
@@ -35,17 +34,16 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     if level == Level::L4 {
         twin::detach(memory, mfn);
     }
-    // Nothing leads to the table any more: so since now no entry of it leads anywhere.
-    let stamp = memory.machine.tlb_stamp();
     let is_done = match level {
         // Nearly all entries: what depends on the level is known here when the hypervisor is built.
-        Level::L1 => entries(&memory, &mut table, Level::L1, stamp, budget),
-        level => entries(&memory, &mut table, level, stamp, budget),
+        Level::L1 => entries(&memory, &mut table, Level::L1, budget),
+        level => entries(&memory, &mut table, level, budget),
     };
     if !is_done {
         memory.undo.push(memory.frames, mfn, table.progress);
         return false;
     }
+    let stamp = memory.machine.tlb_stamp();
     match memory.frames.type_event(mfn, TypeEvent::Undone(stamp)) {
         Ok(effect) => settle(memory, mfn, effect),
         Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
@@ -55,13 +53,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
 
 /// Gives back what the entries hold that are left, from the last to the first; `false` if the budget was spent before the end.
 #[inline(always)]
-fn entries(
-    memory: &Memory<'_>,
-    table: &mut ToUndo,
-    level: Level,
-    stamp: TlbStamp,
-    budget: &mut Budget,
-) -> bool {
+fn entries(memory: &Memory<'_>, table: &mut ToUndo, level: Level, budget: &mut Budget) -> bool {
     let mem = memory.mem();
     let mut unpaid = Unpaid::new(memory.undo);
     while let Ok(Some(line)) = mem.last_nonzero_line(table.mfn, usize::from(table.progress)) {
@@ -73,7 +65,7 @@ fn entries(
             if !budget.spend_entry() {
                 return false;
             }
-            Hold::from_entry(*memory, level, Entry(word)).end(stamp);
+            drop(Hold::from_entry(*memory, level, Entry(word)));
             table.progress = index;
         }
         table.progress = line.first as u16;

@@ -14,8 +14,10 @@
 //! INVARIANT: in every state but `None` the type holds exactly one general reference to the frame. Whoever makes the first
 //! step away from `None` gives it, whoever makes the last one back takes it.
 //! INVARIANT: from `Changing`, which one CPU holds alone, the ways lead to `InUse` (the contents were checked), `Parked` (to
-//! be gone on with by anybody) and `Undoing` (refused). `Parked` and `Undoing` say how many entries hold references, so that
-//! a promotion that stopped, and a demotion, leave and find the same books (I10).
+//! be gone on with by anybody), and to `Undoing` or `None` (given up). `Parked` and `Undoing` say how many entries hold
+//! references, so that a promotion that stopped, and a demotion, leave and find the same books (I10).
+//! INVARIANT (I5): the time in `None` was taken by a CPU that had the frame alone, in `Changing` or `Undoing`: so it is behind
+//! the end of every use, those included that began and ended on other CPUs while this one ended its own.
 
 use oxen_arch::tlb::TlbStamp;
 
@@ -123,10 +125,11 @@ pub(crate) enum TypeEvent {
     Finish,
     /// Being made ready stops for now.
     Park(u16),
-    /// It cannot be made ready: what its first entries hold goes back, so many of them. The stamp is the present time.
-    Refuse(u16, TlbStamp),
-    /// A reference ends. The stamp is taken after its last trace was removed from memory.
-    Release(TlbStamp),
+    /// Whoever has it alone gives the type up: what its first entries hold goes back, so many of them. The stamp was taken
+    /// since he has it alone.
+    GiveUp(u16, TlbStamp),
+    /// A reference ends, whose last trace was removed from memory before.
+    Release,
     /// The reference of the caller's becomes the domain's pin.
     Pin,
     /// The pin becomes a reference of the caller's.
@@ -135,8 +138,8 @@ pub(crate) enum TypeEvent {
     Queue(u16, Option<FrameIndex>),
     /// No entry holds a reference any more.
     Undone(TlbStamp),
-    /// Being made ready is given up by somebody else, because the domain ends.
-    Abandon(TlbStamp),
+    /// Being made ready is to be given up by somebody else, because the domain ends.
+    Abandon,
 }
 
 /// What a change means for who made it.
@@ -158,8 +161,10 @@ pub(crate) enum TypeEffect {
         /// Caches have to be written back too.
         is_incoherent: bool,
     },
-    /// The caller alone goes on to make the frame ready, from this entry on; it keeps its general reference.
+    /// The caller alone goes on to make the frame ready, from this entry on, or gives it up; it keeps its general reference.
     Resumed(u16),
+    /// That was the last reference: the caller alone has the frame, and gives the type up, with nothing to be undone.
+    Last,
     /// So many of its entries hold references that have to be given back: the caller puts the frame into a queue.
     ToUndo(u16),
     /// The type has given up its general reference: the caller has it.
@@ -345,21 +350,24 @@ impl TypeWord {
     }
 
     /// The word without the last reference of a writable frame: that case of [`TypeEvent::Release`], which is
-    /// [`TypeEffect::Untyped`]. `None`: ask [`Self::after`].
+    /// [`TypeEffect::Last`]. `None`: ask [`Self::after`].
     #[inline]
-    pub(crate) const fn last_writable(self, stamp: TlbStamp) -> Option<Self> {
+    pub(crate) const fn last_writable(self) -> Option<Self> {
         if self.0 & !INCOHERENT == IN_USE << STATE_SHIFT | WRITABLE | 1 {
             Some(Self(
-                NONE << STATE_SHIFT | WRITABLE | stamp.bits() | self.0 & INCOHERENT,
+                CHANGING << STATE_SHIFT | WRITABLE | self.0 & INCOHERENT,
             ))
         } else {
             None
         }
     }
 
-    /// Whether a reference that ends now is the last one.
-    pub(crate) const fn is_last(self) -> bool {
-        self.0 & (STATE << STATE_SHIFT | PAYLOAD) == IN_USE << STATE_SHIFT | 1
+    /// The word of a frame in `Changing` whose type is given up, with nothing to be undone: [`TypeEvent::GiveUp`], which is
+    /// [`TypeEffect::Untyped`] then.
+    #[inline]
+    pub(crate) const fn given_up(self, stamp: TlbStamp) -> Self {
+        let kept = TYPE << TYPE_SHIFT | INCOHERENT;
+        Self(NONE << STATE_SHIFT | self.0 & kept | stamp.bits())
     }
 
     /// Whether caches have to be written back before the frame gets a type other than writable, or another owner.
@@ -437,13 +445,20 @@ impl TypeWord {
             (TypeEvent::Park(progress), TypeState::Changing { ty }) => {
                 (TypeState::Parked { ty, progress }, TypeEffect::Done)
             }
-            (TypeEvent::Refuse(progress, stamp), TypeState::Changing { ty })
-            | (TypeEvent::Abandon(stamp), TypeState::Parked { ty, progress }) => {
-                without(ty, progress, stamp)
+            (TypeEvent::Abandon, TypeState::Parked { ty, progress }) => {
+                (TypeState::Changing { ty }, TypeEffect::Resumed(progress))
+            }
+            (TypeEvent::GiveUp(progress, _), TypeState::Changing { ty })
+                if progress > 0 && matches!(ty, PageType::Table(_)) =>
+            {
+                to_undo(ty, progress)
+            }
+            (TypeEvent::GiveUp(_, stamp), TypeState::Changing { .. }) => {
+                return Ok((self.given_up(stamp), TypeEffect::Untyped));
             }
 
             (
-                TypeEvent::Release(stamp),
+                TypeEvent::Release,
                 TypeState::InUse {
                     ty,
                     count,
@@ -452,7 +467,8 @@ impl TypeWord {
             ) => match count.checked_sub(1).ok_or(TypeRefused::NotSo)? {
                 // The pin is a reference, and ends otherwise.
                 0 if is_pinned => return Err(TypeRefused::NotSo),
-                0 => without(ty, ENTRIES, stamp),
+                0 if matches!(ty, PageType::Table(_)) => to_undo(ty, ENTRIES),
+                0 => (TypeState::Changing { ty }, TypeEffect::Last),
                 count => {
                     let next = TypeState::InUse {
                         ty,
@@ -514,17 +530,11 @@ impl TypeWord {
     }
 }
 
-/// The end of a type of which so many entries have been checked. Those of tables hold references.
-fn without(ty: PageType, progress: u16, stamp: TlbStamp) -> (TypeState, TypeEffect) {
-    if progress > 0 && matches!(ty, PageType::Table(_)) {
-        let next = None;
-        return (
-            TypeState::Undoing { ty, progress, next },
-            TypeEffect::ToUndo(progress),
-        );
-    }
-    let was = Some(ty);
-    (TypeState::None { was, stamp }, TypeEffect::Untyped)
+/// The end of a table, of which so many entries hold references.
+fn to_undo(ty: PageType, progress: u16) -> (TypeState, TypeEffect) {
+    let next = None;
+    let state = TypeState::Undoing { ty, progress, next };
+    (state, TypeEffect::ToUndo(progress))
 }
 
 /// Whether translations that come from the old use of a frame could do harm in the new one.

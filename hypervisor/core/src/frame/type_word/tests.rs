@@ -46,6 +46,8 @@ fn all_events() -> Vec<TypeEvent> {
         TypeEvent::Finish,
         TypeEvent::Pin,
         TypeEvent::Unpin,
+        TypeEvent::Release,
+        TypeEvent::Abandon,
         TypeEvent::Park(9),
         TypeEvent::Queue(9, FrameIndex::new(3)),
     ];
@@ -54,11 +56,9 @@ fn all_events() -> Vec<TypeEvent> {
     }
     for stamp in stamps() {
         events.extend([
-            TypeEvent::Refuse(0, stamp),
-            TypeEvent::Refuse(9, stamp),
-            TypeEvent::Release(stamp),
+            TypeEvent::GiveUp(0, stamp),
+            TypeEvent::GiveUp(9, stamp),
             TypeEvent::Undone(stamp),
-            TypeEvent::Abandon(stamp),
         ]);
     }
     events
@@ -74,8 +74,6 @@ fn every_state_is_unpacked_as_it_was_packed_and_all_words_differ() {
         assert!(seen.insert(word.bits()), "{state:?}");
         assert!(!word.is_incoherent() && word.incoherent().is_incoherent());
         assert_eq!(word.incoherent().state(), state);
-        let is_last = matches!(state, TypeState::InUse { count: 1, .. });
-        assert_eq!(word.is_last(), is_last);
     }
     assert_eq!(
         TypeWord::NEVER_USED.state(),
@@ -136,7 +134,7 @@ fn i02_i03_every_event_in_every_state_keeps_the_books() {
                 let change = match (effect, event) {
                     (TypeEffect::Shared | TypeEffect::First, _) => 1,
                     (_, TypeEvent::Finish) => 1,
-                    (_, TypeEvent::Release(_)) => -1,
+                    (_, TypeEvent::Release) => -1,
                     _ => 0,
                 };
                 assert_eq!(references(new) - references(state), change, "{story}");
@@ -145,6 +143,14 @@ fn i02_i03_every_event_in_every_state_keeps_the_books() {
                     (type_of(state), new, state)
                 {
                     panic!("{story}");
+                }
+                // A time is that of somebody who had the frame alone.
+                if let TypeState::None { .. } = new {
+                    let was_alone = matches!(
+                        state,
+                        TypeState::Changing { .. } | TypeState::Undoing { .. }
+                    );
+                    assert!(was_alone, "{story}");
                 }
                 // Caches are written back exactly by who makes a frame ready.
                 let is_ready = matches!(event, TypeEvent::Finish);
@@ -243,7 +249,8 @@ fn an_incoherent_frame_says_so_until_it_is_ready() {
     assert_eq!(effect, TypeEffect::First);
     assert!(word.is_incoherent());
     let now = TlbStamp::from_bits(5);
-    let (word, _) = word.after(TypeEvent::Release(now)).unwrap();
+    let (word, _) = word.after(TypeEvent::Release).unwrap();
+    let (word, _) = word.after(TypeEvent::GiveUp(0, now)).unwrap();
     let (word, effect) = word
         .after(TypeEvent::Claim(PageType::Table(Level::L1)))
         .unwrap();
@@ -262,7 +269,7 @@ fn an_incoherent_frame_says_so_until_it_is_ready() {
 /// The short ways are the general one, where they are one at all.
 #[test]
 fn short_ways_lead_where_the_general_one_does() {
-    let mut taken = [0; 4];
+    let mut taken = [0; 5];
     let mut agrees = |way: usize, short: Option<TypeWord>, general, effect| {
         if let Some(word) = short {
             taken[way] += 1;
@@ -283,13 +290,17 @@ fn short_ways_lead_where_the_general_one_does() {
             let claim = word.after(TypeEvent::Claim(PageType::Writable));
             agrees(1, word.first_writable(), claim, TypeEffect::First);
             let was_writable = type_of(state) == Some(PageType::Writable);
+            let release = word.after(TypeEvent::Release);
+            agrees(2, word.released(), release, TypeEffect::Done);
+            let short = word.last_writable();
+            if short.is_some() || was_writable {
+                agrees(3, short, release, TypeEffect::Last);
+            }
+            let is_changing = matches!(state, TypeState::Changing { .. });
             for stamp in stamps() {
-                let release = word.after(TypeEvent::Release(stamp));
-                agrees(2, word.released(), release, TypeEffect::Done);
-                let short = word.last_writable(stamp);
-                if short.is_some() || was_writable {
-                    agrees(3, short, release, TypeEffect::Untyped);
-                }
+                let short = is_changing.then(|| word.given_up(stamp));
+                let general = word.after(TypeEvent::GiveUp(0, stamp));
+                agrees(4, short, general, TypeEffect::Untyped);
             }
         }
     }
