@@ -18,6 +18,9 @@ impl Budget {
     /// For work before there are guests that could wait.
     pub const ENDLESS: Self = Self(u32::MAX);
 
+    /// What it costs to interrupt another CPU and to wait for it: a microsecond or two.
+    pub const OTHER_CPU: u32 = 20;
+
     /// What a step costs, which is anything that takes about a microsecond.
     const STEP: u32 = 10;
 

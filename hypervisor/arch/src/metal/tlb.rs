@@ -139,6 +139,11 @@ impl Cpu {
         }
     }
 
+    /// In how many address spaces a page may have a translation.
+    pub fn address_spaces(&self) -> u32 {
+        self.local.live_pcids.get().count_ones().max(1)
+    }
+
     /// Drops all translations of a PCID.
     pub fn flush_pcid(&self, pcid: Pcid) {
         let live = self.local.live_pcids.get();
@@ -226,15 +231,15 @@ impl Machine {
         self.0.shared.tlb.stale_since(stamp)
     }
 
-    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: whether
+    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: how many
     /// others than the caller's were among them.
-    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> bool {
+    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> usize {
         let stale = self.stale_cpus(stamp);
         if stale.is_empty() {
-            return false;
+            return 0;
         }
         self.flush_cpus(cpu, &stale, Flush::All);
-        stale != CpuSet::one(cpu.id())
+        stale.iter().filter(|&other| other != cpu.id()).count()
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

@@ -91,6 +91,11 @@ impl Cpu {
             .flush(self.id, &mut self.processor(), Flush::Page(at));
     }
 
+    /// In how many address spaces a page may have a translation.
+    pub fn address_spaces(&self) -> u32 {
+        self.processor().live_pcids.count_ones().max(1)
+    }
+
     /// Forgets all translations of a PCID.
     pub fn flush_pcid(&self, pcid: Pcid) {
         let mut processor = self.processor();
@@ -168,15 +173,15 @@ impl Machine {
         self.parts.tlb.stale_since(stamp)
     }
 
-    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: whether
+    /// Makes the CPUs that may hold translations that were removed by then forget them, and returns when they have: how many
     /// others than the caller's were among them.
-    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> bool {
+    pub fn flush_stale(&self, cpu: &Cpu, stamp: TlbStamp) -> usize {
         if self.parts.forgets_flushes {
-            return false;
+            return 0;
         }
         let stale = self.stale_cpus(stamp);
         self.flush_cpus(cpu, &stale, Flush::All);
-        !stale.is_empty() && stale != CpuSet::one(cpu.id)
+        stale.iter().filter(|&other| other != cpu.id).count()
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

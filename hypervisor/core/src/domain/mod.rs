@@ -23,6 +23,7 @@ use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
 use crate::frame::{Frames, UndoQueue};
+use crate::memory_op::PendingExchange;
 use crate::memory_op::map::DomainMap;
 use crate::page_type::HeldType;
 use crate::policy::ports::PortRights;
@@ -74,6 +75,8 @@ pub struct Domain {
     pub map: DomainMap,
     /// Page tables that it took out of use, its own or those of domains that it controls.
     pub undo: UndoQueue,
+    /// An exchange of frames that has not come to its end.
+    pub exchange: PendingExchange,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
 }
 
@@ -92,6 +95,7 @@ impl Domain {
             memory: MemoryAccount::default(),
             map: DomainMap::new(),
             undo: UndoQueue::new(),
+            exchange: PendingExchange::new(),
             vcpus: ArrayVec::new(),
         }
     }

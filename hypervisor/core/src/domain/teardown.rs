@@ -41,6 +41,9 @@ pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Prog
     if let Some(shared) = domain.shared_info_hold.lock().take() {
         drop(TypeRef::from_held(own, shared));
     }
+    if let Some(exchange) = domain.exchange.take() {
+        exchange.end(own);
+    }
     loop {
         if !undo::drain(own, budget) || !budget.spend() {
             return Progress::More;
@@ -60,9 +63,6 @@ pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
         drop(TypeRef::from_held(memory, root));
     }
     state.tables.release(memory);
-    if let Some(exchange) = state.exchange.take() {
-        exchange.end(memory);
-    }
 }
 
 fn release_frame(memory: Memory<'_>, mfn: Mfn, owner: DomId) {

@@ -17,7 +17,6 @@ use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
-use crate::memory_op::HeldExchange;
 use crate::page_type::HeldType;
 use crate::trap::Injection;
 
@@ -111,8 +110,6 @@ pub struct VcpuState {
     pub in_nmi: bool,
     /// What is to be delivered before the guest executes anything. One at most: the entry that caused it delivers it.
     pub injection: Option<Injection>,
-    /// An exchange of frames that has not come to its end.
-    pub exchange: Option<HeldExchange>,
     /// Whether it runs.
     pub run: RunState,
 }
@@ -138,7 +135,6 @@ impl VcpuState {
             fpu: FpuArea::new(),
             in_nmi: false,
             injection: None,
-            exchange: None,
             run: RunState::Running,
         }
     }

@@ -312,8 +312,9 @@ impl<'m> Memory<'m> {
             }
             record.set_type_word(TypeWord::NEVER_USED);
         }
-        if latest != TlbStamp::NEVER && self.machine.flush_stale(self.cpu, latest) {
-            self.undo.note(Work::Shootdown);
+        if latest != TlbStamp::NEVER {
+            let others = self.machine.flush_stale(self.cpu, latest);
+            self.undo.note(Work::Shootdown(others));
         }
     }
 

@@ -36,8 +36,8 @@ pub(crate) enum Work {
     Freed,
     /// A frame that was something else has been made ready for a new use.
     Claimed,
-    /// Other CPUs have forgotten translations: they were interrupted and waited for.
-    Shootdown,
+    /// So many other CPUs have forgotten translations: they were interrupted and waited for.
+    Shootdown(usize),
     /// Caches have given up a frame.
     CacheFlushed,
     /// A root has got its twin.
@@ -53,7 +53,7 @@ impl Work {
             Self::Queued => 4,
             Self::Freed => 5,
             Self::Claimed => 7,
-            Self::Shootdown => 20,
+            Self::Shootdown(cpus) => (cpus as u32).saturating_mul(Budget::OTHER_CPU),
             Self::CacheFlushed => 3,
             Self::Twinned => 25,
             Self::Parted => 8,

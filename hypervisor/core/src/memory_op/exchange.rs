@@ -7,8 +7,8 @@
 //!
 //! A large step takes longer than an entry may last and goes in *pieces*, each as a step is otherwise. All of it is looked at
 //! before the first piece, so a piece fails only for who changes lists or uses frames while the call is under way, or names a
-//! frame twice: then the pieces before it are done. Between pieces the vCPU keeps how far it came, and what is left of the new
-//! extent: 2 MiB at most, for which nobody is charged ([`HeldExchange`]).
+//! frame twice: then the pieces before it are done. Between pieces the domain keeps how far it came, and what is left of the new
+//! extent: 2 MiB at most (`pending`).
 //!
 //! INVARIANT: all elements from the first step on are checked to be in the guest's range before anything else is done, and each
 //! again where it is touched (XSA-29, XSA-212).
@@ -23,7 +23,7 @@ use dom0_abi::memory::{MemoryCommand, MemoryExchange, MemoryReservation};
 use oxen_arch::guest_range::check_guest_range;
 
 use super::{afford, max_order, placement, target};
-use crate::frame::{CleanFrames, HeldFrames, Memory, Placement, TakenFrames};
+use crate::frame::{CleanFrames, HeldFrames, Memory, Placement, TakenFrames, Unpaid};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -59,28 +59,30 @@ pub(super) fn exchange(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult
     let argument = place.read(ctx.cpu)?;
     let exchange = Exchange::check(ctx, &argument)?;
     let mut done = exchange.first;
-    let result = loop {
-        if done >= exchange.input.count {
-            break Ok(Reply::DONE);
-        }
-        let step = if done > exchange.first && ctx.must_leave() {
+    let mut unpaid = Unpaid::new(&ctx.domain.undo);
+    let mut result = Ok(());
+    while result.is_ok() && done < exchange.input.count {
+        unpaid.pay(&mut ctx.budget);
+        result = if done > exchange.first && ctx.must_leave() {
             Err(Stop::Again)
         } else {
             exchange.step(ctx, arg, done)
         };
-        match step {
-            Ok(()) => done = done.saturating_add(exchange.input.per_step()),
-            Err(Stop::Refused(errno)) => break Err(errno),
-            Err(Stop::Again) => {
-                let command = MemoryCommand::Exchange as u64;
-                break ctx.goes_on(Continuation::MemoryOp { command, arg });
-            }
+        if result.is_ok() {
+            done = done.saturating_add(exchange.input.per_step());
         }
-    };
+    }
     if done > exchange.first {
         place.offset::<u64>(DONE).write(ctx.cpu, &done)?;
     }
-    result
+    match result {
+        Ok(()) => Ok(Reply::DONE),
+        Err(Stop::Refused(errno)) => Err(errno),
+        Err(Stop::Again) => {
+            let command = MemoryCommand::Exchange as u64;
+            ctx.goes_on(Continuation::MemoryOp { command, arg })
+        }
+    }
 }
 
 /// One side.
@@ -128,7 +130,7 @@ impl Side {
     }
 }
 
-/// A large step under way, kept by the vCPU that makes it. It has to come back by [`HeldExchange::end`], or frames are lost to
+/// A large step under way. It has to come back by [`HeldExchange::end`], or frames are lost to
 /// everybody.
 #[derive(Debug)]
 #[must_use = "frames that do not come back are lost"]
@@ -223,29 +225,45 @@ impl<'a> Exchange<'a> {
             orders: [self.input.order, self.output.order],
             step: done,
         };
-        let mut held = match ctx.state.exchange.take() {
-            Some(held) if held.key == key => held,
+        let (pending, vcpu) = (&ctx.domain.exchange, ctx.vcpu.id);
+        let kept = pending.enter(vcpu)?;
+        let (held, result) = match kept {
+            Some(held) if held.key == key => self.go_on(ctx, held),
             other => {
                 if let Some(other) = other {
                     other.end(ctx.memory());
                 }
-                self.begin(ctx, key)?
+                match self.begin(ctx, key) {
+                    Ok(held) => self.go_on(ctx, held),
+                    Err(stop) => (None, Err(stop)),
+                }
             }
         };
+        match held {
+            Some(held) => pending.keep(vcpu, held),
+            None => pending.leave(),
+        }
+        result
+    }
+
+    /// Goes on with a large step, as far as the budget goes; what is to be kept of it comes back.
+    fn go_on(
+        &self,
+        ctx: &mut CallCtx<'_>,
+        mut held: HeldExchange,
+    ) -> (Option<HeldExchange>, Result<(), Stop>) {
         while held.done < self.frames() {
             match self.piece(ctx, &mut held) {
                 Ok(()) => held.done = held.done.saturating_add(PIECE),
-                Err(Stop::Again) => {
-                    ctx.state.exchange = Some(held);
-                    return Err(Stop::Again);
-                }
+                Err(Stop::Again) => return (Some(held), Err(Stop::Again)),
                 Err(refused) => {
                     held.end(ctx.memory());
-                    return Err(refused);
+                    return (None, Err(refused));
                 }
             }
         }
-        Ok(())
+        held.end(ctx.memory());
+        (None, Ok(()))
     }
 
     /// Frames of a step.

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `reservation` | frames that a domain gets, and gives back |
-//! | `exchange` | frames given for others |
+//! | `exchange`, `pending` | frames given for others |
 //! | `map` | memory maps, the machine's and those of domains |
 //! | `queries` | numbers, and the machine-to-physical table |
 //! | `others` | what is for translated guests, for devices' emulators, or does not exist here |
@@ -12,12 +12,13 @@
 //! INVARIANT: a domain is charged for frames before it gets them, never above its limit, and until they are free.
 //! INVARIANT: a frame that is free has no pfn; it loses it before it is free.
 //! INVARIANT (I18): a call gives way between extents and, where that takes long, within one; how far it came is in the command's
-//! upper bits, or where the caller asked for it, and within a large step of an exchange in the vCPU. The former are the caller's to
+//! upper bits, or where the caller asked for it, and within a large step of an exchange in the domain. The former are the caller's to
 //! change: what they say is where the call goes on, and nothing that was checked before counts (XSA-212).
 
 mod exchange;
 pub mod map;
 mod others;
+mod pending;
 mod queries;
 mod reservation;
 
@@ -25,6 +26,7 @@ mod reservation;
 mod tests;
 
 pub use exchange::HeldExchange;
+pub use pending::PendingExchange;
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;

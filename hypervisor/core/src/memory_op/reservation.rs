@@ -10,7 +10,7 @@ use dom0_abi::memory::{CONTINUATION_SHIFT, MemoryCommand, MemoryFlags, MemoryRes
 use super::{afford, max_order, placement, target};
 use crate::domain::Domain;
 use crate::frame::type_word::TypeState;
-use crate::frame::{Memory, Placement};
+use crate::frame::{Memory, Placement, Unpaid};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -21,8 +21,10 @@ use crate::page_type::{PageType, Stop};
 const EXTENT_BITS: u32 = 26;
 /// The largest block that frames are made ready for a domain in. What follows when all are zeroed cannot stop in the middle.
 const MAX_BLOCK_ORDER: u8 = 9;
-/// What an extent costs beside its frames, and a frame that is given back, in units of the budget.
+/// What an extent costs that is given, beside its frames, in units of the budget.
 const EXTENT: u64 = 9;
+/// What a frame costs that is given back, beside becoming free.
+const GIVEN_BACK: u64 = 4;
 
 struct Extents<'a> {
     command: MemoryCommand,
@@ -55,12 +57,14 @@ pub(super) fn change(
     if first >= extents.count || part > 0 && !extents.has_part(part) {
         return Ok(Reply::Value(progress));
     }
+    let mut unpaid = Unpaid::new(&ctx.domain.undo);
     for index in first..extents.count {
+        unpaid.pay(&mut ctx.budget);
         let at = extents.list.element(index);
         let done = if index > first && ctx.must_leave() {
             Err(Stop::Again)
         } else if command == MemoryCommand::DecreaseReservation {
-            extents.take_back(ctx, at, &mut part)
+            extents.take_back(ctx, at, &mut part, &mut unpaid)
         } else {
             extents.give(ctx, at)
         };
@@ -155,10 +159,12 @@ impl<'a> Extents<'a> {
         ctx: &mut CallCtx<'_>,
         at: GuestPtr<u64>,
         part: &mut u64,
+        unpaid: &mut Unpaid<'_>,
     ) -> Result<(), Stop> {
         let first: u64 = at.read(ctx.cpu)?;
         while *part < self.size() {
-            if !afford(ctx, EXTENT) {
+            unpaid.pay(&mut ctx.budget);
+            if !afford(ctx, GIVEN_BACK) {
                 return Err(Stop::Again);
             }
             let mfn = first.checked_add(*part).ok_or(Errno::EINVAL)?;

@@ -9,8 +9,13 @@ use dom0_abi::handle::GuestHandle;
 use oxen_arch::guest_range::is_canonical;
 use oxen_arch::tlb::{CpuSet, Flush};
 
+use crate::budget::Budget;
 use crate::guest_access::GuestPtr;
 use crate::hypercall::CallCtx;
+
+/// What it costs to flush all of a CPU, in units of the budget: two writes of CR4, and what is walked again. A page costs one unit
+/// for each address space in which it may be.
+const ALL: u32 = 10;
 
 /// Whose translations.
 pub(super) enum Whose {
@@ -33,8 +38,14 @@ pub(super) fn flush(ctx: &mut CallCtx<'_>, whose: Whose, what: Option<Flush>) ->
         // Nobody else is asked anything.
         Whose::Own => {
             match what {
-                Some(Flush::All) => ctx.cpu.flush_tlb(),
-                Some(Flush::Page(address)) => ctx.cpu.flush_page(address),
+                Some(Flush::All) => {
+                    ctx.budget.pay(ALL);
+                    ctx.cpu.flush_tlb();
+                }
+                Some(Flush::Page(address)) => {
+                    ctx.budget.pay(ctx.cpu.address_spaces());
+                    ctx.cpu.flush_page(address);
+                }
                 None => {}
             }
             return Ok(());
@@ -57,8 +68,6 @@ pub(super) fn flush(ctx: &mut CallCtx<'_>, whose: Whose, what: Option<Flush>) ->
 
 /// The CPUs that may hold translations of some vCPUs, and what it costs to flush them, in units of the budget.
 fn cpus(ctx: &CallCtx<'_>, is_wanted: impl Fn(usize) -> bool) -> (CpuSet, u32) {
-    /// To interrupt another CPU and to wait for it takes a microsecond or two.
-    const OTHER: u32 = 20;
     let mut targets = CpuSet::EMPTY;
     let mut cost = 0_u32;
     for (index, vcpu) in ctx.domain.vcpus().enumerate() {
@@ -70,7 +79,11 @@ fn cpus(ctx: &CallCtx<'_>, is_wanted: impl Fn(usize) -> bool) -> (CpuSet, u32) {
             && !targets.contains(cpu)
         {
             targets.insert(cpu);
-            cost = cost.saturating_add(if cpu == ctx.cpu.id() { 1 } else { OTHER });
+            cost = cost.saturating_add(if cpu == ctx.cpu.id() {
+                ALL
+            } else {
+                Budget::OTHER_CPU
+            });
         }
     }
     (targets, cost)

@@ -112,8 +112,9 @@ fn claim<'m>(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result
         }) => {
             frame.into_raw();
             memory.undo.note(Work::Claimed);
-            if needs_flush(was, ty) && memory.machine.flush_stale(memory.cpu, stamp) {
-                memory.undo.note(Work::Shootdown);
+            if needs_flush(was, ty) {
+                let others = memory.machine.flush_stale(memory.cpu, stamp);
+                memory.undo.note(Work::Shootdown(others));
             }
             if is_incoherent {
                 // XSA-402: what other CPUs read must be what we check. A domain's frame is RAM.

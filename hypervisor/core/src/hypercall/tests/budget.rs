@@ -167,14 +167,14 @@ fn i18_whole_pages_and_flushes_cost_more_than_their_requests() {
     let (one, other) = (pages[0].get(), pages[1].get());
     guest.put(INNER, &1_u64);
     for (command, first, second, cost) in [
-        (InvlpgLocal, DATA, 0, 0),
-        (TlbFlushLocal, 0, 0, 0),
+        (InvlpgLocal, DATA, 0, 1),
+        (TlbFlushLocal, 0, 0, 10),
         (ClearPage, one, 0, 6),
         (CopyPage, one, other, 6),
         // A vCPU, and its CPU, which is the caller's.
-        (TlbFlushAll, 0, 0, 2),
-        (InvlpgAll, DATA, 0, 2),
-        (TlbFlushMulti, 0, INNER, 2),
+        (TlbFlushAll, 0, 0, 11),
+        (InvlpgAll, DATA, 0, 11),
+        (TlbFlushMulti, 0, INNER, 11),
         (FlushCache, 0, 0, FULL),
         (FlushCacheGlobal, 0, 0, FULL),
     ] {
@@ -346,14 +346,15 @@ fn i18_frames_cost_their_zeroing_and_their_accounts() {
     let frames = guest.frames(COUNT as usize);
     guest.put_words(LIST, frames.iter().map(|mfn| mfn.get()));
     guest.put_words(INNER, [LIST, COUNT, 0, SELF]);
-    for (command, each) in [
-        (MemoryCommand::DecreaseReservation, 9),
-        (MemoryCommand::PopulatePhysmap, 7 + 9 + 1),
+    for (command, least, each) in [
+        // A frame that is given back becomes free.
+        (MemoryCommand::DecreaseReservation, 4, 4 + 5),
+        (MemoryCommand::PopulatePhysmap, 7 + 9 + 1, 7 + 9 + 1),
     ] {
         let over = guest.begin(Hypercall::MemoryOp, [command as u64, INNER, 0, 0, 0]);
         assert!(!over, "{command:?}");
         let done = guest.regs.rdi >> 6 & 0x3ff_ffff;
-        assert_eq!(done, u64::from(FULL / each), "{command:?}");
+        assert_eq!(done, share(each, least, each).into(), "{command:?}");
         while !guest.enter() {}
         assert_eq!(guest.regs.rax, COUNT);
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use MemoryCommand::{Exchange, PopulatePhysmap};
+use dom0_abi::ids::VcpuId;
 use dom0_abi::memory::MemoryExchange;
 
 /// So many extents of an order at [`LIST`] for as many frames in extents of another at [`OTHER_LIST`].
@@ -268,7 +269,7 @@ impl Guest {
             assert_eq!(self.syscall(), Next::Guest);
             assert_eq!(self.regs.rip, rip - 2, "it is over");
             self.regs.rip = rip;
-            if self.state(|state| state.exchange.as_ref().map(|held| held.done())) == Some(frames) {
+            if self.domain(|domain| domain.exchange.done()) == Some(frames) {
                 return;
             }
         }
@@ -289,7 +290,7 @@ fn i18_a_large_exchange_goes_in_pieces() {
         // Frames are zeroed first, or with each piece; there is one piece to an entry.
         let frames = (count << order) as u32;
         assert!(times >= frames / 64 - 1, "{count} of {order}: {times}");
-        assert!(guest.state(|state| state.exchange.is_none()));
+        assert!(guest.domain(|domain| domain.exchange.take().is_none()));
         guest.audit();
     }
 }
@@ -321,12 +322,37 @@ fn an_exchange_that_is_left_in_the_middle_keeps_no_frames() {
         } else {
             let undo = crate::frame::UndoQueue::new();
             let memory = guest.host.memory(&guest.cpu, &undo);
-            let held = guest.state(|state| state.exchange.take()).unwrap();
+            let held = guest.domain(|domain| domain.exchange.take()).unwrap();
             held.end(memory);
         }
         assert_eq!((guest.pages(), guest.free()), (pages, free));
         guest.audit();
     }
+}
+
+/// Nobody is charged for what a large step keeps, so a domain has one, however many vCPUs it has.
+#[test]
+fn i18_another_vcpu_waits_for_a_large_exchange() {
+    let mut guest = guest();
+    let old = guest.get_extents(512, 0);
+    let (pages, free) = (guest.pages(), guest.free());
+    guest.want(1, 9);
+    guest.put(ARGUMENT, &argument(512, 0, 9));
+    let other = VcpuId::new(1);
+    assert!(guest.domain(|domain| domain.exchange.enter(other).unwrap().is_none()));
+    guest.regs.rax = Hypercall::MemoryOp.number();
+    (guest.regs.rdi, guest.regs.rsi) = (Exchange as u64, ARGUMENT);
+    for _ in 0..3 {
+        let rip = guest.regs.rip;
+        assert_eq!(guest.syscall(), Next::Guest);
+        assert_eq!(guest.regs.rip, rip - 2, "it goes on later");
+        guest.regs.rip = rip;
+        assert!(guest.has(&old));
+        assert_eq!((guest.pages(), guest.free()), (pages, free));
+    }
+    assert!(guest.domain(|domain| domain.exchange.take().is_none()));
+    assert_eq!(guest.exchange(&argument(512, 0, 9)), (0, 512));
+    guest.audit();
 }
 
 #[test]
@@ -344,7 +370,7 @@ fn a_list_that_changes_under_way_ends_the_exchange() {
     assert_eq!(guest.get::<MemoryExchange>(ARGUMENT).nr_exchanged, 0);
     assert_eq!(guest.get::<u64>(OTHER_LIST), 0x100, "nothing is told");
     assert_eq!((guest.pages(), guest.free()), (pages, free));
-    assert!(guest.state(|state| state.exchange.is_none()));
+    assert!(guest.domain(|domain| domain.exchange.take().is_none()));
     guest.audit();
     // The same that it was beforehand changes nothing.
     let mut guest = limited(Guest::dom0());
