@@ -190,6 +190,9 @@ fn release(memory: Memory<'_>, domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
             | TypeState::InUse {
                 ty: PageType::Writable,
                 ..
+            }
+            | TypeState::Changing {
+                ty: PageType::Writable,
             },
         )
         | None => memory.release_domain_frame(mfn, domain.id),
