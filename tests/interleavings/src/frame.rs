@@ -316,7 +316,8 @@ impl Frames {
                 return Claim::Refused;
             }
         } else if let Some(new) = word.first_writable()
-            && record.acquire_as(owned, owner)
+            && let Some(acquired) = owned.acquired(owner)
+            && record.exchange_word(owned, acquired)
         {
             if record.exchange_type(word, new) {
                 return Claim::Ready;
