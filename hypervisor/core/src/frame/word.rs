@@ -101,7 +101,9 @@ const ALLOCATED: u64 = 1 << 62;
 /// What tells a domain's frame from all others.
 const HAS_OWNER: u64 = KIND | ALLOCATED | 0xffff << OWNER_SHIFT;
 /// So many references that the short ways leave the frame to the general one: so each is a single comparison.
-const MANY: u64 = 1 << 31;
+const MANY: u64 = 1 << 30;
+/// What is set in a count that is not below that.
+const ARE_MANY: u64 = COUNT & !(MANY - 1);
 
 const fn owned_by(owner: DomId) -> u64 {
     KIND_OWNED | ALLOCATED | (owner.get() as u64) << OWNER_SHIFT
@@ -173,7 +175,7 @@ impl OwnerWord {
     /// [`Self::after`].
     #[inline]
     pub(crate) const fn acquired(self, owner: DomId) -> Option<Self> {
-        if self.0 & (HAS_OWNER | MANY) == owned_by(owner) {
+        if self.0 & (HAS_OWNER | ARE_MANY) == owned_by(owner) {
             Some(Self(self.0.wrapping_add(1)))
         } else {
             None

@@ -35,6 +35,11 @@ impl<T: FromBytes + Copy> List<T> {
         if self.count != MMU_COUNT_PREEMPTED {
             return None;
         }
+        self.kept()
+    }
+
+    #[cold]
+    fn kept(&self) -> Option<Reply> {
         let result = i64::from(self.foreign.cast_signed()).cast_unsigned();
         self.requests.is_null().then_some(Reply::Value(result))
     }

@@ -99,10 +99,8 @@ enum Claim<'m> {
 /// Finds a frame of a domain to have the type, or begins to make it so: no other CPU can use the frame, and none holds
 /// translations from its old use.
 fn claim<'m>(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result<Claim<'m>, Stop> {
-    match TypeRef::share(memory, mfn, ty, owner) {
-        Ok(found) => return Ok(Claim::Ready(found)),
-        Err(Stop::Again) => return Err(Stop::Again),
-        Err(Stop::Refused(_)) => {}
+    if let Some(found) = TypeRef::share_at_once(memory, mfn, ty, owner) {
+        return Ok(Claim::Ready(found));
     }
     let frame = memory.acquire(mfn, owner)?;
     let next = match memory.frames.type_event(mfn, TypeEvent::Claim(ty)) {

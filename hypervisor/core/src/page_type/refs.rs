@@ -68,6 +68,21 @@ impl<'m> TypeRef<'m> {
         }
     }
 
+    /// The same without trying hard. `None`: it cannot be, or another CPU has just changed something.
+    #[inline(always)]
+    pub(super) fn share_at_once(
+        memory: Memory<'m>,
+        mfn: Mfn,
+        ty: PageType,
+        owner: DomId,
+    ) -> Option<Self> {
+        let record = memory.frames.record(mfn)?;
+        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
+            return None;
+        }
+        Self::counted(memory, mfn, ty).of(record, owner).ok()
+    }
+
     /// Makes a frame of a domain writable for somebody, or finds it so.
     ///
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`] as for [`Self::share`].
