@@ -51,6 +51,19 @@ pub(super) fn l1_slot_at_once<'m>(
     Some((UsedL1::at_once(memory, table, owner)?, index))
 }
 
+/// The L1 entry that maps an address under a root, as the CPU would find it: no table is held, so with other vCPUs it may be what
+/// a frame has that was one just before. What it leads to has to be asked, like any number that the guest gives. `None`: there
+/// is none.
+#[inline(always)]
+pub(super) fn l1_entry_at_once(
+    memory: &Memory<'_>,
+    root: Mfn,
+    address: GuestAddr,
+) -> Option<Entry> {
+    let (table, index) = place(memory, root, address)?;
+    Some(Entry::load(memory.mem(), table.word(index.into())))
+}
+
 /// The frame that is in the place of the L1 table for an address, and the index in it.
 #[inline(always)]
 fn place(memory: &Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
