@@ -26,14 +26,28 @@ impl Line {
         numbered.find(|&(index, word)| index >= from && word != 0)
     }
 
-    /// Makes the words 0 whose numbers are not in a range.
-    #[inline]
-    pub fn keep(&mut self, numbers: Range<usize>) {
-        if numbers.start > self.first || numbers.end < self.end() {
-            for (number, word) in (self.first..).zip(&mut self.words) {
-                if !numbers.contains(&number) {
-                    *word = 0;
-                }
+    /// Makes the words 0 whose numbers are below this one.
+    #[inline(always)]
+    pub fn keep_from(&mut self, number: usize) {
+        if number > self.first {
+            self.keep(number..self.end());
+        }
+    }
+
+    /// Makes the words 0 whose numbers are not below this one.
+    #[inline(always)]
+    pub fn keep_below(&mut self, number: usize) {
+        if number < self.end() {
+            self.keep(self.first..number);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep(&mut self, numbers: Range<usize>) {
+        for (number, word) in (self.first..self.end()).zip(&mut self.words) {
+            if !numbers.contains(&number) {
+                *word = 0;
             }
         }
     }

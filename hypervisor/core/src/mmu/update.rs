@@ -95,7 +95,7 @@ pub(super) fn replace_at_once(
     let at = table.mfn().word(index.into());
     let word = memory.mem().word(at).ok()?;
     let old = Entry(word.load());
-    let new = reach.page_rules().check(wanted(old)?).ok()?;
+    let new = reach.page_rules.check(wanted(old)?).ok()?;
     let exchange = || word.compare_exchange(old.0, new.0).is_ok();
     if is_harmless(old, new) {
         return exchange().then_some(old);

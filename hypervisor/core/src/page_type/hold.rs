@@ -35,6 +35,8 @@ pub enum Pages {
 pub struct Reach<'a> {
     /// What bits may be.
     pub rules: &'a EntryRules,
+    /// What they may be in L1 entries.
+    pub page_rules: &'a PageRules,
     /// Whose the tables are: all tables of a tree are one domain's.
     pub tables: DomId,
     /// Whose pages may be mapped.
@@ -48,19 +50,15 @@ pub struct Reach<'a> {
 impl<'a> Reach<'a> {
     /// What the tables of a domain lead to when the domain itself asks, or is checked as a whole.
     pub fn own(host: &'a Host, domain: &Domain) -> Self {
+        let has_devices = domain.capabilities.contains(Capabilities::HARDWARE);
         Self {
             rules: &host.entry_rules,
+            page_rules: host.entry_rules.pages(has_devices),
             tables: domain.id,
             pages: Pages::Of(domain.id),
-            has_devices: domain.capabilities.contains(Capabilities::HARDWARE),
+            has_devices,
             devices: &host.io_memory,
         }
-    }
-
-    /// The rules for entries of L1 tables.
-    #[inline(always)]
-    pub fn page_rules(&self) -> &'a PageRules {
-        self.rules.pages(self.has_devices)
     }
 
     /// The bits of an entry, checked and as they are put into memory.

@@ -257,7 +257,7 @@ fn pages(
     job: &mut Job,
     budget: &mut Budget,
 ) -> Result<(), Stop> {
-    let rules = *reach.page_rules();
+    let rules = *reach.page_rules;
     let mut unpaid = Unpaid::new(memory.undo);
     while let Some(mut line) = (memory.mem())
         .next_nonzero_line(job.mfn, usize::from(job.next))
@@ -266,7 +266,7 @@ fn pages(
         if !budget.spend_entry() {
             return Err(Stop::Again);
         }
-        line.keep(usize::from(job.next)..usize::from(ENTRIES));
+        line.keep_from(usize::from(job.next));
         let mut cost = LINE;
         for (index, &word) in (line.first..).zip(&line.words) {
             if word != 0 {

@@ -60,7 +60,7 @@ fn entries(memory: Memory<'_>, table: &mut ToUndo, level: Level, budget: &mut Bu
         if !budget.spend_entry() {
             return false;
         }
-        line.keep(0..usize::from(table.progress));
+        line.keep_below(usize::from(table.progress));
         let mut cost = 0_u32;
         for (index, &word) in line.words.iter().enumerate() {
             if word != 0 && !is_ours(level, line.first.wrapping_add(index) as u16) {
