@@ -268,8 +268,9 @@ fn pages(
         }
         line.keep_from(usize::from(job.next));
         let mut cost = LINE;
-        for (index, &word) in (line.first..).zip(&line.words) {
+        for (offset, &word) in line.words.iter().enumerate() {
             if word != 0 {
+                let index = line.first.wrapping_add(offset);
                 cost = cost.wrapping_add(1);
                 page(&memory, reach, &rules, job.mfn, index, Entry(word))
                     .inspect_err(|_| job.next = index as u16)?;
