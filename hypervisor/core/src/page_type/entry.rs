@@ -192,10 +192,12 @@ impl PageRules {
         if refused != 0 {
             return Err(why(entry, refused));
         }
+        // Present, as it was: said again for the compiler, which then knows it in the loops that this is part of.
+        let kept = bits & !GLOBAL | PRESENT;
         Ok(Entry(if bits & (USER | GUEST_KERNEL) == USER {
-            bits & !GLOBAL | self.global
+            kept | self.global
         } else {
-            bits & !GLOBAL | USER | GUEST_KERNEL
+            kept | USER | GUEST_KERNEL
         }))
     }
 }

@@ -1,5 +1,5 @@
-//! How a table loses its type for good: what its entries hold goes back, from the last entry to the first, and tables below
-//! that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
+//! How a table loses its type for good: what its entries hold goes back, line by line from the last to the first, and tables
+//! below that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
 
 use super::entry::Entry;
 use super::hold::Hold;
@@ -51,7 +51,8 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     true
 }
 
-/// Gives back what the entries hold that are left, from the last to the first; `false` if the budget was spent before the end.
+/// Gives back what the entries hold that are left, line by line from the last to the first; `false` if the budget was spent
+/// before the end.
 #[inline(always)]
 fn entries(memory: Memory<'_>, table: &mut ToUndo, level: Level, budget: &mut Budget) -> bool {
     let mem = memory.mem();
