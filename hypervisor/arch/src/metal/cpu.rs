@@ -36,24 +36,33 @@ static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 /// Whether guest memory must be opened around each access (SMAP is on). Written once, before any guest runs.
 static HAS_SMAP: AtomicBool = AtomicBool::new(false);
 
-/// The CPU that runs this code. It cannot leave it: neither `Send` nor `Sync`.
+/// The CPU that runs this code: its record. It cannot leave it: neither `Send` nor `Sync`.
+#[repr(transparent)]
 pub struct Cpu {
-    pub(super) local: &'static CpuLocal,
+    pub(super) local: CpuLocal,
     stays: PhantomData<*const ()>,
 }
 
 impl Cpu {
     /// Finds the record of the running CPU from its stack pointer.
     #[inline(always)]
-    pub(super) fn current() -> Self {
-        let local = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
+    pub(super) fn current() -> &'static Self {
+        let record = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const Self;
         // SAFETY: all code but the very start runs on a stack in a per-CPU area, whose record `machine` has written
         // before the first instruction on that stack. All fields that change are cells, used by this CPU alone.
-        let local = unsafe { &*local };
-        Self {
-            local,
-            stays: PhantomData,
-        }
+        unsafe { &*record }
+    }
+
+    /// The same, from the registers of the guest that entered.
+    ///
+    /// # Safety
+    ///
+    /// `regs` must be at the place of a guest's registers on the running CPU.
+    #[inline(always)]
+    pub(super) unsafe fn of_guest(regs: *const CpuUserRegs) -> &'static Self {
+        let record = (regs as u64).wrapping_add(layout::GUEST_REGS_FROM_TOP) as *const Self;
+        // SAFETY: as in `current`: the record lies behind the main stack, whose end the caller's registers are at.
+        unsafe { &*record }
     }
 
     /// Which one it is.
@@ -66,17 +75,13 @@ impl Cpu {
         self.local.fault_address.get()
     }
 
-    /// Keeps CR2 before anything here can fault; called on each exception of a guest.
-    pub(super) fn note_fault_address(&self, vector: u32) {
-        const PAGE_FAULT: u32 = 14;
-        if vector == PAGE_FAULT {
-            let address: u64;
-            // SAFETY: reads a register.
-            unsafe {
-                asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags))
-            };
-            self.local.fault_address.set(address);
-        }
+    /// Keeps CR2 before anything here can fault; called on each page fault of a guest.
+    #[inline(always)]
+    pub(super) fn note_fault_address(&self) {
+        let address: u64;
+        // SAFETY: reads a register.
+        unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+        self.local.fault_address.set(address);
     }
 
     pub(super) fn note_nmi(&self) {
@@ -392,13 +397,9 @@ impl Cpu {
         let at = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
             as *mut CpuUserRegs;
         // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
-        // so they are copied first. The selectors are of ring 3.
+        // so they are copied first.
         unsafe {
-            at.write(CpuUserRegs {
-                cs: regs.cs | 3,
-                ss: regs.ss | 3,
-                ..*regs
-            });
+            at.write(*regs);
             entry::enter_guest(at)
         }
     }

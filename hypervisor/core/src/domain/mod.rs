@@ -144,6 +144,14 @@ impl Domain {
         self.vcpus.iter().map(|vcpu| &**vcpu)
     }
 
+    /// Shuts it down; none of its vCPUs goes on. The reason is the one that was settled first.
+    pub fn shut_down(&self, reason: u8) {
+        self.shutdown.enter(reason);
+        for vcpu in self.vcpus() {
+            vcpu.call_attention();
+        }
+    }
+
     /// Whether the port's bit in the shared page is set. `EINVAL`: no such port.
     pub fn is_port_pending(&self, mem: &PhysMem, port: Port) -> Result<bool, Errno> {
         const BITS: usize = core::mem::offset_of!(SharedInfo, evtchn_pending);

@@ -11,7 +11,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::Domain;
-use super::vcpu::{RunState, VcpuState};
+use super::vcpu::VcpuState;
 use crate::budget::Budget;
 use crate::frame::Memory;
 use crate::page_type::{TypeRef, promote, undo};
@@ -57,7 +57,7 @@ pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Prog
 
 /// Gives back what a vCPU refers to. It can never run again.
 pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
-    state.run = RunState::Offline;
+    state.retire();
     let roots = [state.root.take(), state.user_root.take()];
     for root in roots.into_iter().flatten() {
         drop(TypeRef::from_held(memory, root));

@@ -82,7 +82,7 @@ fn run(seed: u64) {
                         return;
                     }
                     let domain = scene.host.domains.get(scene.players[slot].id).unwrap();
-                    domain.shutdown.enter(3);
+                    domain.shut_down(3);
                     entry::stop(scene.host, &cpu);
                     both_stopped.wait();
                     let undo = UndoQueue::new();

@@ -19,6 +19,7 @@ use oxen_core::cmdline::CommandLine;
 use oxen_core::console::Console;
 use oxen_core::domain::privileged_state::PrivilegedState;
 use oxen_core::domain::teardown::{self, Progress};
+use oxen_core::domain::upcall::Upcall;
 use oxen_core::domain::vcpu::{Vcpu, VcpuState};
 use oxen_core::domain::{Capabilities, Domain};
 use oxen_core::frame::{Memory, Placement, Scrub, UndoQueue};
@@ -247,7 +248,7 @@ impl World {
         domain.hold_shared_info(held.into_held());
         let mut vcpus = Vec::new();
         for number in 0..2_u32 {
-            let info = shared.at(number as usize * 64);
+            let upcall = Upcall::new(mem, shared.at(number as usize * 64)).unwrap();
             // Events are masked.
             mem.store_u8(shared.at(number as usize * 64 + 1), 1)
                 .unwrap();
@@ -257,7 +258,7 @@ impl World {
             let privileged = PrivilegedState::new(host.cpuid.owned_bits());
             let mut state = VcpuState::new(regs, root(frames[ROOT]).into_held(), privileged);
             state.user_root = Some(root(frames[USER_ROOT]).into_held());
-            vcpus.push(Vcpu::new(VcpuId::new(number), info, state));
+            vcpus.push(Vcpu::new(VcpuId::new(number), upcall, state));
         }
         let domain = host.add_domain(&self.cpus[first], domain, vcpus).unwrap();
         let seats = [(first, 0), (second, 1)].map(|(cpu, number)| {
@@ -478,7 +479,7 @@ impl World {
     fn end(&mut self, slot: usize) {
         let player = &self.players[slot];
         let domain = self.host.domains.get(player.id).unwrap();
-        domain.shutdown.enter(3);
+        domain.shut_down(3);
         drop(domain);
         for seat in &player.seats {
             entry::stop(&self.host, &self.cpus[seat.cpu]);
