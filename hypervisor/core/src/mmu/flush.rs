@@ -42,10 +42,7 @@ pub(super) fn flush(ctx: &mut CallCtx<'_>, whose: Whose, what: Option<Flush>) ->
                     ctx.budget.pay(ALL);
                     ctx.cpu.flush_tlb();
                 }
-                Some(Flush::Page(address)) => {
-                    ctx.budget.pay(ctx.cpu.address_spaces());
-                    ctx.cpu.flush_page(address);
-                }
+                Some(Flush::Page(address)) => ctx.budget.pay(ctx.cpu.flush_page(address)),
                 None => {}
             }
             return Ok(());
