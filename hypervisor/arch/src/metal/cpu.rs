@@ -20,6 +20,7 @@ use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
 use crate::registers::{
     BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
 };
+use crate::seat::Seat;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tlb::TlbMode;
 
@@ -68,6 +69,12 @@ impl Cpu {
     /// Which one it is.
     pub fn id(&self) -> CpuId {
         CpuId::new(self.local.id)
+    }
+
+    /// Where it keeps what it works for.
+    #[inline(always)]
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.local.seat
     }
 
     /// CR2 of the page fault that brought the guest here.

@@ -116,7 +116,7 @@ pub fn from_registers(ctx: &mut CallCtx<'_>) {
     }
     match result {
         Ok(Reply::Value(value)) => ctx.regs.rax = value,
-        other => without_value(ctx, other),
+        other => put_result(ctx, other),
     }
 }
 
@@ -132,9 +132,10 @@ fn by_number(ctx: &mut CallCtx<'_>) -> HypercallResult {
     }
 }
 
+/// Puts any result into the registers; the common one takes no call.
 #[cold]
 #[inline(never)]
-fn without_value(ctx: &mut CallCtx<'_>, result: HypercallResult) {
+fn put_result(ctx: &mut CallCtx<'_>, result: HypercallResult) {
     match result {
         Ok(Reply::Value(value)) => ctx.regs.rax = value,
         Err(errno) => ctx.regs.rax = errno.as_register(),

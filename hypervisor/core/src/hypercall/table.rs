@@ -1,7 +1,7 @@
 //! The table of hypercalls: what each does here, who may call it, who handles it. Dispatch and the coverage page of the
 //! documentation are made from it; a call that the ABI gains does not compile until it has a row.
 //!
-//! Handlers are not inlined here: the dispatcher needs no frame then, and no call pays for another one's.
+//! Handlers are not inlined here, so that no call pays for another one's frame. The dispatcher has none: it is part of the entry.
 
 use core::fmt::{self, Write};
 
