@@ -492,7 +492,8 @@ impl World {
         let undo = UndoQueue::new();
         let progress = {
             let domain = self.host.domains.get(id).unwrap();
-            teardown::release(self.memory(cpu, &undo), &domain, &mut budget)
+            let domains = &self.host.domains;
+            teardown::release(self.memory(cpu, &undo), domains, &domain, &mut budget)
         };
         assert!(undo.is_empty());
         if progress == Progress::Done && self.host.reap_domain(&self.cpus[cpu], id) {
