@@ -17,6 +17,7 @@ use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
+use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 use crate::trap::Injection;
 
@@ -27,6 +28,8 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Events.
     pub upcall: Upcall,
+    /// Handles for grants that it maps next.
+    pub handles: FreeHandles,
     nmi_pending: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
     last_cpu: AtomicU32,
@@ -39,6 +42,7 @@ impl Vcpu {
         Self {
             id,
             upcall: Upcall::new(info),
+            handles: FreeHandles::new(),
             nmi_pending: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),

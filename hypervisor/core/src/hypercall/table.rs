@@ -14,6 +14,7 @@ use super::{
     version, vm_assist,
 };
 use crate::descriptor;
+use crate::grant;
 use crate::memory_op;
 use crate::mmu;
 use crate::trap::iret;
@@ -98,7 +99,10 @@ table! {
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
     PhysdevOpCompat => Planned("Debian's kernel as dom0");
-    GrantTableOp => Planned("grants");
+    GrantTableOp { command, ops, count } => Done(
+        "version 1; `transfer`, `dump_table`, `cache_flush` are refused",
+        grant::grant_table_op(ctx, command, ops, count)
+    );
     VmAssist { command, kind } => Done("", vm_assist::vm_assist(ctx, command, kind));
     UpdateVaMappingOtherdomain { va, entry, flags, owner } => Done(
         "",

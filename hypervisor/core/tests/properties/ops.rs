@@ -46,6 +46,7 @@ pub struct Maker<'a> {
     place: u64,
 }
 
+mod grants;
 mod memory;
 mod mmu;
 mod pages;
@@ -126,7 +127,8 @@ impl<'a> Maker<'a> {
         if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
             return self.about_the_dying(length);
         }
-        match self.rng.below(25) {
+        match self.rng.below(31) {
+            25..31 => self.grant_call(),
             20 | 21 => self.set_segment_base(),
             22..25 => self.memory_op(),
             0..9 => self.mmu_update(length),
@@ -229,7 +231,8 @@ impl<'a> Maker<'a> {
     }
 
     fn op(&mut self) -> Op {
-        match self.rng.below(30) {
+        match self.rng.below(34) {
+            30..34 => self.grant(),
             20..23 => self.trapped(),
             23 => Op::EnterUser,
             24..30 => {
