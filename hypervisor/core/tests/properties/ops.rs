@@ -36,6 +36,10 @@ const SELF: u64 = 0x7ff0;
 const IO: u64 = 0x7ff1;
 const XEN: u64 = 0x7ff2;
 
+/// Where in its page the data begins: behind what a list takes that begins below the page, so that no call overwrites its own
+/// arguments, which would be others then when it goes on.
+const BEGIN: u64 = 64;
+
 /// Makes operations for one vCPU.
 pub struct Maker<'a> {
     pub world: Scene<'a>,
@@ -59,7 +63,7 @@ impl<'a> Maker<'a> {
             rng,
             slot,
             seat,
-            place: linear(ARGS + seat),
+            place: linear(ARGS + seat) + BEGIN,
         }
     }
 
@@ -71,7 +75,7 @@ impl<'a> Maker<'a> {
         }
         let page = linear(ARGS + self.seat);
         if self.place + bytes.len() as u64 > page + 0x1000 {
-            self.place = page;
+            self.place = page + BEGIN;
         }
         let at = self.place;
         self.place += (bytes.len() as u64).next_multiple_of(8);
