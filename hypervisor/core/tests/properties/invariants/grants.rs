@@ -3,9 +3,11 @@
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::grant_table::{
     CopyFlags, GrantCopy, GrantFlags, GrantStatus, GrantTableCommand, GrantType, MapFlags,
-    MapGrantRef, QuerySize, UnmapAndReplace, UnmapGrantRef,
+    MapGrantRef, QuerySize, SetupTable, UnmapAndReplace, UnmapGrantRef,
 };
+use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::{DomId, GrantRef};
+use dom0_abi::memory::{AcquireResource, MemoryCommand, ResourceType};
 use oxen_core::grant::{GrantTable, Limits};
 use zerocopy::{FromBytes, Immutable};
 
@@ -469,9 +471,9 @@ fn i23_tables_and_handles_grow_to_their_limits() {
     );
     for (asked, wanted) in [(0, OKAY), (5, OKAY), (64, OKAY), (65, GENERAL), (3, OKAY)] {
         world.host.set_entry_budget(Budget::new(30));
-        let mut setup = dom0_abi::grant_table::SetupTable::new_zeroed();
+        let mut setup = SetupTable::new_zeroed();
         (setup.dom, setup.nr_frames) = (DomId::SELF, asked);
-        setup.frame_list = dom0_abi::handle::GuestHandle::new(GuestAddr::new(linear(ARGS) + 64));
+        setup.frame_list = GuestHandle::new(GuestAddr::new(linear(ARGS) + 64));
         let done = world.grant_ops(MAPPER, GrantTableCommand::SetupTable, &[setup]);
         assert_eq!(done[0].status, wanted, "{asked}");
         world.sound();
@@ -789,6 +791,78 @@ fn i12_a_grant_in_use_is_what_it_was() {
         world.map_grant(9, HOST | READONLY, window(0)).status,
         GENERAL
     );
+    world.sound();
+    world.finish().unwrap();
+}
+
+/// What the toolstack needs to fill a new domain's table: its frames, mapped as that domain's.
+#[test]
+fn i28_the_control_domain_gets_frames_of_tables_and_nobody_else_does() {
+    let mut world = world();
+    let id = world.players[GRANTER].id;
+    let number = Hypercall::MemoryOp.number();
+    let command = u64::from(MemoryCommand::AcquireResource.get());
+    let list = linear(ARGS) + 256;
+    let ask = |world: &mut World, slot: usize, op: AcquireResource| {
+        assert!(world.write(slot, 0, linear(ARGS), op.as_bytes()));
+        let args = [command, linear(ARGS), 0, 0, 0];
+        let answer = returned(world.call_whole(slot, 0, number, args));
+        let mut nr_frames = [0; 4];
+        let at = linear(ARGS) + core::mem::offset_of!(AcquireResource, nr_frames) as u64;
+        assert!(world.read(slot, 0, at, &mut nr_frames));
+        (answer, u32::from_le_bytes(nr_frames))
+    };
+    let mut plain = AcquireResource::new_zeroed();
+    (plain.domid, plain.kind) = (id, ResourceType::GrantTable as u16);
+    (plain.nr_frames, plain.frame_list) = (1, GuestHandle::new(GuestAddr::new(list)));
+    let with = |change: &dyn Fn(&mut AcquireResource)| {
+        let mut op = plain;
+        change(&mut op);
+        op
+    };
+    let nowhere = GuestHandle::new(GuestAddr::new(0));
+    let size = with(&|op| (op.nr_frames, op.frame_list) = (0, nowhere));
+    assert_eq!(ask(&mut world, 0, size), (0, 64));
+    for (op, wanted) in [
+        (with(&|op| op.pad = 1), INVALID),
+        (with(&|op| op.id = 1), INVALID),
+        (with(&|op| op.kind = 0), INVALID),
+        (with(&|op| op.kind = 9), INVALID),
+        (with(&|op| op.frame = 64), INVALID),
+        (with(&|op| op.frame = u64::MAX), INVALID),
+        (with(&|op| op.nr_frames = 65), INVALID),
+        (with(&|op| op.frame_list = nowhere), INVALID),
+        (
+            with(&|op| op.domid = DomId::new(900)),
+            Errno::ESRCH.as_return(),
+        ),
+        (with(&|op| op.domid = DomId::SELF), Errno::ESRCH.as_return()),
+        (with(&|op| op.domid = DomId::DOM0), FORBIDDEN),
+    ] {
+        assert_eq!(ask(&mut world, 0, op).0, wanted, "{op:?}");
+    }
+    assert_eq!(ask(&mut world, MAPPER, plain).0, FORBIDDEN);
+    world.sound();
+    world.host.set_entry_budget(Budget::new(30));
+    assert_eq!(
+        ask(&mut world, 0, with(&|op| (op.frame, op.nr_frames) = (1, 3))).0,
+        0
+    );
+    world.host.set_entry_budget(Budget::ENDLESS);
+    assert_eq!(ask(&mut world, 0, plain).0, 0);
+    let mut mfn = [0; 8];
+    assert!(world.read(0, 0, list, &mut mfn));
+    let table = Mfn::new(u64::from_le_bytes(mfn));
+    world.sound();
+    // Mapped as the other domain's, an entry in it grants.
+    let entry = table.start().get() | PRESENT | WRITABLE | USER;
+    let at = world.at(0, L1, WINDOW as u64);
+    assert_eq!(world.update(0, id.get().into(), &[(at, entry)]), 0);
+    let (mapper, frame) = (world.players[MAPPER].id, world.frame(GRANTER, MAPPED));
+    let grant = u64::from(PERMIT) | u64::from(mapper.get()) << 16 | frame.get() << 32;
+    assert!(world.write(0, 0, window(0) + 9 * 8, &grant.to_le_bytes()));
+    let mapped = world.map_grant(9, HOST, window(0));
+    assert_eq!(mapped.status, OKAY);
     world.sound();
     world.finish().unwrap();
 }

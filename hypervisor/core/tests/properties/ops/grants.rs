@@ -13,8 +13,8 @@ use crate::world::{GRANT_TABLE, L1, WINDOW, WINDOW_PAGES};
 const GRANTS: u64 = 8;
 
 impl Maker<'_> {
-    /// A write to the domain's own grant table.
-    pub(super) fn grant(&mut self) -> Op {
+    /// A write to the domain's own grant table: where, and what.
+    fn entry_of_grant(&mut self) -> (u64, Vec<u8>) {
         let at = linear(GRANT_TABLE) + self.rng.below(GRANTS) * 8;
         let flags = match self.rng.below(10) {
             0 => 0,
@@ -31,7 +31,13 @@ impl Maker<'_> {
         let entry = flags | to << 16 | frame.get() << 32;
         // Now and then only its flags, as who ends a grant does.
         let length = if self.rng.percent(80) { 8 } else { 2 };
-        Op::Write(at, entry.to_le_bytes()[..length].to_vec())
+        (at, entry.to_le_bytes()[..length].to_vec())
+    }
+
+    /// The same as an operation.
+    pub(super) fn grant(&mut self) -> Op {
+        let (at, bytes) = self.entry_of_grant();
+        Op::Write(at, bytes)
     }
 
     /// A domain that plays.
@@ -73,8 +79,16 @@ impl Maker<'_> {
         }
     }
 
-    /// A call about grants.
+    /// A call about grants, sometimes behind a write to the domain's own table.
     pub(super) fn grant_call(&mut self) -> Call {
+        let mut call = self.any_grant_call();
+        if self.rng.percent(30) {
+            call.data.push(self.entry_of_grant());
+        }
+        call
+    }
+
+    fn any_grant_call(&mut self) -> Call {
         let count = match self.rng.below(8) {
             0 => 0,
             1..5 => 1,
