@@ -20,6 +20,7 @@ use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
+use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 
 /// One vCPU.
@@ -29,6 +30,8 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Events.
     pub upcall: Upcall,
+    /// Handles for grants that it maps next.
+    pub handles: FreeHandles,
     nmi_pending: AtomicBool,
     attention: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
@@ -42,6 +45,7 @@ impl Vcpu {
         Self {
             id,
             upcall,
+            handles: FreeHandles::new(),
             nmi_pending: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
