@@ -70,6 +70,7 @@ pub fn check(report: &mut Report, grants: &Grants) {
     entries(report, grants);
     refused(report, grants);
     parts(report, grants);
+    elsewhere(report, grants);
     overwritten(report, grants);
     replaced(report, grants);
     many(report, grants);
@@ -342,6 +343,29 @@ fn replaced(report: &mut Report, grants: &Grants) {
     );
     let place = grants.lab.table(1).machine(MAP_SLOT);
     report.equal("it ends otherwise", unmap(by_entry.handle, place, 0), OKAY);
+}
+
+/// An entry that is shown for the end of a map, and leads to another frame.
+fn elsewhere(report: &mut Report, grants: &Grants) {
+    grants.fresh(9, 0);
+    grants.fresh(10, 0);
+    let own = page();
+    let entry = own.machine() | WRITABLE;
+    report.equal(
+        "an entry of another page",
+        grants.lab.map(MAP_SLOT + 3, entry),
+        Ok(0),
+    );
+    let (one, other) = (map(9, HOST, at(0)), map(10, HOST, at(1)));
+    report.equal(
+        "that of another grant",
+        unmap(one.handle, at(1), 0),
+        GENERAL,
+    );
+    report.equal("that of a page", unmap(one.handle, at(3), 0), GENERAL);
+    report.equal("the right one", unmap(one.handle, at(0), 0), OKAY);
+    report.equal("the other one", unmap(other.handle, at(1), 0), OKAY);
+    report.equal("the page's", grants.lab.map(MAP_SLOT + 3, 0), Ok(0));
 }
 
 /// Lists that are longer than a call may take at once.

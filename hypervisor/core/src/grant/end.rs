@@ -18,7 +18,7 @@ const MAP: u32 = 10;
 const HANDLES_PER_UNIT: u32 = 8;
 const FRAME: u32 = 8;
 /// What it costs to close a table: each of its locks is taken.
-const CLOSE: u32 = 8;
+const CLOSE: u32 = 5;
 
 /// How far the end has come. LOCK: rank `Domain`.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use crate::frame::{FrameRef, Memory};
 use crate::page_type::{PageType, Stop, TypeRef};
 
 /// Locks of active entries; neighbours have different ones.
-const STRIPES: usize = 16;
+const STRIPES: usize = 8;
 /// How often the granter may change its entry under our hands (XSA-24).
 const RETRIES: u32 = 5;
 /// In place of the number of a shared frame that was given back.

@@ -211,6 +211,17 @@ fn i19_any_entry_by_which_the_frame_is_mapped_so_will_do() {
     // It allows something else.
     assert_eq!(world.unmap_grant(one.handle, window(1), 0), GENERAL);
     assert_eq!(world.unmap_grant(other.handle, window(0), 0), GENERAL);
+    // It leads elsewhere: to what another grant gives, to the mapper's own page.
+    let elsewhere = world.frame(GRANTER, LOOSE + 3);
+    let (granter, mapper) = (world.players[GRANTER].id, world.players[MAPPER].id);
+    world.grant(GRANTER, 10, PERMIT, mapper, elsewhere);
+    let another = world.map_grant(10, HOST, window(3));
+    assert_eq!((another.status, another.dom), (OKAY, granter));
+    for address in [window(3), linear(MAPPED)] {
+        assert_eq!(world.unmap_grant(one.handle, address, 0), GENERAL);
+        world.sound();
+    }
+    assert_eq!(world.unmap_grant(another.handle, window(3), 0), OKAY);
     let third = world.map_grant(9, HOST, window(2));
     assert_eq!(world.unmap_grant(one.handle, window(2), 0), OKAY);
     assert_eq!(world.grant_flags(GRANTER, 9), PERMIT | READING | WRITING);
@@ -413,6 +424,36 @@ fn i21_granters_and_mappers_end_in_any_order() {
             }
         }
     }
+}
+
+/// Its end has begun, and its frames are still there.
+#[test]
+fn i21_a_table_that_is_closed_gives_nothing() {
+    let mut world = world();
+    world.granted(MAPPED, 0);
+    let first = world.map_grant(9, HOST | READONLY, window(0));
+    let id = world.players[GRANTER].id;
+    world.kill(GRANTER);
+    world.tear_down(0, 1, Budget::new(14));
+    let domain = world.host.domains.get(id).unwrap();
+    let table = domain.grants.frame(world.host.mem(), 0).unwrap();
+    drop(domain);
+    let flags = |world: &World| world.host.mem().load_u16(table.word(9)).unwrap();
+    assert_eq!(flags(&world), PERMIT | READING);
+    for access in [0, READONLY] {
+        let mut op = world.map_op(9, HOST | access, window(1));
+        op.dom = id;
+        let done = world.grant_ops(MAPPER, GrantTableCommand::MapGrantRef, &[op]);
+        assert_eq!(done[0].status, GENERAL);
+    }
+    assert_eq!(world.unmap_grant(first.handle, window(0), 0), OKAY);
+    assert_eq!(
+        flags(&world),
+        PERMIT | READING,
+        "nobody touches it any more"
+    );
+    world.sound();
+    world.finish().unwrap();
 }
 
 #[test]
