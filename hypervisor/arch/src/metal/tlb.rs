@@ -238,7 +238,8 @@ impl Machine {
             return 0;
         }
         self.flush_cpus(cpu, &stale, Flush::All);
-        stale.iter().filter(|&other| other != cpu.id()).count()
+        let others = stale.iter().filter(|&other| other != cpu.id());
+        others.fold(0, |count, _| count.wrapping_add(1))
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

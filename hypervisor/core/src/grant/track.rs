@@ -49,7 +49,7 @@ impl Parts {
 
     /// How many there are.
     pub const fn count(self) -> u8 {
-        self.bits().count_ones() as u8
+        (self.host as u8).wrapping_add(self.device as u8)
     }
 
     /// Those that are in both.
