@@ -107,7 +107,9 @@ fn place(game: &mut Game<'_>, is_by_entry: bool) -> u64 {
 fn map(game: &mut Game<'_>) -> MapGrantRef {
     let mut op = MapGrantRef::new_zeroed();
     (op.dom, op.grant_ref) = (domain(game), reference(game));
-    op.flags = game.picker().of(&[2, 2, 2, 6, 3, 7, 1, 5, 18, 22, 19, 10, 0x1_001a, 0]);
+    op.flags = game
+        .picker()
+        .of(&[2, 2, 2, 6, 3, 7, 1, 5, 18, 22, 19, 10, 0x1_001a, 0]);
     op.host_addr = place(game, op.flags & 16 != 0);
     op
 }
@@ -137,7 +139,11 @@ fn copy(game: &mut Game<'_>) -> GrantCopy {
             (DomId::SELF, game.picker().mfn())
         };
         let offset = game.word() as u16 % 4200;
-        let end = if is_source { &mut op.source } else { &mut op.dest };
+        let end = if is_source {
+            &mut op.source
+        } else {
+            &mut op.dest
+        };
         (end.domid, end.u, end.offset) = (domid, u, offset);
     }
     op.len = game.word() as u16 % 300;

@@ -130,7 +130,7 @@ impl Cpu {
             self.flush_tlb();
             return others.count_ones();
         }
-        let mut spaces = 1;
+        let mut spaces = 1_u32;
         count(Event::PageFlush);
         tlb::flush(at);
         while let Some(pcid) = Pcid::new(others.trailing_zeros() as u8) {
@@ -138,7 +138,7 @@ impl Cpu {
             count(Event::PageFlush);
             // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
             unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
-            spaces += 1;
+            spaces = spaces.wrapping_add(1);
         }
         spaces
     }
