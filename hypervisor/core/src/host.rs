@@ -256,6 +256,7 @@ fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
     }
     domain.map.clear(memory);
     domain.events.clear(memory);
+    domain.grants.free(memory);
     memory.unplace(domain);
 }
 

@@ -21,6 +21,7 @@ pub mod descriptor;
 pub mod domain;
 pub mod event;
 pub mod frame;
+pub mod grant;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;

@@ -1,6 +1,7 @@
 //! The end of a domain: all that it has goes back, in bounded steps.
 //!
-//! First the vCPUs give up what they refer to, then the ports are closed: from then on nobody reaches the domain by an event. Then each frame of the domain is visited once: the domain gives it back, its pin
+//! First the vCPUs give up what they refer to, then the ports are closed: nobody reaches the domain by an event any more. What the
+//! domain has mapped of others' grants is given back. Then each frame of the domain is visited once: the domain gives it back, its pin
 //! ends, and a promotion that somebody left half-way is given up. It is free when nobody refers to it any more:
 //! tables follow by the undo queue; what another domain maps lingers until that ends.
 //!
@@ -12,10 +13,11 @@ use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::Domain;
 use super::table::DomainTable;
-use super::vcpu::{RunState, VcpuState};
+use super::vcpu::VcpuState;
 use crate::budget::Budget;
 use crate::event::close;
 use crate::frame::Memory;
+use crate::grant;
 use crate::page_type::{TypeRef, promote, undo};
 
 /// How far the end of a domain has come.
@@ -31,7 +33,7 @@ pub enum Progress {
 /// Gives back what a domain has, as far as the budget goes. None of its vCPUs runs, or will: it is shut down, and the CPUs that
 /// ran them have loaded another root.
 ///
-/// `domains` are all of them, among which are those at the other ends of its ports. `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
+/// `domains`: those at the other ends of its ports, and whose grants it may have mapped. `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
 pub fn release(
     memory: Memory<'_>,
     domains: &DomainTable,
@@ -54,6 +56,9 @@ pub fn release(
     if let Some(exchange) = domain.exchange.take() {
         exchange.end(own);
     }
+    if !grant::end::end(own, domains, domain, budget) {
+        return Progress::More;
+    }
     loop {
         if !undo::drain(own, budget) || !budget.spend() {
             return Progress::More;
@@ -67,7 +72,7 @@ pub fn release(
 
 /// Gives back what a vCPU refers to. It can never run again.
 pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
-    state.run = RunState::Offline;
+    state.retire();
     let roots = [state.root.take(), state.user_root.take()];
     for root in roots.into_iter().flatten() {
         drop(TypeRef::from_held(memory, root));

@@ -23,7 +23,7 @@ pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hypercal
         SchedCommand::Block => block(ctx),
         SchedCommand::Shutdown => {
             let request: SchedShutdown = GuestPtr::new(arg).read(ctx.cpu)?;
-            ctx.domain.shutdown.enter(request.reason as u8);
+            ctx.domain.shut_down(request.reason as u8);
             Ok(Reply::DONE)
         }
         SchedCommand::ShutdownCode => {
@@ -45,7 +45,7 @@ pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> Hyperca
         Ok(SchedCommand::Yield) => Ok(Reply::DONE),
         Ok(SchedCommand::Block) => block(ctx),
         Ok(SchedCommand::Shutdown) => {
-            ctx.domain.shutdown.enter(arg as u8);
+            ctx.domain.shut_down(arg as u8);
             Ok(Reply::DONE)
         }
         _ => Err(Errno::ENOSYS),
@@ -58,7 +58,7 @@ fn block(ctx: &mut CallCtx<'_>) -> HypercallResult {
         .upcall
         .set_mask(ctx.host.mem(), 0)
         .map_err(|BadFrame| Errno::EFAULT)?;
-    ctx.state.run = RunState::Blocked;
+    ctx.vcpu.set_run(ctx.state, RunState::Blocked);
     Ok(Reply::DONE)
 }
 
@@ -83,7 +83,7 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     if request.timeout == 0 && request.nr_ports <= 1 {
         // The way back to the guest looks at the port once more: an event that comes from here on wakes it.
         ctx.domain.events.pollers.enter(ctx.vcpu.id);
-        ctx.state.run = RunState::Polling(last);
+        ctx.vcpu.set_run(ctx.state, RunState::Polling(last));
     }
     Ok(Reply::DONE)
 }

@@ -83,7 +83,7 @@ fn the_end_of_a_domain_disconnects_all_its_ports_in_steps() {
     }
     fill(&mut other, 30);
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
-    domain.shutdown.enter(3);
+    domain.shut_down(3);
     entry::stop(&guest.host, &guest.other_cpu);
     let undo = UndoQueue::new();
     let memory = guest.host.memory(&guest.cpu, &undo);

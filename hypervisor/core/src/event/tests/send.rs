@@ -224,7 +224,7 @@ fn a_poll_ends_with_the_event_though_it_is_masked() {
     assert_eq!(Caller::neighbour(&guest, &neighbour).send(far), 0);
     let again = entry::look_again(&guest.host, &guest.cpu, &mut regs);
     assert_eq!((again, pollers(&guest)), (Next::Guest, vec![]));
-    assert_eq!(guest.state(|state| state.run), RunState::Running);
+    assert_eq!(guest.state(|state| state.run()), RunState::Running);
     // And it does not begin to sleep as long as it is pending.
     assert_eq!(poll(&mut guest, near), Next::Guest);
     assert_eq!(poll(&mut guest, 64), Next::Guest);
