@@ -112,7 +112,7 @@ impl Ports {
         taken.numbers.take(number);
         // ORDERING: Release pairs with the Acquire of whoever asks whether the port is valid. Under the lock it only grows.
         if number >= self.valid.load(Ordering::Relaxed) {
-            let valid = number.saturating_add(1).next_multiple_of(STEP);
+            let valid = (number / STEP).wrapping_add(1).wrapping_mul(STEP);
             self.valid.store(valid, Ordering::Release);
         }
         Ok(Reserved {
