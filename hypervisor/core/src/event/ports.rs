@@ -15,7 +15,8 @@ use dom0_abi::errno::Errno;
 use dom0_abi::ids::Port;
 use oxen_arch::memory::FrameBox;
 use oxen_arch::sync::atomic::{AtomicU32, Ordering};
-use oxen_arch::sync::{Once, Rank, SpinLock};
+use oxen_arch::sync::{Rank, SpinLock};
+use oxen_arch::write_once::WriteOnce;
 
 use super::cell::PortCell;
 use super::numbers::Numbers;
@@ -35,7 +36,7 @@ type Page = [PortCell; PER_PAGE];
 
 /// The ports.
 pub struct Ports {
-    pages: [Once<FrameBox<Page>>; MAX_PAGES],
+    pages: [WriteOnce<FrameBox<Page>>; MAX_PAGES],
     /// Ports below this are valid. It only grows.
     valid: AtomicU32,
     /// Ports below this may be taken.
@@ -55,7 +56,7 @@ impl Ports {
     /// No port, and as many possible as the form of events has.
     pub fn new() -> Self {
         Self {
-            pages: [const { Once::new() }; MAX_PAGES],
+            pages: [const { WriteOnce::new() }; MAX_PAGES],
             valid: AtomicU32::new(STEP),
             limit: NR_PORTS,
             numbers: SpinLock::new(
@@ -107,8 +108,14 @@ impl Ports {
         let number = taken.numbers.lowest_free(self.limit).ok_or(Errno::ENOSPC)?;
         let index = number as usize;
         let page = self.pages.get(index / PER_PAGE).ok_or(Errno::ENOSPC)?;
-        let page = page.try_call_once(|| place_page(memory))?;
-        let cell = page.get(index % PER_PAGE).ok_or(Errno::ENOSPC)?;
+        if page.get().is_none()
+            && let Err(refused) = page.set(place_page(memory)?)
+        {
+            // Under the lock there is nobody else.
+            memory.unplace(refused);
+        }
+        let cell = page.get().and_then(|page| page.get(index % PER_PAGE));
+        let cell = cell.ok_or(Errno::ENOSPC)?;
         taken.numbers.take(number);
         // ORDERING: Release pairs with the Acquire of whoever asks whether the port is valid. Under the lock it only grows.
         if number >= self.valid.load(Ordering::Relaxed) {
@@ -140,8 +147,7 @@ impl Ports {
     /// Gives the pages back. Nobody else has the domain any more.
     pub fn clear(&mut self, memory: Memory<'_>) {
         for page in &mut self.pages {
-            let page = core::mem::replace(page, Once::new());
-            if let Some(page) = page.try_into_inner() {
+            if let Some(page) = page.take() {
                 memory.unplace(page);
             }
         }
