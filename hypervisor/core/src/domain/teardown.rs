@@ -33,7 +33,8 @@ pub enum Progress {
 /// Gives back what a domain has, as far as the budget goes. None of its vCPUs runs, or will: it is shut down, and the CPUs that
 /// ran them have loaded another root.
 ///
-/// `domains`: those at the other ends of its ports, and whose grants it may have mapped. `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
+/// `domains`: those at the other ends of its ports, and whose grants it may have mapped. `memory` may be anybody's; what the
+/// domain itself had taken out of use and not undone yet comes first.
 pub fn release(
     memory: Memory<'_>,
     domains: &DomainTable,
