@@ -19,6 +19,7 @@ pub mod cmdline;
 pub mod console;
 pub mod descriptor;
 pub mod domain;
+pub mod event;
 pub mod frame;
 pub mod grant;
 pub mod guest_access;

@@ -9,6 +9,7 @@
 #[allow(dead_code)] // The property tests use more of it.
 #[path = "../../../hypervisor/core/tests/properties/books.rs"]
 mod books;
+mod events;
 mod game;
 mod grants;
 mod pick;
@@ -68,6 +69,12 @@ pub const TARGETS: &[Target] = &[
         what: "grants given, mapped, copied, swapped and ended, with odd references, flags and places",
         begin: |_| (),
         step: grants::grant,
+    },
+    Target {
+        name: "evtchn",
+        what: "ports made, connected, sent through, moved and closed, and what guests write about them",
+        begin: |_| (),
+        step: events::event,
     },
     Target {
         name: "hypercall",

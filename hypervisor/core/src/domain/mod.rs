@@ -15,13 +15,13 @@ pub mod vcpu;
 use arrayvec::ArrayVec;
 use bitflags::bitflags;
 use dom0_abi::addr::Mfn;
-use dom0_abi::errno::Errno;
-use dom0_abi::ids::{DomId, DomainHandle, Port, VcpuId};
+use dom0_abi::ids::{DomId, DomainHandle, VcpuId};
 use dom0_abi::xen::{SharedInfo, VmAssist};
 use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
+use crate::event::Ports;
 use crate::frame::{Frames, UndoQueue};
 use crate::grant::{GrantTable, Limits};
 use crate::memory_op::PendingExchange;
@@ -33,10 +33,6 @@ use vcpu::Vcpu;
 
 /// The most vCPUs that a domain can have.
 pub const MAX_VCPUS: usize = 128;
-
-/// Ports of the two-level event channels. ABI: `public/event_channel.h`, `EVTCHN_2L_NR_CHANNELS`.
-#[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
-pub const TWO_LEVEL_PORTS: u32 = 4096;
 
 bitflags! {
     /// What a domain may do beyond itself. None is implied by another or by a domain's number.
@@ -70,6 +66,8 @@ pub struct Domain {
     pub shutdown: Shutdown,
     /// The I/O ports that it may reach.
     pub ports: PortRights,
+    /// Its event channel ports.
+    pub events: Ports,
     /// How much memory it may have.
     pub memory: MemoryAccount,
     /// The memory map that its toolstack gave it.
@@ -95,6 +93,7 @@ impl Domain {
             assists: Assists(AtomicU64::new(0)),
             shutdown: Shutdown::new(),
             ports,
+            events: Ports::new(),
             memory: MemoryAccount::default(),
             map: DomainMap::new(),
             undo: UndoQueue::new(),
@@ -163,18 +162,6 @@ impl Domain {
         for vcpu in self.vcpus() {
             vcpu.call_attention();
         }
-    }
-
-    /// Whether the port's bit in the shared page is set. `EINVAL`: no such port.
-    pub fn is_port_pending(&self, mem: &PhysMem, port: Port) -> Result<bool, Errno> {
-        const BITS: usize = core::mem::offset_of!(SharedInfo, evtchn_pending);
-        if port.get() >= TWO_LEVEL_PORTS {
-            return Err(Errno::EINVAL);
-        }
-        let word = (port.get() / 64) as usize;
-        let at = self.shared_info.at(BITS.wrapping_add(word.wrapping_mul(8)));
-        let bits = mem.load_u64(at).map_err(|BadFrame| Errno::EFAULT)?;
-        Ok(bits & 1_u64.wrapping_shl(port.get()) != 0)
     }
 
     /// Why the last NMI came, as the shared page says it.

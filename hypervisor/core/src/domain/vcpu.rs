@@ -20,6 +20,7 @@ use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
+use crate::event::VirqPorts;
 use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 
@@ -30,6 +31,8 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Events.
     pub upcall: Upcall,
+    /// The ports of its VIRQs.
+    pub virqs: VirqPorts,
     /// Handles for grants that it maps next.
     pub handles: FreeHandles,
     nmi_pending: AtomicBool,
@@ -45,6 +48,7 @@ impl Vcpu {
         Self {
             id,
             upcall,
+            virqs: VirqPorts::new(),
             handles: FreeHandles::new(),
             nmi_pending: AtomicBool::new(false),
             attention: AtomicBool::new(false),

@@ -110,6 +110,13 @@ pub enum Continuation {
         /// The argument.
         arg: GuestAddr,
     },
+    /// Of `event_channel_op`: all of it, with what is done not to be found any more.
+    EventChannelOp {
+        /// The command.
+        command: u32,
+        /// The argument.
+        arg: GuestAddr,
+    },
     /// Of `grant_table_op`: the operations from `ops` on.
     GrantTableOp {
         /// The command.
@@ -195,6 +202,10 @@ impl Continuation {
             Self::MemoryOp { command, arg } => (
                 Hypercall::MemoryOp,
                 Arguments([command, arg.get(), 0, 0, 0]),
+            ),
+            Self::EventChannelOp { command, arg } => (
+                Hypercall::EventChannelOp,
+                Arguments([command as u64, arg.get(), 0, 0, 0]),
             ),
             Self::GrantTableOp {
                 command,

@@ -14,6 +14,7 @@ use super::{
     version, vm_assist,
 };
 use crate::descriptor;
+use crate::event;
 use crate::grant;
 use crate::memory_op;
 use crate::mmu;
@@ -94,7 +95,7 @@ table! {
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
     UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));
     SetTimerOp => Planned("time and timers");
-    EventChannelOpCompat => Planned("event channels");
+    EventChannelOpCompat { op } => Done("", event::ops::event_channel_op_compat(ctx, op));
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
     PhysdevOpCompat => Planned("Debian's kernel as dom0");
@@ -120,7 +121,11 @@ table! {
     );
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
-    EventChannelOp => Planned("event channels");
+    EventChannelOp { command, arg } => Done(
+        "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
+         before `physdev_op` maps some; `reset` of another domain comes with pausing",
+        event::ops::event_channel_op(ctx, command, arg)
+    );
     PhysdevOp => Planned("Debian's kernel as dom0");
     HvmOp => Refused(ENOSYS, "for guests in hardware containers");
     Sysctl => Planned("Debian's tools");

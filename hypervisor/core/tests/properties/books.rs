@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use dom0_abi::addr::Mfn;
-use dom0_abi::ids::DomId;
+use dom0_abi::ids::{DomId, Port, VcpuId};
 use oxen_arch::boot::CpuId;
 use oxen_core::audit::translations::{self, Remembered};
 use oxen_core::audit::{self, Finding, Problem, Story, Wrong};
+use oxen_core::event::word::{Binding, PortState};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::PageType;
 
@@ -21,8 +22,43 @@ pub struct Books {
 }
 
 impl World {
+    /// Whether ends of connections name each other, and VIRQs their ports (I22).
+    fn check_ports(&self) -> Result<(), String> {
+        let living = self.players.iter().map(|player| player.id);
+        for id in living.chain(self.dying.iter().copied()) {
+            let domain = self.host.domains.get(id);
+            let Some(domain) = domain else { continue };
+            for port in (0..64).map(Port::new) {
+                let binding = domain.events.binding(port).unwrap();
+                let is_right = match binding.state {
+                    PortState::Interdomain { remote, port: far } => {
+                        let other = self.host.domains.get(remote);
+                        let end = other.and_then(|other| other.events.binding(far).ok());
+                        let expected = PortState::Interdomain { remote: id, port };
+                        end.is_some_and(|end| end.state == expected)
+                    }
+                    PortState::Virq(virq) => {
+                        let whose = match virq.is_per_vcpu() {
+                            true => binding.vcpu,
+                            false => VcpuId::new(0),
+                        };
+                        let vcpu = domain.vcpu(whose);
+                        vcpu.is_some_and(|vcpu| vcpu.virqs.get(virq) == Some(port))
+                    }
+                    PortState::Free => binding == Binding::FREE,
+                    PortState::Unbound { .. } | PortState::Ipi => true,
+                };
+                if !is_right {
+                    return Err(format!("domain {id}, port {port}: {binding:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lets the auditor look at everything.
     pub fn check(&mut self) -> Result<(), String> {
+        self.check_ports()?;
         let mut findings = Vec::new();
         let wild = self.config.wild;
         let mut report = |finding: Finding| {

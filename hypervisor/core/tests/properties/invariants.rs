@@ -21,6 +21,7 @@ use crate::world::{
 
 mod auditor;
 mod calls;
+mod events;
 mod grants;
 mod reach;
 mod types;

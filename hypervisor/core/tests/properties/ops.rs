@@ -40,6 +40,9 @@ const XEN: u64 = 0x7ff2;
 /// arguments, which would be others then when it goes on.
 const BEGIN: u64 = 64;
 
+/// The longest request of a list.
+const GAP: u64 = size_of::<MmuextOp>() as u64;
+
 /// Makes operations for one vCPU.
 pub struct Maker<'a> {
     pub world: Scene<'a>,
@@ -50,6 +53,7 @@ pub struct Maker<'a> {
     place: u64,
 }
 
+mod events;
 mod grants;
 mod memory;
 mod mmu;
@@ -78,7 +82,8 @@ impl<'a> Maker<'a> {
             self.place = page + BEGIN;
         }
         let at = self.place;
-        self.place += (bytes.len() as u64).next_multiple_of(8);
+        // Lists are counted one longer than they are, sometimes: what lies behind is no other call's of the same batch.
+        self.place += (bytes.len() as u64).next_multiple_of(8) + GAP;
         call.push((at, bytes.to_vec()));
         at
     }
@@ -131,7 +136,8 @@ impl<'a> Maker<'a> {
         if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
             return self.about_the_dying(length);
         }
-        match self.rng.below(31) {
+        match self.rng.below(34) {
+            31..34 => self.event_call(),
             25..31 => self.grant_call(),
             20 | 21 => self.set_segment_base(),
             22..25 => self.memory_op(),

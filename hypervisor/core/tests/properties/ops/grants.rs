@@ -41,7 +41,7 @@ impl Maker<'_> {
     }
 
     /// A domain that plays.
-    fn domain(&mut self) -> u64 {
+    pub(super) fn domain(&mut self) -> u64 {
         let slot = self.rng.below(3) as usize;
         u64::from(self.world.players[slot].id.get())
     }
