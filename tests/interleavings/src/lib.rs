@@ -12,6 +12,8 @@ pub mod budget;
 pub mod frame;
 pub mod memory;
 pub mod page_type;
+#[path = "../../../hypervisor/core/src/sched/mod.rs"]
+pub mod sched;
 pub mod sync;
 pub mod twin;
 
