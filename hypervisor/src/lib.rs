@@ -47,7 +47,7 @@ pub fn start(handover: Handover) -> ! {
 }
 
 /// Goes on with the machine built, on the CPU's own stack.
-fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
+fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
     let modules = core::mem::take(&mut boot.modules);
     let boot = &*boot;
     let parsed = CommandLine::parse(&boot.command_line);
@@ -55,12 +55,12 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
     let Some(console) = Console::new(&machine) else {
         panic::stop(format_args!("no room for the log"))
     };
-    let host = HOST.try_call_once(|| Host::new(machine, &cpu, boot, settings, console));
+    let host = HOST.try_call_once(|| Host::new(machine, cpu, boot, settings, console));
     let host = match host {
         Ok(host) => host,
         Err(error) => panic::stop(format_args!("{error}")),
     };
-    let out = host.out(&cpu);
+    let out = host.out(cpu);
     out.configure(&host.settings, boot.entry_tsc);
     info!(
         out,
@@ -104,7 +104,7 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: Cpu) -> ! {
             "no IO-APIC serves interrupt {}: the serial line is for output only", line.irq
         );
     }
-    let regs = match dom0::start(host, &cpu, boot, modules, parsed.dom0_arguments) {
+    let regs = match dom0::start(host, cpu, boot, modules, parsed.dom0_arguments) {
         Ok(regs) => regs,
         Err(error) => {
             error!(out, "{error}");

@@ -8,6 +8,11 @@ pub const ENTRY_SYSCALL32: u32 = 0x101;
 /// Added to the vector of an exception that the return to the guest raised: it was no instruction of the guest's.
 pub const ENTRY_RETURN: u32 = 0x200;
 
+/// Flags that a guest may have as it likes: CF, PF, AF, ZF, SF, TF, DF, OF, RF, AC, ID. SPEC: Intel SDM volume 1, 3.4.3.
+pub const GUEST_FLAGS: u64 = 0x25_0dd5;
+/// Flags that every guest runs with: IF, and the one that is always 1. All others are 0, whatever is asked for (I24).
+pub const FORCED_FLAGS: u64 = 1 << 9 | 1 << 1;
+
 /// The page attribute table that every CPU is given and every guest's page tables go by: WB, WT, UC-, UC, WC, WP, UC, UC.
 /// Linux adopts what it finds.
 pub const PAT: u64 = 0x0000_0501_0007_0406;

@@ -1,99 +1,63 @@
 //! Slots, and for each CPU a seat: where it keeps the counted reference to what it works for from one entry to the next.
 //!
 //! A CPU that runs a guest needs the guest's domain at every entry, and nobody may take the domain away meanwhile. So it takes a
-//! reference once, with the part of the value that entries want (its vCPU), and finds both in two loads, without counting.
+//! reference once, with the part of the value that entries want (its vCPU), and finds both in its own record, without counting.
 //!
 //! UNSAFETY: the reference outlives every scope of the code that took it, which safe Rust can say only of statics, and there
-//! are none here. Slots and seats are one object, so neither outlives the other.
+//! are none here. A seat says whose it is by a number that no two tables have, so nobody else looks at what is kept there.
 
-use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use crate::Cpu;
 use crate::memory::BootSlice;
 use crate::slot::{Slot, SlotRef};
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// Slots, and the seats of all CPUs.
+/// Slots, and what CPUs keep of them.
 pub struct SlotTable<T, P> {
     slots: BootSlice<Slot<T>>,
-    seats: BootSlice<Seat<T, P>>,
+    number: u64,
+    parts: PhantomData<fn() -> P>,
 }
 
-/// What one CPU keeps.
+/// What one CPU keeps, in its record. Only the CPU itself comes here, one piece of code after the other: the atomics are but
+/// cells that the records of a model machine may have.
 ///
-/// INVARIANT: whoever brought the state to `BUSY` has the cell for himself until he changes it again. In the state `TAKEN`
-/// the cell holds pointers into the value of a slot of the same table, and one reference of that slot's count is the
-/// seat's.
-pub struct Seat<T, P> {
-    state: AtomicU8,
-    taken: UnsafeCell<Option<Taken<T, P>>>,
+/// INVARIANT: if `slot` is not null, it is a slot of one table, the others are a value in it and a part of that, and one reference of
+/// the slot's count is the seat's. `owner` is the number of that table, or [`NOBODY`] as long as somebody uses what is kept.
+pub(crate) struct Seat {
+    owner: AtomicU64,
+    slot: AtomicPtr<()>,
+    value: AtomicPtr<()>,
+    part: AtomicPtr<()>,
 }
 
-struct Taken<T, P> {
-    slot: NonNull<Slot<T>>,
-    value: NonNull<T>,
-    part: NonNull<P>,
-}
+/// The number of no table.
+const NOBODY: u64 = 0;
+/// The number of the next table.
+static NEXT: AtomicU64 = AtomicU64::new(NOBODY + 1);
 
-/// Nothing is kept.
-const EMPTY: u8 = 0;
-/// Something is kept, and the CPU is not using it.
-const TAKEN: u8 = 1;
-/// Somebody is in the cell, or uses what is kept.
-const BUSY: u8 = 2;
-
-// SAFETY: `&T` and `&P` are used on the CPU of the seat, and references to `T` are given back on any (so `T: Send + Sync` as for
-// `Slot`); the states exclude everything else.
-#[allow(unsafe_code)]
-unsafe impl<T: Send + Sync, P: Sync> Sync for Seat<T, P> {}
-// SAFETY: as above: the pointers are references that may be anywhere.
-#[allow(unsafe_code)]
-unsafe impl<T: Send + Sync, P: Sync> Send for Seat<T, P> {}
-
-impl<T, P> Seat<T, P> {
+impl Seat {
     /// A seat in which nothing is kept.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
-            state: AtomicU8::new(EMPTY),
-            taken: UnsafeCell::new(None),
+            owner: AtomicU64::new(NOBODY),
+            slot: AtomicPtr::new(ptr::null_mut()),
+            value: AtomicPtr::new(ptr::null_mut()),
+            part: AtomicPtr::new(ptr::null_mut()),
         }
-    }
-
-    /// Goes from a state to `BUSY`, if it is that. On the machine only the seat's own CPU comes here, one entry after the
-    /// other: so a load and a store are as good as an exchange. On the host a test may confuse the CPUs of two machines.
-    #[inline(always)]
-    fn claim(&self, from: u8) -> bool {
-        if cfg!(target_os = "none") {
-            let is_there = self.state.load(Ordering::Relaxed) == from;
-            if is_there {
-                self.state.store(BUSY, Ordering::Relaxed);
-            }
-            return is_there;
-        }
-        self.state
-            .compare_exchange(from, BUSY, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    /// Ends what `claim` began.
-    #[inline(always)]
-    fn settle(&self, state: u8) {
-        self.state.store(state, Ordering::Release);
     }
 }
 
-impl<T, P> Default for Seat<T, P> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T, P> SlotTable<T, P> {
-    /// Puts slots and seats, the latter by the numbers of the CPUs, together.
-    pub const fn new(slots: BootSlice<Slot<T>>, seats: BootSlice<Seat<T, P>>) -> Self {
-        Self { slots, seats }
+impl<T: Send + Sync, P: Sync> SlotTable<T, P> {
+    /// A table of these slots.
+    pub fn new(slots: BootSlice<Slot<T>>) -> Self {
+        Self {
+            slots,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            parts: PhantomData,
+        }
     }
 
     /// The slot of this number.
@@ -109,67 +73,60 @@ impl<T, P> SlotTable<T, P> {
         reference: SlotRef<'_, T>,
         part: impl for<'a> FnOnce(&'a T) -> Option<&'a P>,
     ) -> bool {
-        let (Some(seat), Some(part)) = (self.seat(cpu), part(&reference)) else {
+        let seat = cpu.seat();
+        let Some(part) = part(&reference) else {
             return false;
         };
         let (value, part) = (NonNull::from(&*reference), NonNull::from(part));
         let is_ours = |slot| self.slots.as_ptr_range().contains(&ptr::from_ref(slot));
-        if !is_ours(reference.slot()) || !seat.claim(EMPTY) {
+        let is_free = seat.slot.load(Ordering::Relaxed).is_null();
+        if !is_ours(reference.slot()) || !is_free {
             return false;
         }
         let slot = NonNull::from(reference.into_slot());
-        // SAFETY: the cell is ours: the state is `BUSY`, and we made it so.
-        #[allow(unsafe_code)]
-        unsafe {
-            *seat.taken.get() = Some(Taken { slot, value, part });
-        }
-        seat.settle(TAKEN);
+        seat.slot.store(slot.as_ptr().cast(), Ordering::Relaxed);
+        seat.value.store(value.as_ptr().cast(), Ordering::Relaxed);
+        seat.part.store(part.as_ptr().cast(), Ordering::Relaxed);
+        seat.owner.store(self.number, Ordering::Relaxed);
         true
     }
 
-    /// What the CPU keeps; `None` if that is nothing, or the code that runs is using it already.
+    /// What the CPU keeps of this table; `None` if that is nothing, or the code that runs is using it already.
     #[inline(always)]
-    pub fn enter(&self, cpu: &Cpu) -> Option<Entered<'_, T, P>> {
-        let seat = self.seat(cpu)?;
-        if !seat.claim(TAKEN) {
+    pub fn enter<'t>(&'t self, cpu: &'t Cpu) -> Option<Entered<'t, T, P>> {
+        let seat = cpu.seat();
+        if seat.owner.load(Ordering::Relaxed) != self.number {
             return None;
         }
+        seat.owner.store(NOBODY, Ordering::Relaxed);
         Some(Entered {
             seat,
+            table: self,
             stays: PhantomData,
         })
     }
 
-    /// Gives back what the CPU keeps. `false`, and nothing is done, if that is nothing or in use.
+    /// Gives back what the CPU keeps. `false`, and nothing is done, if that is nothing of this table, or in use.
     pub fn leave(&self, cpu: &Cpu) -> bool {
-        let Some(seat) = self.seat(cpu) else {
-            return false;
-        };
-        if !seat.claim(TAKEN) {
+        let seat = cpu.seat();
+        if seat.owner.load(Ordering::Relaxed) != self.number {
             return false;
         }
-        // SAFETY: the cell is ours: the state is `BUSY`, and we made it so.
+        seat.owner.store(NOBODY, Ordering::Relaxed);
+        let slot = seat.slot.load(Ordering::Relaxed);
+        seat.slot.store(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: 1. By its number what was kept is a slot of this table, so it is there. 2. The seat's reference is in its count,
+        // and the seat forgets it here.
         #[allow(unsafe_code)]
-        let taken = unsafe { (*seat.taken.get()).take() };
-        if let Some(taken) = taken {
-            // SAFETY: 1. The slot is in this table, so it is there. 2. The seat's reference is in its count, and the seat forgets
-            // it here.
-            #[allow(unsafe_code)]
-            drop(unsafe { SlotRef::from_slot(taken.slot.as_ref()) });
-        }
-        seat.settle(EMPTY);
+        drop(unsafe { SlotRef::from_slot(&*slot.cast::<Slot<T>>()) });
         true
-    }
-
-    #[inline(always)]
-    fn seat(&self, cpu: &Cpu) -> Option<&Seat<T, P>> {
-        self.seats.get(usize::try_from(cpu.id().get()).ok()?)
     }
 }
 
 /// What a CPU keeps, in use until this is dropped: it cannot be given back meanwhile.
 pub struct Entered<'t, T, P> {
-    seat: &'t Seat<T, P>,
+    seat: &'t Seat,
+    table: &'t SlotTable<T, P>,
     stays: PhantomData<*const ()>,
 }
 
@@ -177,13 +134,15 @@ impl<T, P> Entered<'_, T, P> {
     /// The value, and the part of it.
     #[inline(always)]
     pub fn both(&self) -> (&T, &P) {
-        // SAFETY: 1. The state was `TAKEN` and is `BUSY` for as long as `self` is there, so by the invariant of `Seat` the cell
-        // is filled, nobody writes to it, and a reference is counted. 2. So the value stays as `Slot` promises, and its part
-        // with it, which was borrowed from it; both borrows end before `self`.
+        let value = self.seat.value.load(Ordering::Relaxed).cast::<T>();
+        let part = self.seat.part.load(Ordering::Relaxed).cast::<P>();
+        // SAFETY: 1. The seat was this table's, so by its invariant these are a `T` and a `P`, and a reference is counted; that stays
+        // so for as long as `self` is there, since nobody changes a seat that is in use. 2. So the value stays as `Slot` promises,
+        // and its part with it, which was borrowed from it; both borrows end before `self`. 3. Another thread may have
+        // taken the reference, on a CPU that a host plays: hence the bounds of `SlotTable`.
         #[allow(unsafe_code)]
         unsafe {
-            let taken = (*self.seat.taken.get()).as_ref().unwrap_unchecked();
-            (taken.value.as_ref(), taken.part.as_ref())
+            (&*value, &*part)
         }
     }
 }
@@ -191,7 +150,7 @@ impl<T, P> Entered<'_, T, P> {
 impl<T, P> Drop for Entered<'_, T, P> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.seat.settle(TAKEN);
+        self.seat.owner.store(self.table.number, Ordering::Relaxed);
     }
 }
 
@@ -205,9 +164,7 @@ mod tests {
     type Table = SlotTable<[String; 2], String>;
 
     fn table(machine: &Machine) -> Table {
-        let slots = machine.boot_slice(3, |_| Slot::new()).unwrap();
-        let seats = machine.boot_slice(machine.nr_cpus(), |_| Seat::new());
-        SlotTable::new(slots, seats.unwrap())
+        SlotTable::new(machine.boot_slice(3, |_| Slot::new()).unwrap())
     }
 
     fn machine() -> Machine {
@@ -237,7 +194,14 @@ mod tests {
             assert_eq!(entered.both().1, "second");
             assert!(table.enter(&cpu).is_none(), "in use");
             assert!(!table.leave(&cpu), "in use");
+            let next = table.slot(2).unwrap().fill(value()).unwrap();
+            assert!(!table.sit(&cpu, next, |both| both.first()), "in use");
+            assert!(table.slot(2).unwrap().retire());
+            assert!(table.slot(2).unwrap().reap().is_some(), "given back");
         }
+        let another = self::table(&machine);
+        assert!(another.enter(&cpu).is_none(), "not what it has");
+        assert!(!another.leave(&cpu), "not what it has");
         assert!(table.leave(&cpu) && !table.leave(&cpu));
         assert!(table.enter(&cpu).is_none());
         assert_eq!(slot.reap(), Some(value()));

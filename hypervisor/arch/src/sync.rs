@@ -21,6 +21,17 @@ use crate::counters::{Event, count};
 /// A value that is made once, by whoever comes first.
 pub use spin::Once;
 
+/// A sequentially consistent fence, for whoever has just changed some word by a read-modify-write: on the machine each of these is
+/// a full barrier already, so only the compiler is told.
+#[inline(always)]
+pub fn fence_behind_exchange() {
+    if cfg!(target_os = "none") {
+        core::sync::atomic::compiler_fence(atomic::Ordering::SeqCst);
+    } else {
+        atomic::fence(atomic::Ordering::SeqCst);
+    }
+}
+
 /// The order of locks: what comes later here is taken later.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]

@@ -39,11 +39,10 @@ impl<T> GuestPtr<T> {
         check_guest_range(self.addr(), 1).is_ok()
     }
 
-    /// The same for `count` values in a row. A row that goes on beyond the last address is left to the accesses.
+    /// The same for `count` values in a row; of none, for the first byte.
     pub const fn row_can_be_guests(self, count: u32) -> bool {
         let len = (size_of::<T>()).saturating_mul(count as usize);
-        let goes_beyond = self.addr().get().checked_add(len as u64).is_none();
-        self.can_be_guests() && (goes_beyond || check_guest_range(self.addr(), len).is_ok())
+        check_guest_range(self.addr(), if len == 0 { 1 } else { len }).is_ok()
     }
 
     /// A claim about what lies `bytes` behind. An address beyond the last one wraps; every access to it is checked.

@@ -237,6 +237,7 @@ fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
         release_vcpu(memory, vcpu);
     }
     domain.map.clear(memory);
+    domain.grants.free(memory);
     memory.unplace(domain);
 }
 

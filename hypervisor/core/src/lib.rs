@@ -20,6 +20,7 @@ pub mod console;
 pub mod descriptor;
 pub mod domain;
 pub mod frame;
+pub mod grant;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;

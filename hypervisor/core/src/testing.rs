@@ -13,7 +13,8 @@ use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::Console;
 use crate::domain::privileged_state::PrivilegedState;
-use crate::domain::vcpu::{Vcpu, VcpuState};
+use crate::domain::upcall::Upcall;
+use crate::domain::vcpu::{RunState, Vcpu, VcpuState};
 use crate::domain::{Capabilities, Domain};
 use crate::frame::{Memory, Placement, Scrub, UndoQueue};
 use crate::host::Host;
@@ -214,6 +215,14 @@ impl Guest {
         look(&mut domain.vcpu(VcpuId::new(0)).unwrap().lock())
     }
 
+    /// Lets the vCPU sleep, or run.
+    pub fn set_run(&self, run: RunState) {
+        self.domain(|domain| {
+            let vcpu = domain.vcpu(VcpuId::new(0)).unwrap();
+            vcpu.set_run(&mut vcpu.lock(), run);
+        });
+    }
+
     pub fn domain<R>(&self, look: impl FnOnce(&Domain) -> R) -> R {
         look(&self.host.domains.get(self.domid).unwrap())
     }
@@ -297,7 +306,7 @@ fn start(
     domain.hold_shared_info(shared.into_held());
     let vcpu = Vcpu::new(
         VcpuId::new(0),
-        shared_info.at(0),
+        Upcall::new(host.mem(), shared_info.at(0)).unwrap(),
         VcpuState::new(regs, held, privileged),
     );
     let mut started = CpuUserRegs::new_zeroed();

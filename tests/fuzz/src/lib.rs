@@ -10,6 +10,7 @@
 #[path = "../../../hypervisor/core/tests/properties/books.rs"]
 mod books;
 mod game;
+mod grants;
 mod pick;
 mod steps;
 #[allow(dead_code)] // The property tests use more of it.
@@ -61,6 +62,12 @@ pub const TARGETS: &[Target] = &[
         what: "instructions that write to page tables",
         begin: steps::begin_ptwr,
         step: steps::ptwr,
+    },
+    Target {
+        name: "grant",
+        what: "grants given, mapped, copied, swapped and ended, with odd references, flags and places",
+        begin: |_| (),
+        step: grants::grant,
     },
     Target {
         name: "hypercall",

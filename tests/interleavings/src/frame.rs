@@ -263,11 +263,23 @@ impl Frames {
         }
     }
 
+    /// As `TypeRef::share_at_once`.
+    fn share_at_once(&self, mfn: Mfn, ty: PageType, owner: DomId) -> bool {
+        let record = self.record(mfn);
+        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
+            return false;
+        }
+        let is_of = record.word().is_of(owner);
+        if !is_of {
+            self.release(mfn);
+        }
+        is_of
+    }
+
     /// As `promote::claim`.
     pub fn claim(&self, mfn: Mfn, ty: PageType, owner: DomId) -> Claim {
-        match self.share(mfn, ty, owner) {
-            Claim::Refused => {}
-            found => return found,
+        if self.share_at_once(mfn, ty, owner) {
+            return Claim::Ready;
         }
         if !self.acquire(mfn, owner) {
             return Claim::Refused;
@@ -316,7 +328,8 @@ impl Frames {
                 return Claim::Refused;
             }
         } else if let Some(new) = word.first_writable()
-            && record.acquire_as(owned, owner)
+            && let Some(acquired) = owned.acquired(owner)
+            && record.exchange_word(owned, acquired)
         {
             if record.exchange_type(word, new) {
                 return Claim::Ready;

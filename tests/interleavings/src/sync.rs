@@ -6,6 +6,11 @@ use std::ops::{Deref, DerefMut};
 pub use arch::sync::Rank;
 pub use loom::hint::spin_loop;
 
+/// As `arch::sync::fence_behind_exchange`.
+pub fn fence_behind_exchange() {
+    atomic::fence(atomic::Ordering::SeqCst);
+}
+
 /// What stands for the atomics.
 pub mod atomic {
     use std::fmt;

@@ -20,6 +20,7 @@ use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
 use crate::registers::{
     BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
 };
+use crate::seat::Seat;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tlb::TlbMode;
 
@@ -36,24 +37,33 @@ static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 /// Whether guest memory must be opened around each access (SMAP is on). Written once, before any guest runs.
 static HAS_SMAP: AtomicBool = AtomicBool::new(false);
 
-/// The CPU that runs this code. It cannot leave it: neither `Send` nor `Sync`.
+/// The CPU that runs this code: its record. It cannot leave it: neither `Send` nor `Sync`.
+#[repr(transparent)]
 pub struct Cpu {
-    pub(super) local: &'static CpuLocal,
+    pub(super) local: CpuLocal,
     stays: PhantomData<*const ()>,
 }
 
 impl Cpu {
     /// Finds the record of the running CPU from its stack pointer.
     #[inline(always)]
-    pub(super) fn current() -> Self {
-        let local = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
+    pub(super) fn current() -> &'static Self {
+        let record = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET) as *const Self;
         // SAFETY: all code but the very start runs on a stack in a per-CPU area, whose record `machine` has written
         // before the first instruction on that stack. All fields that change are cells, used by this CPU alone.
-        let local = unsafe { &*local };
-        Self {
-            local,
-            stays: PhantomData,
-        }
+        unsafe { &*record }
+    }
+
+    /// The same, from the registers of the guest that entered.
+    ///
+    /// # Safety
+    ///
+    /// `regs` must be at the place of a guest's registers on the running CPU.
+    #[inline(always)]
+    pub(super) unsafe fn of_guest(regs: *const CpuUserRegs) -> &'static Self {
+        let record = (regs as u64).wrapping_add(layout::GUEST_REGS_FROM_TOP) as *const Self;
+        // SAFETY: as in `current`: the record lies behind the main stack, whose end the caller's registers are at.
+        unsafe { &*record }
     }
 
     /// Which one it is.
@@ -61,22 +71,24 @@ impl Cpu {
         CpuId::new(self.local.id)
     }
 
+    /// Where it keeps what it works for.
+    #[inline(always)]
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.local.seat
+    }
+
     /// CR2 of the page fault that brought the guest here.
     pub fn fault_address(&self) -> u64 {
         self.local.fault_address.get()
     }
 
-    /// Keeps CR2 before anything here can fault; called on each exception of a guest.
-    pub(super) fn note_fault_address(&self, vector: u32) {
-        const PAGE_FAULT: u32 = 14;
-        if vector == PAGE_FAULT {
-            let address: u64;
-            // SAFETY: reads a register.
-            unsafe {
-                asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags))
-            };
-            self.local.fault_address.set(address);
-        }
+    /// Keeps CR2 before anything here can fault; called on each page fault of a guest.
+    #[inline(always)]
+    pub(super) fn note_fault_address(&self) {
+        let address: u64;
+        // SAFETY: reads a register.
+        unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+        self.local.fault_address.set(address);
     }
 
     pub(super) fn note_nmi(&self) {
@@ -117,13 +129,18 @@ impl Cpu {
     pub fn read_guest<T: FromBytes>(&self, at: GuestAddr) -> Result<T, GuestFault> {
         check_guest_range(at, size_of::<T>())?;
         let mut value = MaybeUninit::<T>::uninit();
-        // The requests of the calls that guests make most, as a copy by words: a string instruction takes longer to start.
-        if size_of::<T>() == 16
-            // SAFETY: as in `read_guest_bytes`.
-            && let Some(words) = unsafe { load_two_words(at.get() as *const u64) }
-        {
-            // SAFETY: the value's own room, of two words.
-            unsafe { value.as_mut_ptr().cast::<[u64; 2]>().write_unaligned(words) };
+        // What the calls that guests make most read, as a copy by words: a string instruction takes longer to start.
+        let (from, into) = (at.get() as *const u64, value.as_mut_ptr());
+        let is_read = match size_of::<T>() {
+            // SAFETY: as in `read_guest_bytes`; into the value's own room, of one word.
+            8 => unsafe { load_word(from).map(|word| into.cast::<u64>().write_unaligned(word)) },
+            // SAFETY: as above, of two words.
+            16 => unsafe {
+                load_two_words(from).map(|words| into.cast::<[u64; 2]>().write_unaligned(words))
+            },
+            _ => None,
+        };
+        if is_read.is_some() {
             // SAFETY: every byte has been written, and `FromBytes` accepts any.
             return Ok(unsafe { value.assume_init() });
         }
@@ -141,11 +158,20 @@ impl Cpu {
     }
 
     /// Writes a value to guest memory.
+    #[inline]
     pub fn write_guest<T: IntoBytes + Immutable>(
         &self,
         at: GuestAddr,
         value: &T,
     ) -> Result<(), GuestFault> {
+        // As for reads.
+        if let Ok(word) = value.as_bytes().try_into().map(u64::from_ne_bytes) {
+            check_guest_range(at, size_of::<u64>())?;
+            // SAFETY: as in `write_guest_bytes`.
+            if unsafe { store_word(at.get() as *mut u64, word) } {
+                return Ok(());
+            }
+        }
         self.write_guest_bytes(at, value.as_bytes())
     }
 
@@ -378,13 +404,9 @@ impl Cpu {
         let at = (per_cpu::current_area() + layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP)
             as *mut CpuUserRegs;
         // SAFETY: that is the place of a guest's registers, which nothing else is using; `regs` may lie on the stack below,
-        // so they are copied first. The selectors are of ring 3.
+        // so they are copied first.
         unsafe {
-            at.write(CpuUserRegs {
-                cs: regs.cs | 3,
-                ss: regs.ss | 3,
-                ..*regs
-            });
+            at.write(*regs);
             entry::enter_guest(at)
         }
     }
@@ -537,6 +559,58 @@ fn open_guest_memory() {
         // SAFETY: as above.
         unsafe { asm!("stac", options(nomem, nostack)) };
     }
+}
+
+/// Loads a word of guest memory; `None` if that faults.
+///
+/// # Safety
+///
+/// The word must lie in the guest's part of the address space.
+#[inline]
+unsafe fn load_word(from: *const u64) -> Option<u64> {
+    let (word, done): (u64, u32);
+    open_guest_memory();
+    // SAFETY: as the caller promises. A fault leaves `done` at 0.
+    unsafe {
+        asm!(
+            "2: mov {word}, [{from}]",
+            "mov {done:e}, 1",
+            "3:",
+            fixup!("2b", "3b"),
+            word = inout(reg) 0_u64 => word,
+            done = inout(reg) 0_u32 => done,
+            from = in(reg) from,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    close_guest_memory();
+    (done == 1).then_some(word)
+}
+
+/// Stores a word to guest memory; `false` if that faults.
+///
+/// # Safety
+///
+/// As for [`load_word`].
+#[inline]
+unsafe fn store_word(to: *mut u64, word: u64) -> bool {
+    let done: u32;
+    open_guest_memory();
+    // SAFETY: as above; nothing of ours is in the guest's part of the address space.
+    unsafe {
+        asm!(
+            "2: mov [{to}], {word}",
+            "mov {done:e}, 1",
+            "3:",
+            fixup!("2b", "3b"),
+            word = in(reg) word,
+            done = inout(reg) 0_u32 => done,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
+        );
+    }
+    close_guest_memory();
+    done == 1
 }
 
 /// Loads two words of guest memory; `None` if that faults.

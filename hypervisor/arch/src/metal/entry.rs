@@ -22,7 +22,7 @@ use dom0_abi::arch::{CpuUserRegs, FLAT_CS32, FLAT_CS64, FLAT_SS};
 
 use super::cpu::{self, Cpu};
 use super::{fault, layout, per_cpu};
-use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32};
+use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS};
 
 /// What the image does on each kind of entry.
 pub trait Handlers: 'static {
@@ -37,18 +37,19 @@ pub trait Handlers: 'static {
 
 /// Flags that SYSRET does not load like `iretq`: it drops RF, and with TF it traps before the guest's first instruction, for
 /// ever if that trap returns this way too.
-const TRAP_FLAG: u32 = 1 << 8;
-const RESUME_FLAG: u32 = 1 << 16;
+const NOT_BY_SYSRET: u64 = 1 << 8 | 1 << 16;
+/// The flags that must be those of [`FORCED_FLAGS`] for SYSRET: all that are not the guest's, and those.
+const SYSRET_CHECKS: u32 = (!GUEST_FLAGS | NOT_BY_SYSRET) as u32;
 
 /// Bytes from the start of the registers to the slot of RIP, which is where `iretq` starts to read.
 const RIP: usize = core::mem::offset_of!(CpuUserRegs, rip);
-const RCX: usize = core::mem::offset_of!(CpuUserRegs, rcx);
-const R11: usize = core::mem::offset_of!(CpuUserRegs, r11);
 const CS: usize = core::mem::offset_of!(CpuUserRegs, cs);
 const RFLAGS: usize = core::mem::offset_of!(CpuUserRegs, rflags);
 const RSP: usize = core::mem::offset_of!(CpuUserRegs, rsp);
 const SS: usize = core::mem::offset_of!(CpuUserRegs, ss);
 const ENTRY_VECTOR: usize = core::mem::offset_of!(CpuUserRegs, entry_vector);
+/// Bytes from the start of the registers to the first of those that [`pop_last_registers`] loads.
+const LAST_REGISTERS: usize = core::mem::offset_of!(CpuUserRegs, rdx);
 /// Bytes from the start of a guest's registers, in their place, to the roots in the CPU's record.
 const ENTRY_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::ENTRY_ROOT;
 const EXIT_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::EXIT_ROOT;
@@ -80,7 +81,7 @@ macro_rules! push_registers {
     };
 }
 
-macro_rules! pop_registers {
+macro_rules! pop_first_registers {
     () => {
         "
         pop r15
@@ -95,6 +96,13 @@ macro_rules! pop_registers {
         pop r8
         pop rax
         pop rcx
+        "
+    };
+}
+
+macro_rules! pop_last_registers {
+    () => {
+        "
         pop rdx
         pop rsi
         pop rdi
@@ -271,8 +279,8 @@ extern "C" fn exception_common<H: Handlers>() {
     )
 }
 
-/// An exception in the hypervisor. It may have hit the stubs while a twin was loaded: then the other root is loaded until
-/// it goes on there.
+/// An exception in the hypervisor, and the way back to where it was. It may have hit the stubs while a twin was loaded: then the
+/// other root is loaded until it goes on there.
 // SAFETY: only ever jumped to by the two around it, with complete registers of the hypervisor at rsp.
 #[unsafe(naked)]
 extern "C" fn from_hypervisor<H: Handlers>() {
@@ -292,19 +300,27 @@ extern "C" fn from_hypervisor<H: Handlers>() {
         "push rdx",
         "call {handler}",
         "pop rcx",
-        // Other registers than those that came are a guest's, whose way out loads its root.
+        // Other registers than those that came are a guest's, whose return faulted: an exception like any other.
         "cmp rax, rsp",
-        "mov rsp, rax",
-        "jne {restore}",
+        "jne 4f",
         "test rcx, rcx",
-        "jz {restore}",
+        "jz 3f",
         "mov cr3, rcx",
-        "jmp {restore}",
+        "3:",
+        pop_first_registers!(),
+        pop_last_registers!(),
+        "add rsp, 8",
+        "iretq",
+        "4:",
+        "mov rdi, rax",
+        "lea rsp, [rax - 8]",
+        "xor ebp, ebp",
+        "call {guest}",
         area = const -(layout::PER_CPU_STRIDE as i64),
         entry_root = const layout::CPU_LOCAL_OFFSET as usize + per_cpu::ENTRY_ROOT,
         exit_root = const layout::CPU_LOCAL_OFFSET as usize + per_cpu::EXIT_ROOT,
         handler = sym on_own_exception::<H>,
-        restore = sym restore,
+        guest = sym on_guest_exception::<H>,
     )
 }
 
@@ -346,61 +362,56 @@ extern "C" fn ist_common<H: Handlers>() {
     )
 }
 
-/// The way back from what happened in the hypervisor: loads the registers at rsp, our own or a guest's, and returns to where they were interrupted.
-// SAFETY: jumped to with rsp at complete registers.
-#[unsafe(naked)]
-pub(super) extern "C" fn restore() {
-    naked_asm!(
-        "test byte ptr [rsp + {cs}], 3",
-        "jnz {guest}",
-        pop_registers!(),
-        "add rsp, 8",
-        "iretq",
-        cs = const CS,
-        guest = sym restore_guest,
-    )
-}
-
 /// The only way out to a guest. The twin of its root is loaded first, if there is one; what follows touches nothing but this
 /// text and the end of the main stack.
 ///
-/// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL, rcx and r11 as SYSRET wants
-/// them, neither TF nor RF, flat selectors and a canonical RIP (XSA-7: it would fault in ring 0, on the guest's stack).
+/// INVARIANT (I24): whatever a handler left in the registers, selectors are of ring 3 and flags are a guest's: SYSRET is taken only
+/// if they are, and before `iretq` they are forced.
+///
+/// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL (an NMI is over for the CPU only
+/// with `iretq`), rcx and r11 as SYSRET wants them, neither TF nor RF, flat selectors and a canonical RIP (XSA-7: it would
+/// fault in ring 0, on the guest's stack).
 ///
 /// `iretq` may fault, on selectors that the guest chose; the fault finds [`iretq_from_restore`] and is delivered to the
 /// guest.
-// SAFETY: jumped to with rsp at complete registers of ring 3, in the place of a guest's.
+// SAFETY: jumped to with rsp at complete registers in the place of a guest's.
 #[unsafe(naked)]
 extern "C" fn restore_guest() {
     naked_asm!(
         "cmp qword ptr [rsp + {exit_root}], 0",
         "jne 4f",
         "2:",
+        pop_first_registers!(),
+        // From here on rsp is at the slot of rdx, which is free.
         "cmp dword ptr [rsp + {vector}], {syscall}",
         "jne 3f",
-        "mov rcx, [rsp + {rcx}]",
         "cmp rcx, [rsp + {rip}]",
         "jne 3f",
-        "mov r11, [rsp + {r11}]",
         "cmp r11, [rsp + {rflags}]",
         "jne 3f",
-        "test r11d, {not_by_sysret}",
-        "jnz 3f",
+        "mov edx, r11d",
+        "and edx, {checked}",
+        "cmp edx, {forced}",
+        "jne 3f",
         "cmp word ptr [rsp + {cs}], {guest_cs}",
         "jne 3f",
         "cmp word ptr [rsp + {ss}], {guest_ss}",
         "jne 3f",
-        "mov rax, rcx",
-        "shl rax, 16",
-        "sar rax, 16",
-        "cmp rax, rcx",
+        "mov rdx, rcx",
+        "shl rdx, 16",
+        "sar rdx, 16",
+        "cmp rdx, rcx",
         "jne 3f",
-        pop_registers!(),
+        pop_last_registers!(),
         // rsp is at error code and vector; the stack pointer is the last register to load.
         "mov rsp, [rsp + {rsp_from_code}]",
         "sysretq",
         "3:",
-        pop_registers!(),
+        "and qword ptr [rsp + {rflags}], {own}",
+        "or qword ptr [rsp + {rflags}], {forced}",
+        "or byte ptr [rsp + {cs}], 3",
+        "or byte ptr [rsp + {ss}], 3",
+        pop_last_registers!(),
         "add rsp, 8",
         "jmp {iretq}",
         "4:",
@@ -411,15 +422,15 @@ extern "C" fn restore_guest() {
         exit_root = const EXIT_ROOT,
         #[cfg(feature = "counters")]
         cr3_writes = const CR3_WRITES,
-        vector = const ENTRY_VECTOR,
+        vector = const ENTRY_VECTOR - LAST_REGISTERS,
         syscall = const ENTRY_SYSCALL,
-        rcx = const RCX,
-        r11 = const R11,
-        rip = const RIP,
-        rflags = const RFLAGS,
-        cs = const CS,
-        ss = const SS,
-        not_by_sysret = const TRAP_FLAG | RESUME_FLAG,
+        rip = const RIP - LAST_REGISTERS,
+        rflags = const RFLAGS - LAST_REGISTERS,
+        cs = const CS - LAST_REGISTERS,
+        ss = const SS - LAST_REGISTERS,
+        checked = const SYSRET_CHECKS,
+        own = const GUEST_FLAGS,
+        forced = const FORCED_FLAGS,
         guest_cs = const FLAT_CS64,
         guest_ss = const FLAT_SS,
         rsp_from_code = const RSP - (RIP - 8),
@@ -435,7 +446,7 @@ pub(super) extern "C" fn iretq_from_restore() {
 }
 
 /// Starts a guest: loads `regs` and never comes back.
-// SAFETY (of callers): `regs` are at the top of this CPU's main stack and complete, with selectors of ring 3.
+// SAFETY (of callers): `regs` are at the top of this CPU's main stack and complete.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn enter_guest(regs: *mut CpuUserRegs) -> ! {
     naked_asm!("mov rsp, rdi", "jmp {restore}", restore = sym restore_guest)
@@ -460,11 +471,10 @@ pub(super) unsafe extern "C" fn switch_stack(
 
 /// Hands SYSCALL on, and goes back to the guest.
 extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
-    let cpu = Cpu::current();
     // SAFETY: the stub has just written these registers, at the top of this CPU's main stack, and nobody else refers to
     // them while the CPU is in the hypervisor.
-    let interrupted = unsafe { &mut *regs };
-    H::hypercall(&cpu, interrupted);
+    let (cpu, interrupted) = unsafe { (Cpu::of_guest(regs), &mut *regs) };
+    H::hypercall(cpu, interrupted);
     // SAFETY: they are complete and in their place, and not used again.
     unsafe { leave_for_guest(regs) }
 }
@@ -473,15 +483,16 @@ extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
 extern "C" fn on_guest_exception<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
     // A guest may have set AC.
     cpu::close_guest_memory();
-    let cpu = Cpu::current();
     // SAFETY: as in `on_hypercall`.
-    let interrupted = unsafe { &mut *regs };
+    let (cpu, interrupted) = unsafe { (Cpu::of_guest(regs), &mut *regs) };
     let vector = interrupted.entry_vector;
-    if is_interrupt(vector) {
-        H::interrupt(&cpu, Some(interrupted), vector as u8);
+    if vector == PAGE_FAULT {
+        cpu.note_fault_address();
+    }
+    if vector != PAGE_FAULT && is_interrupt(vector) {
+        H::interrupt(cpu, Some(interrupted), vector as u8);
     } else {
-        cpu.note_fault_address(vector);
-        H::exception(&cpu, interrupted);
+        H::exception(cpu, interrupted);
     }
     // SAFETY: as in `on_hypercall`.
     unsafe { leave_for_guest(regs) }
@@ -496,36 +507,27 @@ extern "C" fn on_own_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuU
     let interrupted = unsafe { &mut *regs };
     let vector = interrupted.entry_vector;
     if is_interrupt(vector) {
-        H::interrupt(&cpu, None, vector as u8);
+        H::interrupt(cpu, None, vector as u8);
         return regs;
     }
-    match fault::in_hypervisor(&cpu, interrupted) {
+    match fault::in_hypervisor(cpu, interrupted) {
         fault::Resolution::Resume => regs,
         fault::Resolution::Unexpected => fault::unexpected(interrupted),
         fault::Resolution::GuestReturn => {
+            if vector == PAGE_FAULT {
+                cpu.note_fault_address();
+            }
             // SAFETY: `in_hypervisor` has recognised the fault; `interrupted` is not used again.
-            let guest = unsafe { fault::failed_return(regs) };
-            // SAFETY: the guest's registers, in their place at the top of the main stack.
-            let interrupted = unsafe { &mut *guest };
-            cpu.note_fault_address(vector);
-            H::exception(&cpu, interrupted);
-            stay_in_ring_3(interrupted);
-            guest
+            unsafe { fault::failed_return(regs) }
         }
     }
 }
 
+const PAGE_FAULT: u32 = 14;
+
 /// Whether a vector is a device's or another CPU's: 0x80 is the one gate above the exceptions that a guest may call.
 const fn is_interrupt(vector: u32) -> bool {
     matches!(vector, 32..=0x7f | 0x81..=0xff)
-}
-
-/// Forces selectors of ring 3 on registers that a handler leaves for a guest: with others, safe code could make the CPU
-/// run whatever it likes as the hypervisor.
-#[inline(always)]
-fn stay_in_ring_3(regs: &mut CpuUserRegs) {
-    regs.cs |= 3;
-    regs.ss |= 3;
 }
 
 /// Gives up the stack and goes back to the guest: so what is in registers that calls preserve need not be saved on the way in.
@@ -535,9 +537,8 @@ fn stay_in_ring_3(regs: &mut CpuUserRegs) {
 /// `regs` must be at the top of this CPU's main stack and complete, and nothing may refer to them or to the stack below.
 #[inline(always)]
 unsafe fn leave_for_guest(regs: *mut CpuUserRegs) -> ! {
-    // SAFETY: as the caller promises; selectors are of ring 3 from here on.
+    // SAFETY: as the caller promises.
     unsafe {
-        stay_in_ring_3(&mut *regs);
         asm!(
             "mov rsp, {regs}",
             "jmp {restore}",

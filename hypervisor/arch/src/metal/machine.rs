@@ -338,7 +338,7 @@ impl ImageParts {
 struct Started {
     machine: Option<Machine>,
     info: Option<BootInfo>,
-    next: fn(Machine, &'static mut BootInfo, Cpu) -> !,
+    next: fn(Machine, &'static mut BootInfo, &'static Cpu) -> !,
 }
 
 /// Builds the machine and goes on with `next` on the CPU's own stack. Comes back only on failure, on the stack it was
@@ -349,7 +349,7 @@ pub fn start<H: Handlers>(
     handover: &Handover,
     mut info: BootInfo,
     options: StartOptions,
-    next: fn(Machine, &'static mut BootInfo, Cpu) -> !,
+    next: fn(Machine, &'static mut BootInfo, &'static Cpu) -> !,
 ) -> StartError {
     if let Some(limit) = options.memory_limit {
         info.memory_map.limit(limit);

@@ -10,6 +10,7 @@ use crate::boot::CpuId;
 #[cfg(feature = "counters")]
 use crate::counters::Counts;
 use crate::descriptor_window::Window;
+use crate::seat::Seat;
 use crate::sync::atomic::AtomicBool;
 use crate::tlb::Pcid;
 
@@ -25,6 +26,8 @@ pub(super) struct CpuLocal {
     /// The root to load when a guest is left for: the twin of `entry_root`, or 0.
     pub(super) exit_root: Cell<u64>,
     pub(super) id: u32,
+    /// What the CPU works for.
+    pub(super) seat: Seat,
     /// CR2 of the last page fault of a guest.
     pub(super) fault_address: Cell<u64>,
     /// The base of GS that guest user mode will have.
@@ -86,6 +89,7 @@ impl CpuLocal {
             entry_root: Cell::new(0),
             exit_root: Cell::new(0),
             id: index,
+            seat: Seat::new(),
             fault_address: Cell::new(0),
             user_gs_base: Cell::new(0),
             xcr0: Cell::new(0),

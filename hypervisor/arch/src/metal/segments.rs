@@ -92,7 +92,7 @@ impl Cpu {
     /// Loads an LDT of so many descriptors, 8192 at most, in the window; none if it is 0.
     pub fn load_ldt(&self, nr_entries: u16) {
         if self.local.ldt_entries.replace(nr_entries) != nr_entries {
-            descriptors::load_ldt(self.local, nr_entries);
+            descriptors::load_ldt(&self.local, nr_entries);
         }
     }
 

@@ -119,16 +119,18 @@ impl Cpu {
         }
     }
 
-    /// Drops the translations of one page, global or of any PCID.
-    pub fn flush_page(&self, at: GuestAddr) {
+    /// Drops the translations of one page, global or of any PCID. Returns in how many address spaces.
+    pub fn flush_page(&self, at: GuestAddr) -> u32 {
         // A non-canonical address has no translation (XSA-279: and some forms of invalidation fault on it).
         let Ok(at) = VirtAddr::try_new(at.get()) else {
-            return;
+            return 0;
         };
         let mut others = self.local.live_pcids.get() & !self.local.pcid.get().bit();
         if others != 0 && !HAS_INVPCID.load(Ordering::Relaxed) {
-            return self.flush_tlb();
+            self.flush_tlb();
+            return others.count_ones();
         }
+        let mut spaces = 1_u32;
         count(Event::PageFlush);
         tlb::flush(at);
         while let Some(pcid) = Pcid::new(others.trailing_zeros() as u8) {
@@ -136,12 +138,9 @@ impl Cpu {
             count(Event::PageFlush);
             // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
             unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
+            spaces = spaces.wrapping_add(1);
         }
-    }
-
-    /// In how many address spaces a page may have a translation.
-    pub fn address_spaces(&self) -> u32 {
-        self.local.live_pcids.get().count_ones().max(1)
+        spaces
     }
 
     /// Drops all translations of a PCID.
@@ -164,7 +163,7 @@ impl Cpu {
     fn flush(&self, what: Flush) {
         match what {
             Flush::All => self.flush_tlb(),
-            Flush::Page(at) => self.flush_page(at),
+            Flush::Page(at) => _ = self.flush_page(at),
         }
     }
 
@@ -239,7 +238,8 @@ impl Machine {
             return 0;
         }
         self.flush_cpus(cpu, &stale, Flush::All);
-        stale.iter().filter(|&other| other != cpu.id()).count()
+        let others = stale.iter().filter(|&other| other != cpu.id());
+        others.fold(0, |count, _| count.wrapping_add(1))
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

@@ -16,6 +16,7 @@ use crate::boot::CpuId;
 use crate::fpu::FpuArea;
 use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
 use crate::registers::{BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PortWidth};
+use crate::seat::Seat;
 use crate::sync::atomic::Ordering;
 
 /// The CPU that runs this code. One thread at a time holds it, got it from [`Machine::cpu`](super::Machine::cpu), and
@@ -64,6 +65,12 @@ impl Cpu {
 
     pub(super) fn processor(&self) -> MutexGuard<'_, Processor> {
         self.parts.processor(self.id)
+    }
+
+    /// Where it keeps what it works for.
+    pub(crate) fn seat(&self) -> &Seat {
+        let slot = self.parts.cpus.get(self.id.get() as usize);
+        &slot.expect("`take` has found it").seat
     }
 
     /// Which one it is.

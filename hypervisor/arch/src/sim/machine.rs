@@ -22,6 +22,7 @@ use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::paging_facts::{PagingFacts, SPARE_SLOT};
 use crate::registers::CpuidResult;
+use crate::seat::Seat;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Rank, SpinLock};
 use crate::tlb::{CpuSet, CpuTlb, Tlb, TlbMode};
@@ -33,6 +34,7 @@ const SLOTS: usize = 16;
 /// A CPU and whether a thread plays it.
 pub(super) struct Slot {
     pub(super) is_held: AtomicBool,
+    pub(super) seat: Seat,
     pub(super) processor: Mutex<Processor>,
 }
 
@@ -161,6 +163,7 @@ impl Machine {
         let cpus = (0..config.cpus)
             .map(|id| Slot {
                 is_held: AtomicBool::new(false),
+                seat: Seat::new(),
                 processor: Mutex::new(processor(id)),
             })
             .collect();

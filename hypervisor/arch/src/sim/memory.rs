@@ -65,6 +65,10 @@ impl MemWord<'_> {
     }
 }
 
+/// A place in RAM to look at often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot(Maddr);
+
 impl PhysMem {
     pub(super) fn new(frames: Arc<Frames>) -> Self {
         Self { frames }
@@ -139,6 +143,17 @@ impl PhysMem {
     /// A naturally aligned word that is looked at and changed, checked once for both.
     pub fn word(&self, at: Maddr) -> Result<MemWord<'_>, BadFrame> {
         self.aligned(at, 8).map(|(word, _)| MemWord(word))
+    }
+
+    /// A place for two bytes, aligned, to look at often.
+    pub fn spot(&self, at: Maddr) -> Result<Spot, BadFrame> {
+        self.load_u16(at).map(|_| Spot(at))
+    }
+
+    /// Reads the two bytes that are there now. On the machine nobody asks whose the frame is by now; here what may not be looked at any more
+    /// reads as garbage.
+    pub fn look(&self, at: Spot) -> u32 {
+        u32::from(self.load_u16(at.0).unwrap_or(GARBAGE as u16))
     }
 
     /// Replaces an aligned word if it is `current`; `Ok` and `Err` of the inner result hold what was there.

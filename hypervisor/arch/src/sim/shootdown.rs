@@ -85,15 +85,12 @@ impl Cpu {
         self.parts.flush(self.id, &mut self.processor(), Flush::All);
     }
 
-    /// Forgets the translations of one page, global or of any PCID.
-    pub fn flush_page(&self, at: GuestAddr) {
-        self.parts
-            .flush(self.id, &mut self.processor(), Flush::Page(at));
-    }
-
-    /// In how many address spaces a page may have a translation.
-    pub fn address_spaces(&self) -> u32 {
-        self.processor().live_pcids.count_ones().max(1)
+    /// Forgets the translations of one page, global or of any PCID. Returns in how many address spaces.
+    pub fn flush_page(&self, at: GuestAddr) -> u32 {
+        let mut processor = self.processor();
+        let spaces = processor.live_pcids.count_ones().max(1);
+        self.parts.flush(self.id, &mut processor, Flush::Page(at));
+        spaces
     }
 
     /// Forgets all translations of a PCID.

@@ -7,8 +7,17 @@ use crate::boot::CpuId;
 const WORDS: usize = 4;
 
 /// A set of CPUs: one bit for each.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Eq)]
 pub struct CpuSet([u64; WORDS]);
+
+impl PartialEq for CpuSet {
+    /// Word by word: a comparison of memory, which the derived one is, takes twenty times as long to begin.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let words = self.0.iter().zip(other.0);
+        words.fold(0, |any, (word, other)| any | word ^ other) == 0
+    }
+}
 
 impl CpuSet {
     /// CPUs of this number and above are never in a set; the machine uses none of them.

@@ -31,7 +31,7 @@ use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
 
 use crate::boot::CpuId;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::spin_loop;
+use crate::sync::{fence_behind_exchange, spin_loop};
 
 mod cpu_set;
 #[cfg(test)]
@@ -207,10 +207,11 @@ impl<S: Deref<Target = [CpuTlb]>> Tlb<S> {
         }
     }
 
-    /// The time, for what the caller has removed from page tables before.
+    /// The time, for what the caller has removed from page tables before. It has changed some word by a read-modify-write since:
+    /// that of the entry, or of the frame that the entry led to.
     pub fn stamp(&self) -> TlbStamp {
         // ORDERING: R2 and R3 of the module.
-        fence(Ordering::SeqCst);
+        fence_behind_exchange();
         TlbStamp::from_bits(self.clock.load(Ordering::Relaxed))
     }
 
@@ -238,7 +239,7 @@ impl<S: Deref<Target = [CpuTlb]>> Tlb<S> {
         };
         let time = self.tick();
         // ORDERING: F2 of the module.
-        fence(Ordering::SeqCst);
+        fence_behind_exchange();
         flush();
         // A CPU that held nothing before still does.
         if cpu.flushed_at.load(Ordering::Relaxed) != EMPTY {

@@ -1,6 +1,5 @@
 //! The calls that change descriptor tables.
 
-use arrayvec::ArrayVec;
 use dom0_abi::addr::{GuestAddr, Maddr, Mfn, PAGE_SIZE};
 use dom0_abi::arch::FIRST_RESERVED_GDT_ENTRY;
 use dom0_abi::errno::Errno;
@@ -34,13 +33,15 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
         .filter(|&count| count <= FIRST_RESERVED_GDT_ENTRY)
         .ok_or(Errno::EINVAL)?;
     // All of the list before any of its frames: that is the order of errors that guests know.
-    let list = read_list(ctx, frames.into(), count.div_ceil(PAGE_ENTRIES));
-    let taken = match list {
-        Ok(list) => take_gdt(ctx, &list),
-        Err(errno) => Err(errno.into()),
+    let mut list = [Mfn::new(0); GDT_PAGES];
+    let pages = count.div_ceil(PAGE_ENTRIES);
+    let taken = match list.get_mut(..pages) {
+        Some(list) => read_list(ctx, frames.into(), list)
+            .map_err(Stop::Refused)
+            .and_then(|()| take_gdt(ctx, list)),
+        None => Err(Errno::EINVAL.into()),
     };
-    ctx.budget
-        .pay(PAGE.saturating_mul(count.div_ceil(PAGE_ENTRIES) as u32));
+    ctx.budget.pay(PAGE.saturating_mul(pages as u32));
     match taken {
         Ok(()) => {
             let tables = &mut ctx.state.tables;
@@ -58,17 +59,11 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
     }
 }
 
-fn read_list(
-    ctx: &CallCtx<'_>,
-    frames: GuestPtr<u64>,
-    pages: usize,
-) -> Result<ArrayVec<Mfn, GDT_PAGES>, Errno> {
-    let mut list = ArrayVec::new();
-    for index in 0..pages {
-        let mfn = Mfn::new(frames.element(index as u64).read(ctx.cpu)?);
-        list.try_push(mfn).map_err(|_| Errno::EINVAL)?;
+fn read_list(ctx: &CallCtx<'_>, frames: GuestPtr<u64>, list: &mut [Mfn]) -> Result<(), Errno> {
+    for (index, mfn) in (0..).zip(list) {
+        *mfn = Mfn::new(frames.element(index).read(ctx.cpu)?);
     }
-    Ok(list)
+    Ok(())
 }
 
 /// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken

@@ -5,11 +5,13 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::xen::VmAssist;
 use oxen_arch::Cpu;
+use oxen_arch::memory::BadFrame;
 use oxen_arch::sync::atomic::Ordering;
 
 use super::builder::Built;
 use super::privileged_state::PrivilegedState;
 use super::table::DomainRef;
+use super::upcall::Upcall;
 use super::vcpu::{Vcpu, VcpuState};
 use super::{Capabilities, Domain};
 use crate::budget::Budget;
@@ -54,13 +56,15 @@ pub fn add<'h>(
     if built.has_extended_cr3 {
         domain.assists.set(VmAssist::PaeExtendedCr3, true);
     }
+    let upcall = Upcall::new(host.mem(), built.shared_info.at(0));
+    let upcall = upcall.map_err(|BadFrame| AddDomainError::PageTables)?;
     let root = initial_root(host, cpu, &domain, built.root)?;
     let privileged = PrivilegedState::new(host.cpuid.owned_bits());
     // Made where it is needed: it is large.
     let vcpu = core::iter::once_with(|| {
         Vcpu::new(
             VcpuId::new(0),
-            built.shared_info.at(0),
+            upcall,
             VcpuState::new(built.start, root, privileged),
         )
     });

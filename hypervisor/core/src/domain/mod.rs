@@ -23,6 +23,7 @@ use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
 use crate::frame::{Frames, UndoQueue};
+use crate::grant::{GrantTable, Limits};
 use crate::memory_op::PendingExchange;
 use crate::memory_op::map::DomainMap;
 use crate::page_type::HeldType;
@@ -77,6 +78,8 @@ pub struct Domain {
     pub undo: UndoQueue,
     /// An exchange of frames that has not come to its end.
     pub exchange: PendingExchange,
+    /// What it grants, and what it maps of what others grant.
+    pub grants: GrantTable,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
 }
 
@@ -96,15 +99,25 @@ impl Domain {
             map: DomainMap::new(),
             undo: UndoQueue::new(),
             exchange: PendingExchange::new(),
+            grants: GrantTable::new(Limits::DEFAULT),
             vcpus: ArrayVec::new(),
         }
     }
 
-    /// How many frames it has, but for the page that it shares with the hypervisor.
+    /// How many frames it has, but for those that it shares with the hypervisor.
     pub fn nr_pages(&self, frames: &Frames) -> u64 {
-        frames
-            .count_of(self.id)
-            .saturating_sub(MemoryAccount::SHARED)
+        frames.count_of(self.id).saturating_sub(self.nr_shared())
+    }
+
+    /// The most frames that it may be charged for: what it shares with the hypervisor comes on top of its limit.
+    pub fn highest_charge(&self) -> u64 {
+        let limit = self.memory.limit.load(Ordering::Relaxed);
+        limit.saturating_add(self.nr_shared())
+    }
+
+    /// Frames that the hypervisor gave it for what the two share, which nobody counts as its memory: a page, and its grant table.
+    fn nr_shared(&self) -> u64 {
+        u64::from(self.grants.nr_frames()).saturating_add(1)
     }
 
     /// Keeps the shared page writable from now on: it can be mapped so, and be nothing else.
@@ -142,6 +155,14 @@ impl Domain {
     /// All vCPUs, in the order of their numbers.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.vcpus.iter().map(|vcpu| &**vcpu)
+    }
+
+    /// Shuts it down; none of its vCPUs goes on. The reason is the one that was settled first.
+    pub fn shut_down(&self, reason: u8) {
+        self.shutdown.enter(reason);
+        for vcpu in self.vcpus() {
+            vcpu.call_attention();
+        }
     }
 
     /// Whether the port's bit in the shared page is set. `EINVAL`: no such port.
@@ -202,15 +223,4 @@ impl Assists {
 pub struct MemoryAccount {
     /// The most frames that it may have.
     pub limit: AtomicU64,
-}
-
-impl MemoryAccount {
-    /// Frames that the hypervisor gave it for what the two share, which nobody counts as its memory.
-    pub const SHARED: u64 = 1;
-
-    /// The most frames that it may be charged for.
-    pub fn highest_charge(&self) -> u64 {
-        let limit = self.limit.load(Ordering::Relaxed);
-        limit.saturating_add(Self::SHARED)
-    }
 }

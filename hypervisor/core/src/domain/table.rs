@@ -5,7 +5,7 @@
 
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::memory::FrameBox;
-use oxen_arch::seat::{Entered, Seat, SlotTable};
+use oxen_arch::seat::{Entered, SlotTable};
 use oxen_arch::slot::{Occupied, Slot, SlotRef};
 use oxen_arch::{Cpu, Machine};
 
@@ -28,8 +28,7 @@ impl DomainTable {
     /// Makes an empty table; `None` if boot has no memory left for it.
     pub fn new(machine: &Machine) -> Option<Self> {
         let slots = machine.boot_slice(MAX_DOMAINS, |_| Slot::new())?;
-        let seats = machine.boot_slice(machine.nr_cpus(), |_| Seat::new())?;
-        Some(Self(SlotTable::new(slots, seats)))
+        Some(Self(SlotTable::new(slots)))
     }
 
     /// The domain of this number.
@@ -62,7 +61,7 @@ impl DomainTable {
 
     /// Domain and vCPU that the CPU runs; `None` if it runs none.
     #[inline(always)]
-    pub fn running(&self, cpu: &Cpu) -> Option<Running<'_>> {
+    pub fn running<'a>(&'a self, cpu: &'a Cpu) -> Option<Running<'a>> {
         self.0.enter(cpu)
     }
 

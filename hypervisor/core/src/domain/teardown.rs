@@ -1,6 +1,6 @@
 //! The end of a domain: all that it has goes back, in bounded steps.
 //!
-//! First the vCPUs give up what they refer to. Then each frame of the domain is visited once: the domain gives it back, its pin
+//! First the vCPUs give up what they refer to, and what the domain has mapped of others' grants is given back. Then each frame of the domain is visited once: the domain gives it back, its pin
 //! ends, and a promotion that somebody left half-way is given up. It is free when nobody refers to it any more:
 //! tables follow by the undo queue; what another domain maps lingers until that ends.
 //!
@@ -11,9 +11,11 @@ use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::Domain;
-use super::vcpu::{RunState, VcpuState};
+use super::table::DomainTable;
+use super::vcpu::VcpuState;
 use crate::budget::Budget;
 use crate::frame::Memory;
+use crate::grant;
 use crate::page_type::{TypeRef, promote, undo};
 
 /// How far the end of a domain has come.
@@ -29,8 +31,13 @@ pub enum Progress {
 /// Gives back what a domain has, as far as the budget goes. None of its vCPUs runs, or will: it is shut down, and the CPUs that
 /// ran them have loaded another root.
 ///
-/// `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
-pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Progress {
+/// `domains`: those whose grants it may have mapped. `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
+pub fn release(
+    memory: Memory<'_>,
+    domains: &DomainTable,
+    domain: &Domain,
+    budget: &mut Budget,
+) -> Progress {
     let own = Memory {
         undo: &domain.undo,
         ..memory
@@ -43,6 +50,9 @@ pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Prog
     }
     if let Some(exchange) = domain.exchange.take() {
         exchange.end(own);
+    }
+    if !grant::end::end(own, domains, domain, budget) {
+        return Progress::More;
     }
     loop {
         if !undo::drain(own, budget) || !budget.spend() {
@@ -57,7 +67,7 @@ pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Prog
 
 /// Gives back what a vCPU refers to. It can never run again.
 pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
-    state.run = RunState::Offline;
+    state.retire();
     let roots = [state.root.take(), state.user_root.take()];
     for root in roots.into_iter().flatten() {
         drop(TypeRef::from_held(memory, root));

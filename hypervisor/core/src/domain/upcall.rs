@@ -7,8 +7,7 @@
 use dom0_abi::addr::Maddr;
 use dom0_abi::arch::ArchVcpuInfo;
 use dom0_abi::xen::VcpuInfo;
-use oxen_arch::memory::{BadFrame, PhysMem};
-use oxen_arch::sync::atomic::{AtomicU64, Ordering};
+use oxen_arch::memory::{BadFrame, PhysMem, Spot};
 
 const MASK: u64 = core::mem::offset_of!(VcpuInfo, evtchn_upcall_mask) as u64;
 const CR2: u64 =
@@ -17,17 +16,20 @@ const CR2: u64 =
 /// Where the `vcpu_info` of a vCPU is. Whoever sends an event needs it, so it is outside the vCPU's lock.
 #[derive(Debug)]
 pub struct Upcall {
-    info: AtomicU64,
+    info: Maddr,
+    /// Both bytes, which every way back to the guest looks at.
+    word: Spot,
 }
 
 /// Both bytes, read at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpcallWord(u16);
+pub struct UpcallWord(u32);
 
 impl UpcallWord {
     /// Whether an event is to be delivered now.
     pub const fn is_deliverable(self) -> bool {
-        self.is_pending() && self.mask() == 0
+        // Pending is the lower byte, so that is anything in it, and nothing above.
+        matches!(self.0, 1..=0xff)
     }
 
     /// Whether an event is pending, masked or not.
@@ -42,21 +44,22 @@ impl UpcallWord {
 }
 
 impl Upcall {
-    /// The vCPU's `vcpu_info` is at this address, aligned to 8 bytes, in a frame of its domain.
-    pub const fn new(info: Maddr) -> Self {
-        Self {
-            info: AtomicU64::new(info.get()),
-        }
+    /// The vCPU's `vcpu_info` is at this address, aligned to 8 bytes, in a frame of its domain that is held writable for as long as
+    /// the vCPU may run.
+    pub fn new(mem: &PhysMem, info: Maddr) -> Result<Self, BadFrame> {
+        let word = mem.spot(info)?;
+        Ok(Self { info, word })
     }
 
     /// Where it is.
     pub fn location(&self) -> Maddr {
-        Maddr::new(self.info.load(Ordering::Acquire))
+        self.info
     }
 
     /// Reads both bytes.
-    pub fn read(&self, mem: &PhysMem) -> Result<UpcallWord, BadFrame> {
-        mem.load_u16(self.location()).map(UpcallWord)
+    #[inline(always)]
+    pub fn read(&self, mem: &PhysMem) -> UpcallWord {
+        UpcallWord(mem.look(self.word))
     }
 
     /// Writes the mask byte.
@@ -66,7 +69,7 @@ impl Upcall {
 
     /// Sets the pending byte.
     pub fn set_pending(&self, mem: &PhysMem) -> Result<(), BadFrame> {
-        mem.store_u8(self.location(), 1)
+        mem.store_u8(self.info, 1)
     }
 
     /// Writes the address of the last page fault.
@@ -75,6 +78,6 @@ impl Upcall {
     }
 
     fn at(&self, offset: u64) -> Maddr {
-        Maddr::new(self.location().get().wrapping_add(offset))
+        Maddr::new(self.info.get().wrapping_add(offset))
     }
 }

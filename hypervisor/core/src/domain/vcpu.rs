@@ -2,10 +2,13 @@
 //!
 //! The state of a vCPU has one lock, rank `Vcpu`. The CPU that runs it takes the lock when the guest enters the hypervisor
 //! and gives it back before the guest goes on or the CPU sleeps; nobody else needs it to send an event or an NMI.
+//!
+//! INVARIANT: who causes something that the way back to the guest has to see to, beside events, calls for attention behind it: then one
+//! look is enough for all that seldom happens. What could be caused otherwise is private here and in `shutdown`.
 
 use core::fmt;
 
-use dom0_abi::addr::{Maddr, Mfn};
+use dom0_abi::addr::Mfn;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::FpuArea;
@@ -17,8 +20,8 @@ use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
+use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
-use crate::trap::Injection;
 
 /// One vCPU.
 #[derive(Debug)]
@@ -27,19 +30,24 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Events.
     pub upcall: Upcall,
+    /// Handles for grants that it maps next.
+    pub handles: FreeHandles,
     nmi_pending: AtomicBool,
+    attention: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
     last_cpu: AtomicU32,
     state: SpinLock<VcpuState>,
 }
 
 impl Vcpu {
-    /// Makes a vCPU that was never run. `info` is where its `vcpu_info` is.
-    pub const fn new(id: VcpuId, info: Maddr, state: VcpuState) -> Self {
+    /// Makes a vCPU that was never run.
+    pub const fn new(id: VcpuId, upcall: Upcall, state: VcpuState) -> Self {
         Self {
             id,
-            upcall: Upcall::new(info),
+            upcall,
+            handles: FreeHandles::new(),
             nmi_pending: AtomicBool::new(false),
+            attention: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),
         }
@@ -66,6 +74,7 @@ impl Vcpu {
     /// Sends an NMI; one that was sent before and is not delivered yet is the same.
     pub fn send_nmi(&self) {
         self.nmi_pending.store(true, Ordering::Release);
+        self.call_attention();
     }
 
     /// Whether an NMI waits for delivery.
@@ -76,6 +85,31 @@ impl Vcpu {
     /// Takes the waiting NMI for delivery.
     pub fn take_nmi(&self) -> bool {
         self.nmi_pending.swap(false, Ordering::AcqRel)
+    }
+
+    /// Lets it sleep, or run. `state` is the vCPU's own.
+    pub fn set_run(&self, state: &mut VcpuState, run: RunState) {
+        state.run = run;
+        self.call_attention();
+    }
+
+    /// Says that something was caused.
+    // ORDERING: pairs with `take_attention`, which is an exchange: a cause that it does not see says so behind it.
+    pub(crate) fn call_attention(&self) {
+        self.attention.store(true, Ordering::Release);
+    }
+
+    /// Whether something was caused that nobody has looked at yet, or that still waits.
+    #[inline(always)]
+    pub(crate) fn has_attention(&self) -> bool {
+        self.attention.load(Ordering::Relaxed)
+    }
+
+    /// Forgets that something was caused: all that was is looked at from here on.
+    pub(crate) fn take_attention(&self) {
+        if self.has_attention() {
+            self.attention.swap(false, Ordering::AcqRel);
+        }
     }
 }
 
@@ -108,10 +142,8 @@ pub struct VcpuState {
     pub fpu: FpuArea,
     /// An NMI was delivered and its handler has not ended by `iret` yet.
     pub in_nmi: bool,
-    /// What is to be delivered before the guest executes anything. One at most: the entry that caused it delivers it.
-    pub injection: Option<Injection>,
     /// Whether it runs.
-    pub run: RunState,
+    run: RunState,
 }
 
 impl VcpuState {
@@ -134,13 +166,22 @@ impl VcpuState {
             privileged,
             fpu: FpuArea::new(),
             in_nmi: false,
-            injection: None,
             run: RunState::Running,
         }
     }
 }
 
 impl VcpuState {
+    /// Whether it runs.
+    pub const fn run(&self) -> RunState {
+        self.run
+    }
+
+    /// Says that it never runs again, once no CPU runs it.
+    pub fn retire(&mut self) {
+        self.run = RunState::Offline;
+    }
+
     /// The root that kernel mode runs on.
     pub fn kernel_root(&self) -> Option<Mfn> {
         self.root.as_ref().map(HeldType::mfn)
@@ -153,7 +194,6 @@ impl fmt::Debug for VcpuState {
             .field("mode", &self.mode)
             .field("root", &self.root)
             .field("callbacks", &self.callbacks)
-            .field("injection", &self.injection)
             .field("run", &self.run)
             .finish_non_exhaustive()
     }

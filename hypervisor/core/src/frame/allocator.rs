@@ -45,6 +45,8 @@ struct Zone {
 /// The free lists. Their links and marks are in the frame table.
 pub(super) struct FreeLists {
     zones: [Zone; ZONES],
+    /// A bit for each zone that has a block.
+    filled: u32,
     nr_free: u64,
 }
 
@@ -55,6 +57,7 @@ impl FreeLists {
             heads: [None; ORDERS],
             orders: 0,
         }; ZONES],
+        filled: 0,
         nr_free: 0,
     };
 
@@ -83,24 +86,11 @@ impl FreeLists {
         order: u8,
         address_bits: u8,
     ) -> Option<(FrameIndex, u32)> {
-        let highest = usize::from(
-            address_bits
-                .min(MAX_ADDRESS_BITS)
-                .checked_sub(MIN_ADDRESS_BITS)?,
-        );
+        let highest = address_bits
+            .min(MAX_ADDRESS_BITS)
+            .checked_sub(MIN_ADDRESS_BITS)?;
         let fitting = u32::MAX.checked_shl(u32::from(order))?;
-        let (found, index) = self
-            .zones
-            .iter()
-            .take(highest.saturating_add(1))
-            .rev()
-            .find_map(|zone| {
-                let found = (zone.orders & fitting).trailing_zeros();
-                Some((
-                    u8::try_from(found).ok()?,
-                    (*zone.heads.get(usize::try_from(found).ok()?)?)?,
-                ))
-            })?;
+        let (found, index) = self.find(highest, fitting)?;
         let mut clean = self.remove(table, index, found);
         // What is too much goes back in halves; their other halves are in use, so there is nothing to join.
         for order in (order..found).rev() {
@@ -110,6 +100,20 @@ impl FreeLists {
             clean = clean.min(bit(order));
         }
         Some((index, clean))
+    }
+
+    /// The first block of the lowest order of those in a mask, in the highest zone up to some that has any.
+    fn find(&self, highest: u8, orders: u32) -> Option<(u8, FrameIndex)> {
+        let mut zones = self.filled & bit(highest.saturating_add(1)).wrapping_sub(1);
+        while let Some(highest) = zones.checked_ilog2() {
+            let zone = self.zones.get(highest as usize)?;
+            let order = (zone.orders & orders).trailing_zeros();
+            if let Some(&Some(index)) = zone.heads.get(order as usize) {
+                return Some((order as u8, index));
+            }
+            zones &= !bit(highest as u8);
+        }
+        None
     }
 
     /// Puts frames back, of which the first `clean` are zeroed and forgotten. Their records say `Private` and nobody holds
@@ -177,6 +181,7 @@ impl FreeLists {
         };
         table.push(head, index);
         *zone_orders |= bit(order);
+        self.filled |= bit(zone_of(index) as u8);
         record.set(Kind::FreeHead { order, clean });
         self.nr_free = self.nr_free.saturating_add(u64::from(bit(order)));
     }
@@ -196,6 +201,9 @@ impl FreeLists {
         table.unlink(head, index);
         if head.is_none() {
             *zone_orders &= !bit(order);
+            if *zone_orders == 0 {
+                self.filled &= !bit(zone_of(index) as u8);
+            }
         }
         record.set(Kind::Private);
         self.nr_free = self.nr_free.saturating_sub(u64::from(bit(order)));

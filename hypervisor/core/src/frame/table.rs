@@ -106,14 +106,15 @@ impl FrameRecord {
     /// The same without trying hard. `false`: it cannot be, or the word was just changed by another CPU; nothing has changed.
     #[inline(always)]
     pub(crate) fn acquire_at_once(&self, owner: DomId) -> bool {
-        self.acquire_as(self.word(), owner)
+        let word = self.word();
+        let new = word.acquired(owner);
+        new.is_some_and(|new| self.exchange_word(word, new))
     }
 
-    /// The same if the frame still is what it was found to be.
+    /// Changes the owner word from one to another that was made of it. `false`: another CPU has just changed it.
     #[inline(always)]
-    pub(crate) fn acquire_as(&self, word: OwnerWord, owner: DomId) -> bool {
-        let new = word.acquired(owner);
-        new.is_some_and(|new| exchange(&self.owner, word.bits(), new.bits()))
+    pub(crate) fn exchange_word(&self, word: OwnerWord, new: OwnerWord) -> bool {
+        exchange(&self.owner, word.bits(), new.bits())
     }
 
     /// Ends a reference if it is not the last one. `false`: it may be, and nothing has changed.

@@ -81,17 +81,11 @@ impl<'q> Unpaid<'q> {
     /// Pays for what was noted since the last time.
     #[inline(always)]
     pub(crate) fn pay(&mut self, budget: &mut Budget) {
-        if self.queue.work.load(Ordering::Relaxed) != self.seen {
-            self.pay_some(budget);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn pay_some(&mut self, budget: &mut Budget) {
         let now = self.queue.work.load(Ordering::Relaxed);
-        budget.pay(now.wrapping_sub(self.seen));
-        self.seen = now;
+        if now != self.seen {
+            budget.pay(now.wrapping_sub(self.seen));
+            self.seen = now;
+        }
     }
 }
 

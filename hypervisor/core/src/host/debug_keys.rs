@@ -50,7 +50,7 @@ fn domains(host: &Host, cpu: &Cpu) {
         for vcpu in domain.vcpus() {
             let (run, mode) = {
                 let state = vcpu.lock();
-                (state.run, state.mode)
+                (state.run(), state.mode)
             };
             host.out(cpu).answer(format_args!(
                 "  vcpu {}: {run:?}, {mode:?} mode, events at {}",

@@ -176,7 +176,9 @@ fn a_domain_that_is_refused_leaves_no_memory_behind() {
             crate::domain::privileged_state::PrivilegedState::new(guest.host.cpuid.owned_bits());
         let state =
             crate::domain::vcpu::VcpuState::new(CpuUserRegs::new_zeroed(), root(), privileged);
-        Vcpu::new(VcpuId::new(id), guest.shared_info.at(0), state)
+        let upcall =
+            crate::domain::upcall::Upcall::new(host.mem(), guest.shared_info.at(0)).unwrap();
+        Vcpu::new(VcpuId::new(id), upcall, state)
     };
     let refused = |result: Result<DomainRef<'_>, AddDomainError>| result.map(|_| ()).unwrap_err();
     assert_eq!(

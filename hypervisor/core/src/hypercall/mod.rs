@@ -77,7 +77,7 @@ impl<'a> CallCtx<'a> {
 
     /// Whether the caller went to sleep or was shut down, so that nothing more may be done in its name.
     pub fn must_leave(&self) -> bool {
-        self.state.run != RunState::Running || self.domain.shutdown.is_down()
+        self.state.run() != RunState::Running || self.domain.shutdown.is_down()
     }
 }
 
@@ -110,22 +110,18 @@ pub type HypercallResult = Result<Reply, Errno>;
 /// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
 #[inline(always)]
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
-    let result = by_number(ctx);
-    let result = if ctx.domain.undo.is_empty() {
-        result
-    } else {
-        undone(ctx, result)
-    };
+    let mut result = by_number(ctx);
+    if !ctx.domain.undo.is_empty() {
+        result = undone(ctx, result);
+    }
     match result {
         Ok(Reply::Value(value)) => ctx.regs.rax = value,
-        Ok(Reply::Continue(Rest(()))) => resume(ctx),
-        Ok(Reply::ContextLeft) => {}
-        Err(errno) => ctx.regs.rax = errno.as_register(),
+        other => put_result(ctx, other),
     }
 }
 
-/// Makes the call of this number. It ends by a jump to the handler, so it has no frame of its own.
-#[inline(never)]
+/// Makes the call of this number.
+#[inline(always)]
 fn by_number(ctx: &mut CallCtx<'_>) -> HypercallResult {
     match Hypercall::try_from(ctx.regs.rax) {
         Ok(call) => table::dispatch(ctx, call, |ctx| Arguments::of(ctx.regs)),
@@ -136,11 +132,19 @@ fn by_number(ctx: &mut CallCtx<'_>) -> HypercallResult {
     }
 }
 
+/// Puts any result into the registers; the common one takes no call.
 #[cold]
 #[inline(never)]
-fn resume(ctx: &mut CallCtx<'_>) {
-    if let Some(rest) = ctx.rest.take() {
-        rest.resume_in(ctx.regs);
+fn put_result(ctx: &mut CallCtx<'_>, result: HypercallResult) {
+    match result {
+        Ok(Reply::Value(value)) => ctx.regs.rax = value,
+        Err(errno) => ctx.regs.rax = errno.as_register(),
+        Ok(Reply::Continue(Rest(()))) => {
+            if let Some(rest) = ctx.rest.take() {
+                rest.resume_in(ctx.regs);
+            }
+        }
+        Ok(Reply::ContextLeft) => {}
     }
 }
 

@@ -22,7 +22,7 @@ pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hypercal
         SchedCommand::Block => block(ctx),
         SchedCommand::Shutdown => {
             let request: SchedShutdown = GuestPtr::new(arg).read(ctx.cpu)?;
-            ctx.domain.shutdown.enter(request.reason as u8);
+            ctx.domain.shut_down(request.reason as u8);
             Ok(Reply::DONE)
         }
         SchedCommand::ShutdownCode => {
@@ -44,7 +44,7 @@ pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> Hyperca
         Ok(SchedCommand::Yield) => Ok(Reply::DONE),
         Ok(SchedCommand::Block) => block(ctx),
         Ok(SchedCommand::Shutdown) => {
-            ctx.domain.shutdown.enter(arg as u8);
+            ctx.domain.shut_down(arg as u8);
             Ok(Reply::DONE)
         }
         _ => Err(Errno::ENOSYS),
@@ -57,7 +57,7 @@ fn block(ctx: &mut CallCtx<'_>) -> HypercallResult {
         .upcall
         .set_mask(ctx.host.mem(), 0)
         .map_err(|BadFrame| Errno::EFAULT)?;
-    ctx.state.run = RunState::Blocked;
+    ctx.vcpu.set_run(ctx.state, RunState::Blocked);
     Ok(Reply::DONE)
 }
 
@@ -80,7 +80,7 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
         last = Some(port);
     }
     if request.timeout == 0 && request.nr_ports <= 1 {
-        ctx.state.run = RunState::Polling(last);
+        ctx.vcpu.set_run(ctx.state, RunState::Polling(last));
     }
     Ok(Reply::DONE)
 }

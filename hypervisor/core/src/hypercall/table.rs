@@ -1,7 +1,7 @@
 //! The table of hypercalls: what each does here, who may call it, who handles it. Dispatch and the coverage page of the
 //! documentation are made from it; a call that the ABI gains does not compile until it has a row.
 //!
-//! Handlers are not inlined here: the dispatcher needs no frame then, and no call pays for another one's.
+//! Handlers are not inlined here, so that no call pays for another one's frame. The dispatcher has none: it is part of the entry.
 
 use core::fmt::{self, Write};
 
@@ -14,6 +14,7 @@ use super::{
     version, vm_assist,
 };
 use crate::descriptor;
+use crate::grant;
 use crate::memory_op;
 use crate::mmu;
 use crate::trap::iret;
@@ -87,8 +88,7 @@ table! {
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
     UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));
     MemoryOp { command, arg } => Done(
-        "frames of other resources than memory come with grants; what is for translated guests alone answers as for others; \
-         `claim_pages` looks, but promises nothing",
+        "what is for translated guests alone answers as for others; `claim_pages` looks, but promises nothing",
         memory_op::memory_op(ctx, command, arg)
     );
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
@@ -98,7 +98,10 @@ table! {
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
     PhysdevOpCompat => Planned("Debian's kernel as dom0");
-    GrantTableOp => Planned("grants");
+    GrantTableOp { command, ops, count } => Done(
+        "version 1; without `transfer`, `dump_table`, `cache_flush`",
+        grant::grant_table_op(ctx, command, ops, count)
+    );
     VmAssist { command, kind } => Done("", vm_assist::vm_assist(ctx, command, kind));
     UpdateVaMappingOtherdomain { va, entry, flags, owner } => Done(
         "",

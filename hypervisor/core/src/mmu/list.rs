@@ -32,9 +32,16 @@ impl<T> Copy for List<T> {}
 impl<T: FromBytes + Copy> List<T> {
     /// The result that a call brings which is over but for what had to be given back ([`Continuation::Settle`]).
     pub(super) fn settled(&self) -> Option<Reply> {
-        let is_over = self.count == MMU_COUNT_PREEMPTED && self.requests.is_null();
+        if self.count != MMU_COUNT_PREEMPTED {
+            return None;
+        }
+        self.kept()
+    }
+
+    #[cold]
+    fn kept(&self) -> Option<Reply> {
         let result = i64::from(self.foreign.cast_signed()).cast_unsigned();
-        is_over.then_some(Reply::Value(result))
+        self.requests.is_null().then_some(Reply::Value(result))
     }
 
     /// Carries out the requests in order, up to the first that fails, and tells the caller how many were done, if it can be told.

@@ -51,8 +51,8 @@ pub fn mmu_update(
         return Ok(reply);
     }
     if foreign == u32::from(DomId::SELF.get()) {
-        let reach = Reach::own(ctx.host, ctx.domain);
-        return carry_out(ctx, list, &reach, Some(ctx.domain));
+        let (reach, domain) = (Reach::own(ctx.host, ctx.domain), ctx.domain);
+        return carry_out(ctx, list, reach, || Some(domain));
     }
     for_others(ctx, list)
 }
@@ -70,20 +70,20 @@ fn for_others(ctx: &mut CallCtx<'_>, list: List<MmuUpdate>) -> HypercallResult {
     let owner =
         owners::owner(ctx, DomId::new(foreign as u16)).inspect_err(|_| list.tell(ctx, 0))?;
     let reach = owners::reach(ctx, tables.domain().id, &owner);
-    let named = match &owner {
+    carry_out(ctx, list, reach, || match &owner {
         Owner::Domain(named) => Some(named.domain()),
         Owner::Devices | Owner::Hypervisor => None,
-    };
-    carry_out(ctx, list, &reach, named)
+    })
 }
 
-/// Carries out requests. `named`: the domain whose frames may be renamed.
+/// Carries out requests. `named`: the domain whose frames may be renamed; each caller's is another one, so that each has a loop
+/// of its own, made for what it knows.
 #[inline(always)]
-fn carry_out(
+fn carry_out<'d>(
     ctx: &mut CallCtx<'_>,
     list: List<MmuUpdate>,
-    reach: &Reach<'_>,
-    named: Option<&Domain>,
+    reach: Reach<'_>,
+    named: impl Fn() -> Option<&'d Domain>,
 ) -> HypercallResult {
     let memory = ctx.memory();
     // Requests come in runs for the same table, which is held meanwhile.
@@ -97,22 +97,22 @@ fn carry_out(
             foreign: rest.foreign,
         },
         |ctx, request| {
-            if one_at_once(&memory, reach, &mut held, request) {
+            if one_at_once(&memory, &reach, &mut held, request) {
                 return Ok(());
             }
             // It may be the last reference, and the request may wait for what follows.
             drop(held.take());
-            with_undone(ctx, |ctx| one(ctx, reach, named, request))
+            one(ctx, reach, named(), request)
         },
     )
 }
 
 /// Carries a request out if it is an ordinary write to an L1 table and nothing stands in its way.
 #[inline(always)]
-fn one_at_once<'a, 'm>(
-    memory: &'a Memory<'m>,
+fn one_at_once<'m>(
+    memory: &'m Memory<'m>,
     reach: &Reach<'_>,
-    held: &mut Option<UsedL1<'a, 'm>>,
+    held: &mut Option<UsedL1<'m>>,
     request: MmuUpdate,
 ) -> bool {
     let kept = match request.ptr & COMMAND {
@@ -137,8 +137,18 @@ fn wanted(request: MmuUpdate, kept: u64) -> impl Fn(Entry) -> Option<Entry> {
     move |old| Some(Entry(request.val | old.0 & kept))
 }
 
+/// Carries a request out.
 #[inline(never)]
 fn one(
+    ctx: &mut CallCtx<'_>,
+    reach: Reach<'_>,
+    named: Option<&Domain>,
+    request: MmuUpdate,
+) -> Result<(), Stop> {
+    with_undone(ctx, |ctx| attempt(ctx, &reach, named, request))
+}
+
+fn attempt(
     ctx: &mut CallCtx<'_>,
     reach: &Reach<'_>,
     named: Option<&Domain>,

@@ -8,7 +8,7 @@ use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::ids::DomId;
 
 use super::update::{Replaced, replace, replace_at_once};
-use super::walk::{l1_entry, l1_slot_at_once, l1_table};
+use super::walk::{l1_entry, l1_entry_at_once, l1_table};
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::hypercall::CallCtx;
@@ -48,9 +48,7 @@ impl<'m> TrappedEntry<'m> {
         wanted: impl FnOnce(Entry) -> Option<Entry>,
     ) -> Option<Entry> {
         let (memory, owner) = (&ctx.memory(), ctx.domain.id);
-        let (table, index) = l1_slot_at_once(memory, ctx.state.kernel_root()?, owner, address)?;
-        let mapping = Entry::load(memory.mem(), table.mfn().word(index.into()));
-        drop(table);
+        let mapping = l1_entry_at_once(memory, ctx.state.kernel_root()?, address)?;
         if !mapping.is_present() || mapping.is_writable() {
             return None;
         }

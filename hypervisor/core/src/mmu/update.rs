@@ -64,11 +64,11 @@ pub(super) fn replace(
         let exchanged = if is_harmless(old, new) {
             exchange(old, new)?
         } else {
-            let hold = Hold::take(memory, reach, level, new, budget)?;
+            let hold = Hold::take(&memory, reach, level, new, budget)?;
             let exchanged = exchange(old, hold.entry())?;
             if exchanged.is_ok() {
                 hold.into_entry();
-                drop(Hold::from_entry(memory, level, old));
+                Hold::from_entry(&memory, level, old).end();
             }
             exchanged
         };
@@ -86,26 +86,27 @@ pub(super) fn replace(
 /// Inlined, since it is made of the short cases only: who holds the table calls nothing but what seldom happens.
 #[inline(always)]
 pub(super) fn replace_at_once(
-    table: &UsedL1<'_, '_>,
+    table: &UsedL1<'_>,
     reach: &Reach<'_>,
     index: u16,
     wanted: impl FnOnce(Entry) -> Option<Entry>,
 ) -> Option<Entry> {
-    let memory = *table.memory();
+    let memory = table.memory();
     let at = table.mfn().word(index.into());
     let word = memory.mem().word(at).ok()?;
     let old = Entry(word.load());
-    let new = reach.check(Level::L1, wanted(old)?).ok()?;
+    let new = reach.page_rules.check(wanted(old)?).ok()?;
     let exchange = || word.compare_exchange(old.0, new.0).is_ok();
     if is_harmless(old, new) {
         return exchange().then_some(old);
     }
     let hold = Hold::take_page_at_once(memory, reach, new)?;
     if !exchange() {
+        hold.give_back();
         return None;
     }
     hold.into_entry();
-    drop(Hold::from_entry(memory, Level::L1, old));
+    Hold::from_entry(memory, Level::L1, old).end();
     Some(old)
 }
 

@@ -35,7 +35,7 @@ pub fn update_va_mapping(
     if write_at_once(ctx, va, Entry(entry), &reach) {
         return flush(ctx, va, flags);
     }
-    match write(ctx, va, Entry(entry), &reach) {
+    match write(ctx, va, Entry(entry), reach) {
         Ok(()) => flush(ctx, va, flags),
         Err(Stop::Refused(errno)) => Err(errno),
         Err(Stop::Again) => ctx.goes_on(Continuation::UpdateVaMapping { va, entry, flags }),
@@ -54,7 +54,7 @@ pub fn update_va_mapping_otherdomain(
 ) -> HypercallResult {
     let owner = owners::owner(ctx, id)?;
     let reach = owners::reach(ctx, ctx.domain.id, &owner);
-    match write(ctx, va, Entry(entry), &reach) {
+    match write(ctx, va, Entry(entry), reach) {
         Ok(()) => flush(ctx, va, flags),
         Err(Stop::Refused(errno)) => Err(errno),
         Err(Stop::Again) => ctx.goes_on(Continuation::UpdateVaMappingOtherdomain {
@@ -81,19 +81,14 @@ fn write_at_once(ctx: &CallCtx<'_>, va: GuestAddr, entry: Entry, reach: &Reach<'
 
 /// Writes the entry.
 #[inline(never)]
-fn write(
-    ctx: &mut CallCtx<'_>,
-    va: GuestAddr,
-    entry: Entry,
-    reach: &Reach<'_>,
-) -> Result<(), Stop> {
+fn write(ctx: &mut CallCtx<'_>, va: GuestAddr, entry: Entry, reach: Reach<'_>) -> Result<(), Stop> {
     with_undone(ctx, |ctx| {
         let memory = ctx.memory();
         let root = ctx.state.kernel_root().ok_or(Errno::EINVAL)?;
         let slot = l1_slot(memory, root, reach.tables, va)?;
         let (table, index) = slot.ok_or(Errno::EINVAL)?;
         let (budget, wanted) = (&mut ctx.budget, |_| Some(entry));
-        replace(memory, reach, table.held(), index, budget, wanted).map(|_| ())
+        replace(memory, &reach, table.held(), index, budget, wanted).map(|_| ())
     })
 }
 

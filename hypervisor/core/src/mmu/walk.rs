@@ -2,11 +2,10 @@
 
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::ids::DomId;
-use oxen_arch::guest_range::is_canonical;
+use oxen_arch::guest_range::check_guest_range;
 
 use crate::frame::Memory;
 use crate::page_type::entry::Entry;
-use crate::page_type::promote::is_ours;
 use crate::page_type::{Level, PageType, Stop, TypeRef, UsedL1};
 
 /// The L1 table that maps an address under a root, and the index in it. `None`: there is none, or the address is not a
@@ -42,24 +41,34 @@ pub(super) fn l1_table<'m>(
 
 /// The same without trying hard. `None`: there is none, or another CPU has just changed something.
 #[inline(always)]
-pub(super) fn l1_slot_at_once<'a, 'm>(
-    memory: &'a Memory<'m>,
+pub(super) fn l1_slot_at_once<'m>(
+    memory: &'m Memory<'m>,
     root: Mfn,
     owner: DomId,
     address: GuestAddr,
-) -> Option<(UsedL1<'a, 'm>, u16)> {
+) -> Option<(UsedL1<'m>, u16)> {
     let (table, index) = place(memory, root, address)?;
     Some((UsedL1::at_once(memory, table, owner)?, index))
+}
+
+/// The L1 entry that maps an address under a root, as the CPU would find it: no table is held, so with other vCPUs it may be what
+/// a frame has that was one just before. What it leads to has to be asked, like any number that the guest gives. `None`: there
+/// is none.
+#[inline(always)]
+pub(super) fn l1_entry_at_once(
+    memory: &Memory<'_>,
+    root: Mfn,
+    address: GuestAddr,
+) -> Option<Entry> {
+    let (table, index) = place(memory, root, address)?;
+    Some(Entry::load(memory.mem(), table.word(index.into())))
 }
 
 /// The frame that is in the place of the L1 table for an address, and the index in it.
 #[inline(always)]
 fn place(memory: &Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
-    let address = address.get();
-    let index = |level: Level| ((address >> level.shift()) & 511) as u16;
-    if !is_canonical(address) || is_ours(Level::L4, index(Level::L4)) {
-        return None;
-    }
+    check_guest_range(address, 1).ok()?;
+    let index = |level: Level| ((address.get() >> level.shift()) & 511) as u16;
     let mem = memory.mem();
     let mut table = root;
     for level in [Level::L4, Level::L3, Level::L2] {

@@ -101,13 +101,22 @@ impl Entry {
 /// What entries may be on this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryRules {
-    /// What may not be set in an L1 entry: of a domain that does not choose cache modes, and of one that does.
-    refused_in_l1: [u64; 2],
+    /// Those of L1 tables: of a domain that does not choose cache modes, and of one that does.
+    pages: [PageRules; 2],
     /// What may not be set in entries above.
     refused_above: u64,
+    /// Frames below this one must not be named by entries that are not present (L1TF).
+    hidden_below: Mfn,
+}
+
+/// What entries of L1 tables may be.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRules {
+    /// What may not be set.
+    refused: u64,
     /// What user entries get beside what the guest gave: the global bit, where it is used.
     global: u64,
-    /// Frames below this one must not be named by entries that are not present (L1TF).
+    /// As for other entries.
     hidden_below: Mfn,
 }
 
@@ -118,69 +127,97 @@ impl EntryRules {
         let frames = FRAME & !u64::MAX.checked_shl(width).unwrap_or(0);
         let no_execute = if facts.has_nx { NO_EXECUTE } else { 0 };
         let common = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | SOFTWARE | no_execute | frames;
-        Self {
-            refused_in_l1: [!(common | GLOBAL), !(common | GLOBAL | CACHE)],
-            refused_above: !common,
+        let hidden_below = if facts.leaks_not_present {
+            max_mfn
+        } else {
+            Mfn::new(0)
+        };
+        let pages = [0, CACHE].map(|chosen| PageRules {
+            refused: !(common | GLOBAL | chosen),
             global: match mode {
                 TlbMode::Global => GLOBAL,
                 TlbMode::Pcid => 0,
             },
-            hidden_below: if facts.leaks_not_present {
-                max_mfn
-            } else {
-                Mfn::new(0)
-            },
+            hidden_below,
+        });
+        Self {
+            pages,
+            refused_above: !common,
+            hidden_below,
         }
     }
 
-    /// Checks an entry of some level and returns it as it is put into memory.
+    /// The rules for entries of L1 tables. `may_cache`: the domain owns devices, and may choose cache modes.
+    #[inline(always)]
+    pub const fn pages(&self, may_cache: bool) -> &PageRules {
+        let [strict, with_cache] = &self.pages;
+        if may_cache { with_cache } else { strict }
+    }
+
+    /// Checks an entry of some level and returns it as it is put into memory. Every present entry is for users, since kernel
+    /// and user both are ring 3.
     ///
-    /// `may_cache`: the domain owns devices, and may choose cache modes. `EINVAL`: a bit is not allowed; on a CPU that leaks
-    /// what entries name that are not present: it names memory. `EPERM`: an L1 entry names an address that no machine has.
-    ///
-    /// Kernel and user both are ring 3, so every present entry is for users. One that was not is the kernel's: it gets a mark,
-    /// by which it is known when the guest writes it again, and is not global, so that it goes when the root of user mode is
-    /// loaded. ABI: `public/arch-x86/xen-x86_64.h`, `_PAGE_GUEST_KERNEL`.
-    #[inline]
+    /// `may_cache`: see [`Self::pages`]. `EINVAL`: a bit is not allowed; on a CPU that leaks what entries name that are not
+    /// present: it names memory. L1 entries fail as [`PageRules::check`].
     pub fn check(&self, level: Level, entry: Entry, may_cache: bool) -> Result<Entry, Errno> {
+        let always = match level {
+            Level::L1 => return self.pages(may_cache).check(entry),
+            Level::L2 | Level::L3 => USER,
+            Level::L4 => USER | ACCESSED,
+        };
+        if !entry.is_present() {
+            return check_absent(entry, self.hidden_below);
+        }
+        if entry.0 & self.refused_above != 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Entry(entry.0 | always))
+    }
+}
+
+impl PageRules {
+    /// Checks an entry and returns it as it is put into memory. `EPERM`: it names an address that no machine has; `EINVAL`: as
+    /// [`EntryRules::check`].
+    ///
+    /// One that was not for users is the kernel's: it gets a mark, by which it is known when the guest writes it again, and is
+    /// not global, so that it goes when the root of user mode is loaded. Others are global or not, whatever the guest said.
+    /// ABI: `public/arch-x86/xen-x86_64.h`, `_PAGE_GUEST_KERNEL`.
+    #[inline(always)]
+    pub fn check(&self, entry: Entry) -> Result<Entry, Errno> {
         let bits = entry.0;
-        if bits & PRESENT == 0 {
-            let named = entry.mfn();
-            return if bits & FRAME == 0 || named >= self.hidden_below {
-                Ok(entry)
-            } else {
-                Err(Errno::EINVAL)
-            };
+        if !entry.is_present() {
+            return check_absent(entry, self.hidden_below);
         }
-        let [strict, with_cache] = self.refused_in_l1;
-        let refused = bits
-            & match level {
-                Level::L1 if may_cache => with_cache,
-                Level::L1 => strict,
-                Level::L2 | Level::L3 | Level::L4 => self.refused_above,
-            };
+        let refused = bits & self.refused;
         if refused != 0 {
-            let is_beyond = refused & !FRAME == 0 && bits & FRAME != FRAME;
-            return Err(match level {
-                Level::L1 if is_beyond => Errno::EPERM,
-                _ => Errno::EINVAL,
-            });
+            return Err(why(entry, refused));
         }
-        let mut fixed = bits | USER;
-        match level {
-            Level::L1 => {
-                if bits & USER == 0 {
-                    fixed |= GUEST_KERNEL;
-                }
-                // Whatever the guest said.
-                fixed &= !GLOBAL;
-                if fixed & GUEST_KERNEL == 0 {
-                    fixed |= self.global;
-                }
-            }
-            Level::L2 | Level::L3 => {}
-            Level::L4 => fixed |= ACCESSED,
-        }
-        Ok(Entry(fixed))
+        // Present, as it was: said again for the compiler, which then knows it in the loops that this is part of.
+        let kept = bits & !GLOBAL | PRESENT;
+        Ok(Entry(if bits & (USER | GUEST_KERNEL) == USER {
+            kept | self.global
+        } else {
+            kept | USER | GUEST_KERNEL
+        }))
+    }
+}
+
+/// Checks an entry that is not present.
+#[inline(always)]
+fn check_absent(entry: Entry, hidden_below: Mfn) -> Result<Entry, Errno> {
+    if entry.0 & FRAME == 0 || entry.mfn() >= hidden_below {
+        Ok(entry)
+    } else {
+        Err(Errno::EINVAL)
+    }
+}
+
+/// Why an L1 entry with these bits is refused.
+#[cold]
+fn why(entry: Entry, refused: u64) -> Errno {
+    if refused & !FRAME == 0 && entry.0 & FRAME != FRAME {
+        Errno::EPERM
+    } else {
+        Errno::EINVAL
     }
 }

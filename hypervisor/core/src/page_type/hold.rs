@@ -11,7 +11,7 @@ use core::mem;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
 
-use super::entry::{Entry, EntryRules};
+use super::entry::{Entry, EntryRules, PageRules};
 use super::{Level, PageType, Stop, TypeRef, promote, refs};
 use crate::budget::Budget;
 use crate::domain::{Capabilities, Domain};
@@ -22,7 +22,8 @@ use crate::policy::io_memory::{IoMemory, Kind};
 /// Whose pages L1 entries may map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Those of this domain, and devices if it has any.
+    /// Those of this domain, and devices if it has any. It may be another one than that of the tables: one that it controls, or
+    /// one that grants the page (`mmu::granted`).
     Of(DomId),
     /// Those of devices. ABI: `public/xen.h`, `DOMID_IO`.
     Devices,
@@ -35,6 +36,8 @@ pub enum Pages {
 pub struct Reach<'a> {
     /// What bits may be.
     pub rules: &'a EntryRules,
+    /// What they may be in L1 entries.
+    pub page_rules: &'a PageRules,
     /// Whose the tables are: all tables of a tree are one domain's.
     pub tables: DomId,
     /// Whose pages may be mapped.
@@ -48,17 +51,18 @@ pub struct Reach<'a> {
 impl<'a> Reach<'a> {
     /// What the tables of a domain lead to when the domain itself asks, or is checked as a whole.
     pub fn own(host: &'a Host, domain: &Domain) -> Self {
+        let has_devices = domain.capabilities.contains(Capabilities::HARDWARE);
         Self {
             rules: &host.entry_rules,
+            page_rules: host.entry_rules.pages(has_devices),
             tables: domain.id,
             pages: Pages::Of(domain.id),
-            has_devices: domain.capabilities.contains(Capabilities::HARDWARE),
+            has_devices,
             devices: &host.io_memory,
         }
     }
 
     /// The bits of an entry, checked and as they are put into memory.
-    #[inline]
     pub fn check(&self, level: Level, entry: Entry) -> Result<Entry, Errno> {
         self.rules.check(level, entry, self.has_devices)
     }
@@ -67,7 +71,7 @@ impl<'a> Reach<'a> {
 /// An entry with the references that it has: it goes into memory by [`Self::into_entry`], or dropping it ends them.
 #[must_use = "dropping it ends the references"]
 pub struct Hold<'m> {
-    memory: Memory<'m>,
+    memory: &'m Memory<'m>,
     level: Level,
     entry: Entry,
 }
@@ -78,7 +82,7 @@ impl<'m> Hold<'m> {
     /// An L1 entry: `EBUSY`: it maps memory that is not the owner's, or that is used as something else; `EPERM`: it maps a
     /// device that may not be mapped. Others fail as [`promote::acquire`].
     pub fn take(
-        memory: Memory<'m>,
+        memory: &'m Memory<'m>,
         reach: &Reach<'_>,
         level: Level,
         entry: Entry,
@@ -89,7 +93,7 @@ impl<'m> Hold<'m> {
             Some(below) => {
                 if entry.is_present() {
                     let ty = PageType::Table(below);
-                    promote::acquire(memory, reach, entry.mfn(), ty, budget)?.into_entry();
+                    promote::acquire(*memory, reach, entry.mfn(), ty, budget)?.into_entry();
                 }
                 Ok(Self::from_entry(memory, level, entry))
             }
@@ -99,14 +103,14 @@ impl<'m> Hold<'m> {
     /// The same for an L1 entry.
     #[inline(always)]
     pub(crate) fn take_page(
-        memory: Memory<'m>,
+        memory: &'m Memory<'m>,
         reach: &Reach<'_>,
         entry: Entry,
     ) -> Result<Self, Stop> {
         match Self::take_page_at_once(memory, reach, entry) {
             Some(hold) => Ok(hold),
             None => {
-                let entry = take_slowly(&memory, reach, entry)?;
+                let entry = take_slowly(memory, reach, entry)?;
                 Ok(Self::from_entry(memory, Level::L1, entry))
             }
         }
@@ -115,11 +119,11 @@ impl<'m> Hold<'m> {
     /// The same without trying hard. `None`: it cannot be, or not so easily; nothing has changed.
     #[inline(always)]
     pub(crate) fn take_page_at_once(
-        memory: Memory<'m>,
+        memory: &'m Memory<'m>,
         reach: &Reach<'_>,
         entry: Entry,
     ) -> Option<Self> {
-        (!entry.is_present() || take_at_once(&memory, reach, entry))
+        (!entry.is_present() || take_at_once(memory, reach, entry))
             .then(|| Self::from_entry(memory, Level::L1, entry))
     }
 
@@ -136,41 +140,72 @@ impl<'m> Hold<'m> {
 
     /// Takes the references out of an entry that is in memory no more.
     #[inline]
-    pub fn from_entry(memory: Memory<'m>, level: Level, entry: Entry) -> Self {
+    pub fn from_entry(memory: &'m Memory<'m>, level: Level, entry: Entry) -> Self {
         Self {
             memory,
             level,
             entry,
         }
     }
+
+    /// Ends the references, as dropping does, where that happens often: inlined.
+    #[inline(always)]
+    pub(crate) fn end(self) {
+        if !end_at_once(self.memory, self.level, self.entry) {
+            end_slowly(self.memory, self.level, self.entry);
+        }
+        mem::forget(self);
+    }
+
+    /// Ends the references, as dropping does, where that hardly ever happens: in registers.
+    #[inline(always)]
+    pub(crate) fn give_back(self) {
+        end_slowly(self.memory, self.level, self.entry);
+        mem::forget(self);
+    }
 }
 
 impl Drop for Hold<'_> {
-    #[inline(always)]
     fn drop(&mut self) {
-        end(&self.memory, self.level, self.entry);
+        end_slowly(self.memory, self.level, self.entry);
     }
 }
 
-/// Ends the references of an entry that is gone from memory.
+/// Whether what an entry refers to is the type of a frame, not just the frame.
 #[inline(always)]
-fn end(memory: &Memory<'_>, level: Level, entry: Entry) {
+fn is_typed(level: Level, entry: Entry) -> bool {
+    level != Level::L1 || entry.is_writable()
+}
+
+/// Ends the references of an entry if they are not the last ones, as nearly always. `false`: ask [`end_slowly`].
+#[inline(always)]
+fn end_at_once(memory: &Memory<'_>, level: Level, entry: Entry) -> bool {
     if !entry.is_present() {
-        return;
+        return true;
     }
-    let mfn = entry.mfn();
-    if level != Level::L1 {
-        return refs::end(memory, mfn);
-    }
-    let Some(record) = memory.frames.record(mfn) else {
-        return;
+    let Some(record) = memory.frames.record(entry.mfn()) else {
+        return false;
     };
-    if !record.word().is_owned() {
+    // A frame that is nobody's has neither a type nor references.
+    if is_typed(level, entry) {
+        refs::end_at_once(memory, record, entry.mfn())
+    } else {
+        record.release_one_of_many()
+    }
+}
+
+/// Ends the references of an entry.
+#[cold]
+#[inline(never)]
+fn end_slowly(memory: &Memory<'_>, level: Level, entry: Entry) {
+    let mfn = entry.mfn();
+    let is_memory = || (memory.frames.record(mfn)).is_some_and(|record| record.word().is_owned());
+    if !entry.is_present() || !is_memory() {
         return;
     }
-    if entry.is_writable() {
-        refs::end(memory, mfn);
-    } else if !record.release_one_of_many() {
+    if is_typed(level, entry) {
+        refs::end_last(memory, mfn);
+    } else {
         FrameRef::end_last(memory, mfn);
     }
 }

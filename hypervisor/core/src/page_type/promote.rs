@@ -14,7 +14,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::memory::BadFrame;
 use oxen_arch::sync::atomic::{Ordering, fence};
 
-use super::entry::Entry;
+use super::entry::{Entry, PageRules};
 use super::hold::{Hold, Reach};
 use super::refs::give_up;
 use super::{ENTRIES, Level, PageType, Stop, TypeRef, twin};
@@ -23,8 +23,9 @@ use crate::descriptor::page::check_page;
 use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
 use crate::frame::{Memory, Unpaid, Work};
 
-/// What a line of entries costs beside them, in units of the budget: half as much again.
-const LINE: u32 = 4;
+/// What a line of entries costs beside them, and beside what is asked for before it, in units of the budget: with that, half as
+/// much again.
+const LINE: u32 = 3;
 /// What finding the table that an entry leads to costs beside the entry.
 const FOUND: u32 = 2;
 
@@ -98,10 +99,8 @@ enum Claim<'m> {
 /// Finds a frame of a domain to have the type, or begins to make it so: no other CPU can use the frame, and none holds
 /// translations from its old use.
 fn claim<'m>(memory: Memory<'m>, mfn: Mfn, ty: PageType, owner: DomId) -> Result<Claim<'m>, Stop> {
-    match TypeRef::share(memory, mfn, ty, owner) {
-        Ok(found) => return Ok(Claim::Ready(found)),
-        Err(Stop::Again) => return Err(Stop::Again),
-        Err(Stop::Refused(_)) => {}
+    if let Some(found) = TypeRef::share_at_once(memory, mfn, ty, owner) {
+        return Ok(Claim::Ready(found));
     }
     let frame = memory.acquire(mfn, owner)?;
     let next = match memory.frames.type_event(mfn, TypeEvent::Claim(ty)) {
@@ -259,32 +258,48 @@ fn pages(
     job: &mut Job,
     budget: &mut Budget,
 ) -> Result<(), Stop> {
+    let rules = *reach.page_rules;
     let mut unpaid = Unpaid::new(memory.undo);
-    while let Some(line) = (memory.mem())
+    while let Some(mut line) = (memory.mem())
         .next_nonzero_line(job.mfn, usize::from(job.next))
         .map_err(|BadFrame| Errno::EINVAL)?
     {
+        if !budget.spend_entry() {
+            return Err(Stop::Again);
+        }
+        line.keep_from(usize::from(job.next));
+        let mut cost = LINE;
         for (offset, &word) in line.words.iter().enumerate() {
-            let index = line.first.wrapping_add(offset);
-            if word == 0 || index < usize::from(job.next) {
-                continue;
+            if word != 0 {
+                let index = line.first.wrapping_add(offset);
+                cost = cost.wrapping_add(1);
+                page(&memory, reach, &rules, job.mfn, index, Entry(word))
+                    .inspect_err(|_| job.next = index as u16)?;
             }
-            job.next = index as u16;
-            if !budget.spend_entry() {
-                return Err(Stop::Again);
-            }
-            let fixed = reach.check(Level::L1, Entry(word))?;
-            let hold = Hold::take_page(memory, reach, fixed)?;
-            if hold.entry().0 != word {
-                put(memory, job.mfn, index, hold.entry())?;
-            }
-            hold.into_entry();
         }
         job.next = line.end() as u16;
-        budget.pay(LINE);
+        budget.pay(cost);
         unpaid.pay(budget);
     }
     job.next = ENTRIES;
+    Ok(())
+}
+
+/// Checks an entry of an L1 table, and takes what it needs.
+#[inline(always)]
+fn page(
+    memory: &Memory<'_>,
+    reach: &Reach<'_>,
+    rules: &PageRules,
+    table: Mfn,
+    index: usize,
+    entry: Entry,
+) -> Result<(), Stop> {
+    let hold = Hold::take_page(memory, reach, rules.check(entry)?)?;
+    if hold.entry() != entry {
+        put(*memory, table, index, hold.entry())?;
+    }
+    hold.into_entry();
     Ok(())
 }
 

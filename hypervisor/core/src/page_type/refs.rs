@@ -68,6 +68,21 @@ impl<'m> TypeRef<'m> {
         }
     }
 
+    /// The same without trying hard. `None`: it cannot be, or another CPU has just changed something.
+    #[inline(always)]
+    pub(super) fn share_at_once(
+        memory: Memory<'m>,
+        mfn: Mfn,
+        ty: PageType,
+        owner: DomId,
+    ) -> Option<Self> {
+        let record = memory.frames.record(mfn)?;
+        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
+            return None;
+        }
+        Self::counted(memory, mfn, ty).of(record, owner).ok()
+    }
+
     /// Makes a frame of a domain writable for somebody, or finds it so.
     ///
     /// `EINVAL`: it is not the domain's, or has another type. [`Stop::Again`] as for [`Self::share`].
@@ -95,9 +110,9 @@ impl<'m> TypeRef<'m> {
         // Asked first, so that nobody can keep the types of somebody else's frames from ending, and again when the frame cannot
         // change hands any more.
         let owned = record.word();
-        if !owned.is_of(owner) {
+        let Some(acquired) = owned.acquired(owner) else {
             return false;
-        }
+        };
         let word = record.type_word();
         if let Some(new) = word.shared(PageType::Writable) {
             if !record.exchange_type(word, new) {
@@ -110,7 +125,7 @@ impl<'m> TypeRef<'m> {
             return is_of;
         }
         match word.first_writable() {
-            Some(new) if record.acquire_as(owned, owner) => {
+            Some(new) if record.exchange_word(owned, acquired) => {
                 let is_first = record.exchange_type(word, new);
                 if !is_first {
                     FrameRef::end_last(memory, mfn);
@@ -218,33 +233,40 @@ pub(super) fn settle(memory: Memory<'_>, mfn: Mfn, effect: TypeEffect) {
 impl Drop for TypeRef<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        end(&self.memory, self.held.mfn);
+        let Self { memory, held } = self;
+        let record = memory.frames.record(held.mfn);
+        if !record.is_some_and(|record| end_at_once(memory, record, held.mfn)) {
+            end_last(memory, held.mfn);
+        }
     }
 }
 
 /// A reference to the type of an L1 table, for as long as one straight way takes: as a [`TypeRef`], but it knows the record, and
 /// fits into registers.
 #[must_use = "dropping the reference ends it"]
-pub(crate) struct UsedL1<'a, 'm> {
-    memory: &'a Memory<'m>,
-    record: &'a FrameRecord,
+pub(crate) struct UsedL1<'m> {
+    memory: &'m Memory<'m>,
+    record: &'m FrameRecord,
     mfn: Mfn,
 }
 
-impl<'a, 'm> UsedL1<'a, 'm> {
+impl<'m> UsedL1<'m> {
     /// As [`TypeRef::share`], without trying hard. `None`: it cannot be, or another CPU has just changed something.
     #[inline(always)]
-    pub(crate) fn at_once(memory: &'a Memory<'m>, mfn: Mfn, owner: DomId) -> Option<Self> {
+    pub(crate) fn at_once(memory: &'m Memory<'m>, mfn: Mfn, owner: DomId) -> Option<Self> {
         let record = memory.frames.record(mfn)?;
         if !record.word().is_of(owner) || !record.share_type_at_once(PageType::Table(Level::L1)) {
             return None;
         }
-        let used = Self {
+        if !record.word().is_of(owner) {
+            end_last(memory, mfn);
+            return None;
+        }
+        Some(Self {
             memory,
             record,
             mfn,
-        };
-        record.word().is_of(owner).then_some(used)
+        })
     }
 
     /// The frame.
@@ -255,12 +277,12 @@ impl<'a, 'm> UsedL1<'a, 'm> {
 
     /// The frames that it is one of.
     #[inline(always)]
-    pub(crate) fn memory(&self) -> &'a Memory<'m> {
+    pub(crate) fn memory(&self) -> &'m Memory<'m> {
         self.memory
     }
 }
 
-impl Drop for UsedL1<'_, '_> {
+impl Drop for UsedL1<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if !self.record.release_type_of_many() {
@@ -269,21 +291,11 @@ impl Drop for UsedL1<'_, '_> {
     }
 }
 
-/// Ends a reference whose last trace is gone from memory.
+/// Ends a reference whose last trace is gone from memory, if it is not the last one, or the last one to a writable frame that
+/// somebody refers to otherwise, as nearly always its domain. `false`: it is another one, or another CPU has just changed
+/// something.
 #[inline(always)]
-pub(super) fn end(memory: &Memory<'_>, mfn: Mfn) {
-    if !end_at_once(memory, mfn) {
-        end_last(memory, mfn);
-    }
-}
-
-/// Ends a reference, as [`end`], that is not the last one, or the last one to a writable frame that somebody refers to
-/// otherwise, as nearly always its domain. `false`: it is another one, or another CPU has just changed something.
-#[inline(always)]
-fn end_at_once(memory: &Memory<'_>, mfn: Mfn) -> bool {
-    let Some(record) = memory.frames.record(mfn) else {
-        return false;
-    };
+pub(super) fn end_at_once(memory: &Memory<'_>, record: &FrameRecord, mfn: Mfn) -> bool {
     let word = record.type_word();
     if let Some(new) = word.released() {
         return record.exchange_type(word, new);
@@ -301,9 +313,10 @@ fn end_at_once(memory: &Memory<'_>, mfn: Mfn) -> bool {
     }
 }
 
-/// Ends a reference that may be the last one, as [`end`], and does what follows from that.
+/// Ends a reference that may be the last one, and does what follows from that.
+#[cold]
 #[inline(never)]
-fn end_last(memory: &Memory<'_>, mfn: Mfn) {
+pub(super) fn end_last(memory: &Memory<'_>, mfn: Mfn) {
     match memory.frames.type_event(mfn, TypeEvent::Release) {
         Ok(TypeEffect::Last) => give_up(*memory, mfn, 0),
         Ok(effect) => settle(*memory, mfn, effect),

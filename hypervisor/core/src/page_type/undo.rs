@@ -1,5 +1,5 @@
-//! How a table loses its type for good: what its entries hold goes back, from the last entry to the first, and tables below
-//! that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
+//! How a table loses its type for good: what its entries hold goes back, line by line from the last to the first, and tables
+//! below that nobody uses any more follow. Nothing here is recursive: those tables come into the same queue.
 
 use super::entry::Entry;
 use super::hold::Hold;
@@ -36,8 +36,8 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     }
     let is_done = match level {
         // Nearly all entries: what depends on the level is known here when the hypervisor is built.
-        Level::L1 => entries(&memory, &mut table, Level::L1, budget),
-        level => entries(&memory, &mut table, level, budget),
+        Level::L1 => entries(memory, &mut table, Level::L1, budget),
+        level => entries(memory, &mut table, level, budget),
     };
     if !is_done {
         memory.undo.push(memory.frames, mfn, table.progress);
@@ -51,24 +51,26 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
     true
 }
 
-/// Gives back what the entries hold that are left, from the last to the first; `false` if the budget was spent before the end.
+/// Gives back what the entries hold that are left, line by line from the last to the first; `false` if the budget was spent
+/// before the end.
 #[inline(always)]
-fn entries(memory: &Memory<'_>, table: &mut ToUndo, level: Level, budget: &mut Budget) -> bool {
+fn entries(memory: Memory<'_>, table: &mut ToUndo, level: Level, budget: &mut Budget) -> bool {
     let mem = memory.mem();
     let mut unpaid = Unpaid::new(memory.undo);
-    while let Ok(Some(line)) = mem.last_nonzero_line(table.mfn, usize::from(table.progress)) {
-        for (index, word) in line.words.into_iter().enumerate().rev() {
-            let index = line.first.wrapping_add(index) as u16;
-            if word == 0 || index >= table.progress || is_ours(level, index) {
-                continue;
+    while let Ok(Some(mut line)) = mem.last_nonzero_line(table.mfn, usize::from(table.progress)) {
+        if !budget.spend_entry() {
+            return false;
+        }
+        line.keep_below(usize::from(table.progress));
+        let mut cost = 0_u32;
+        for (index, &word) in line.words.iter().enumerate() {
+            if word != 0 && !is_ours(level, line.first.wrapping_add(index) as u16) {
+                cost = cost.wrapping_add(1);
+                Hold::from_entry(&memory, level, Entry(word)).end();
             }
-            if !budget.spend_entry() {
-                return false;
-            }
-            drop(Hold::from_entry(*memory, level, Entry(word)));
-            table.progress = index;
         }
         table.progress = line.first as u16;
+        budget.pay(cost);
         unpaid.pay(budget);
     }
     true

@@ -146,7 +146,9 @@ impl Queue {
     /// Lets the level be no further behind or ahead of another one.
     pub(super) fn approach(&mut self, other: u64, behind: u64, before: u64) {
         let distance = ahead(self.level(), other);
-        let wanted = distance.clamp((behind as i64).wrapping_neg(), before as i64);
+        let wanted = distance
+            .min(before as i64)
+            .max((behind as i64).wrapping_neg());
         let change = wanted.wrapping_sub(distance);
         self.offset = self.offset.wrapping_add(change as u64);
     }
@@ -192,7 +194,7 @@ impl Queue {
         };
         let least = self.clock.saturating_sub(scale.span(behind));
         let most = self.clock.saturating_add(scale.span(before));
-        record.set_virtual_time(time.clamp(least, most));
+        record.set_virtual_time(time.max(least).min(most));
         record.home.store(self.cpu.get(), Ordering::Relaxed);
         record.weight.store(weight.get().into(), Ordering::Relaxed);
     }

@@ -37,19 +37,23 @@ const CODE_EXTERNAL: u32 = 1 << 0;
 const CODE_IDT: u32 = 1 << 1;
 
 /// `syscall` of 64-bit code: a hypercall from kernel mode; from user mode nothing but the guest's own business (I17).
-pub fn syscall(ctx: &mut CallCtx<'_>) {
+#[inline(always)]
+pub fn syscall(ctx: &mut CallCtx<'_>) -> Option<Injection> {
     match ctx.state.mode {
-        GuestMode::Kernel => hypercall::from_registers(ctx),
+        GuestMode::Kernel => {
+            hypercall::from_registers(ctx);
+            None
+        }
         GuestMode::User => {
             let callback = ctx.state.callbacks.syscall;
-            user_syscall(ctx, callback);
+            Some(user_syscall(ctx, callback))
         }
     }
 }
 
 /// Hands a `syscall` to the callback for it. Without one the instruction does not exist.
-fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) {
-    ctx.state.injection = Some(if callback.address == 0 {
+fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) -> Injection {
+    if callback.address == 0 {
         ctx.regs.rip = ctx
             .regs
             .rip
@@ -57,26 +61,33 @@ fn user_syscall(ctx: &mut CallCtx<'_>, callback: Callback) {
         Injection::Exception(Exception::ud())
     } else {
         Injection::Syscall(callback)
-    });
+    }
 }
 
-/// Handles the exception that `entry_vector` names.
-pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
-    // The one that guests cause all the time goes straight, if the CPU did not run into it by itself.
-    if ctx.regs.entry_vector == PAGE_FAULT && ctx.regs.error_code & PageFaultCode::USER != 0 {
-        ctx.state.injection = page_fault(ctx).map(Injection::Exception);
-        return Ok(());
+/// Handles the exception that guests cause all the time, a page fault of their own code: a write to a page table, which we
+/// carry out, or the guest's own business. `None`: it is another one, which is left to [`exception`].
+#[inline(always)]
+pub fn page_fault(ctx: &mut CallCtx<'_>) -> Option<Result<(), Exception>> {
+    // Not one that the CPU ran into by itself.
+    if ctx.regs.entry_vector != PAGE_FAULT || ctx.regs.error_code & PageFaultCode::USER == 0 {
+        return None;
     }
+    Some(
+        page_table_write::carry_out(ctx, ctx.cpu.fault_address())
+            .unwrap_or_else(|| Err(own_page_fault(ctx))),
+    )
+}
+
+/// Handles the exception that `entry_vector` names; returns what of it is left for the guest.
+pub fn exception(ctx: &mut CallCtx<'_>) -> Result<Option<Injection>, Stop> {
     let number = ctx.regs.entry_vector & !ENTRY_RETURN;
     let is_of_return = ctx.regs.entry_vector & ENTRY_RETURN != 0;
     if number == ENTRY_SYSCALL32 {
         let callback = ctx.state.callbacks.syscall32;
-        user_syscall(ctx, callback);
-        return Ok(());
+        return Ok(Some(user_syscall(ctx, callback)));
     }
     if number == u32::from(SYSTEM_CALL) {
-        system_call_gate(ctx);
-        return Ok(());
+        return Ok(Some(system_call_gate(ctx)));
     }
     let vector = u8::try_from(number)
         .ok()
@@ -86,14 +97,13 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
     if vector == Vector::PageFault
         && let Some(handled) = descriptor::window_fault(ctx)
     {
-        ctx.state.injection = handled.err().map(Injection::Exception);
-        return Ok(());
+        return Ok(handled.err().map(Injection::Exception));
     }
     let injected = match vector {
         // The guest has executed nothing, so there is nothing to emulate: doing so would keep a guest with registers that
         // cannot be loaded in here for as long as it likes.
         _ if is_of_return => Some(Exception::new(vector, ctx.regs.error_code)),
-        Vector::GeneralProtection => return general_protection(ctx),
+        Vector::GeneralProtection => return Ok(general_protection(ctx)),
         Vector::InvalidOpcode => emulate(ctx),
         // Of the CPU's own making: no write of the guest's.
         Vector::PageFault => Some(own_page_fault(ctx)),
@@ -107,22 +117,18 @@ pub fn exception(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
         Vector::MachineCheck => return Err(Stop::Host(HostEnd::MachineCheck)),
         _ => Some(Exception::new(vector, ctx.regs.error_code)),
     };
-    if let Some(exception) = injected {
-        ctx.state.injection = Some(Injection::Exception(exception));
-    }
-    Ok(())
+    Ok(injected.map(Injection::Exception))
 }
 
 /// `int n` of a vector whose gate the CPU keeps closed, an instruction that we emulate, or the guest's own fault.
-fn general_protection(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
+fn general_protection(ctx: &mut CallCtx<'_>) -> Option<Injection> {
     let code = ctx.regs.error_code;
     if code & (CODE_EXTERNAL | CODE_IDT) == CODE_IDT {
         // The vector is in bits 3 to 10.
         let vector = (code >> 3) as u8;
         if may_interrupt(ctx, vector) {
             ctx.regs.rip = ctx.regs.rip.wrapping_add(INT_LENGTH);
-            ctx.state.injection = Some(Injection::SoftInterrupt(vector));
-            return Ok(());
+            return Some(Injection::SoftInterrupt(vector));
         }
     }
     let injected = if code == 0 {
@@ -130,18 +136,17 @@ fn general_protection(ctx: &mut CallCtx<'_>) -> Result<(), Stop> {
     } else {
         Some(Exception::gp(code))
     };
-    ctx.state.injection = injected.map(Injection::Exception);
-    Ok(())
+    injected.map(Injection::Exception)
 }
 
 /// `int 0x80`, which does not fault: every mode may use it, whatever level the table says, once there is an entry for it.
-fn system_call_gate(ctx: &mut CallCtx<'_>) {
-    ctx.state.injection = Some(if ctx.state.traps.get(SYSTEM_CALL).address != 0 {
+fn system_call_gate(ctx: &mut CallCtx<'_>) -> Injection {
+    if ctx.state.traps.get(SYSTEM_CALL).address != 0 {
         Injection::SoftInterrupt(SYSTEM_CALL)
     } else {
         ctx.regs.rip = ctx.regs.rip.wrapping_sub(INT_LENGTH);
         Injection::Exception(Exception::gp((u32::from(SYSTEM_CALL) << 3) | CODE_IDT))
-    });
+    }
 }
 
 /// Carries out an instruction that trapped, or says which exception the guest gets.
@@ -169,15 +174,6 @@ fn may_interrupt(ctx: &CallCtx<'_>, vector: u8) -> bool {
         GuestMode::User => 3,
     };
     ctx.state.traps.get(vector).dpl() >= level
-}
-
-/// A write to a page table, which we carry out, or a page fault of the guest's own.
-#[inline(never)]
-fn page_fault(ctx: &mut CallCtx<'_>) -> Option<Exception> {
-    match page_table_write::carry_out(ctx, ctx.cpu.fault_address()) {
-        Some(done) => done.err(),
-        None => Some(own_page_fault(ctx)),
-    }
 }
 
 fn own_page_fault(ctx: &CallCtx<'_>) -> Exception {

@@ -7,9 +7,9 @@ use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::VcpuId;
 use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
 
-use super::crash;
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
+use super::{Injection, crash};
 use crate::address_space;
 use crate::descriptor::Tables;
 use crate::domain::Capabilities;
@@ -24,6 +24,7 @@ pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
 }
 
 /// An exception of a guest. Returns as [`hypercall`] does.
+#[inline(always)]
 pub fn exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
     let next = handle_exception(host, cpu, regs);
     settle(host, cpu, regs, next);
@@ -108,27 +109,36 @@ pub fn stop(host: &Host, cpu: &Cpu) {
 #[inline(always)]
 pub fn handle_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
     with_running(host, cpu, regs, |ctx| {
-        dispatch::syscall(ctx);
-        before_return(ctx)
+        let injection = dispatch::syscall(ctx);
+        before_return(ctx, injection)
     })
 }
 
 /// Handles an exception up to the decision what comes next.
 #[inline(always)]
 pub fn handle_exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
-    with_running(host, cpu, regs, |ctx| {
-        match dispatch::exception(ctx) {
-            Ok(()) => {}
-            Err(Stop::Domain(reason)) => crash::domain(ctx, reason),
-            Err(Stop::Host(end)) => return Next::Shutdown(end),
-        }
-        before_return(ctx)
+    with_running(host, cpu, regs, |ctx| match dispatch::page_fault(ctx) {
+        Some(Ok(())) => before_return(ctx, None),
+        Some(Err(exception)) => before_return(ctx, Some(Injection::Exception(exception))),
+        None => handle_other_exception(ctx),
     })
+}
+
+#[inline(never)]
+fn handle_other_exception(ctx: &mut CallCtx<'_>) -> Next {
+    match dispatch::exception(ctx) {
+        Ok(injection) => before_return(ctx, injection),
+        Err(Stop::Domain(reason)) => {
+            crash::domain(ctx, reason);
+            before_return(ctx, None)
+        }
+        Err(Stop::Host(end)) => Next::Shutdown(end),
+    }
 }
 
 /// Decides anew what comes next: something may have happened to the running vCPU.
 pub fn look_again(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
-    with_running(host, cpu, regs, before_return)
+    with_running(host, cpu, regs, |ctx| before_return(ctx, None))
 }
 
 /// Does what comes next until that is a return to the guest.

@@ -1,11 +1,13 @@
 //! RFLAGS: what a guest shows, and what it may run with.
 //!
-//! INVARIANT (I24): a guest runs with IF=1, IOPL=0, NT=0, VM=0. What it takes for IF is the event mask, and what it takes for
+//! INVARIANT (I24): a guest runs with IF=1, IOPL=0, NT=0, VM=0: the way out sees to that (`arch`), and what a guest asks for or is
+//! given is made so beforehand. What it takes for IF is the event mask, and what it takes for
 //! IOPL is kept beside the registers. SPEC: Intel SDM volume 1, 3.4.3.
+
+use oxen_arch::registers::{FORCED_FLAGS, GUEST_FLAGS};
 
 /// Carry.
 pub const CF: u64 = 1 << 0;
-const ALWAYS_ONE: u64 = 1 << 1;
 /// Parity of the lowest byte of a result.
 pub const PF: u64 = 1 << 2;
 /// Carry out of the lowest four bits.
@@ -27,14 +29,10 @@ const IOPL: u64 = 3 << IOPL_SHIFT;
 /// The next instruction ignores breakpoints.
 pub const RF: u64 = 1 << 16;
 const AC: u64 = 1 << 18;
-const ID: u64 = 1 << 21;
-
-/// What a guest may have as it likes.
-const OWN: u64 = CF | PF | AF | ZF | SF | TF | DF | OF | RF | AC | ID;
 
 /// The flags that a guest runs with when it asks for these.
 pub const fn for_guest(rflags: u64) -> u64 {
-    (rflags & OWN) | ALWAYS_ONE | IF
+    (rflags & GUEST_FLAGS) | FORCED_FLAGS
 }
 
 /// The flags that a handler begins with: no single step, no resume, no alignment check.
@@ -57,8 +55,11 @@ pub const fn iopl(rflags: u64) -> u32 {
 mod tests {
     use super::*;
 
+    const ALWAYS_ONE: u64 = 1 << 1;
     const NT: u64 = 1 << 14;
     const VM: u64 = 1 << 17;
+    const ID: u64 = 1 << 21;
+    const OWN: u64 = CF | PF | AF | ZF | SF | TF | DF | OF | RF | AC | ID;
 
     #[test]
     fn i24_no_request_gives_a_guest_more_than_its_own_flags() {

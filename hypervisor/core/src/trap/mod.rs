@@ -1,7 +1,7 @@
 //! What happens between a guest's leaving guest mode and its coming back.
 //!
-//! [`entry`] is what the image calls. An entry is handled ([`dispatch`], [`crate::hypercall`]); what it leaves for the guest
-//! waits in one slot of the vCPU, the [`Injection`]; [`return_path`] delivers that, NMIs and events by a [`bounce`], and
+//! [`entry`] is what the image calls. An entry is handled ([`dispatch`], [`crate::hypercall`]) and may leave one thing for the
+//! guest, the [`Injection`]; [`return_path`] delivers that, NMIs and events by a [`bounce`], and
 //! says whether there is a guest to return to.
 
 pub mod bounce;
@@ -23,8 +23,9 @@ mod tests;
 use crate::domain::vcpu::Callback;
 use exception::Exception;
 
-/// What is to be delivered to a guest before it executes anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is to be delivered to a guest before it executes anything. Not to be copied: it is delivered once (I26).
+#[must_use = "what nobody delivers is lost"]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Injection {
     /// An exception.
     Exception(Exception),

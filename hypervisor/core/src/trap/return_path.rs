@@ -1,8 +1,8 @@
 //! The way back: what a vCPU is given before it executes anything, and whether it does.
 //!
-//! INVARIANT (I26): an injection is taken out of its slot before it is delivered, so it is delivered once or the domain ends.
-//! INVARIANT (I24): every way to a guest ends in [`before_return`], and there in one place that forces selectors of ring 3
-//! and flags.
+//! INVARIANT (I26): an injection is a value that is given away where it is delivered, so it is delivered once or the domain ends.
+//! INVARIANT: every way to a guest ends in [`before_return`], with one look at what every entry has to look at: the vCPU's attention,
+//! the CPU's NMI, the guest's own two bytes.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use dom0_abi::sched::ShutdownReason;
 use super::bounce::{Bounce, bounce};
 use super::crash::{self, CrashReason};
 use super::exception::{Exception, Vector};
-use super::{Injection, dispatch, flags};
+use super::{Injection, dispatch};
 use crate::domain::Capabilities;
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
@@ -76,52 +76,46 @@ impl fmt::Display for HostEnd {
     }
 }
 
-/// Delivers what waits for the running vCPU, and says what its CPU does next. The registers of one that does not go on are
-/// in its state from then on.
+/// Delivers what the entry caused and what waits for the running vCPU, and says what its CPU does next. The registers of one that
+/// does not go on are in its state from then on.
 #[inline(always)]
-pub fn before_return(ctx: &mut CallCtx<'_>) -> Next {
-    if is_quiet(ctx) {
-        return to_guest(ctx);
+pub fn before_return(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
+    if injection.is_none() && is_quiet(ctx) {
+        return Next::Guest;
     }
-    deliver_and_decide(ctx)
+    deliver_and_decide(ctx, injection)
 }
 
-/// Whether nothing waits for the guest and nothing has happened to it: the common case, by one look at each place. An event that
-/// arrives behind it finds the vCPU as if it had left already.
+/// Whether nothing waits for the guest and nothing has happened to it: the common case. An event that arrives behind it finds the
+/// vCPU as if it had left already.
 #[inline(always)]
 fn is_quiet(ctx: &CallCtx<'_>) -> bool {
-    ctx.state.injection.is_none()
-        && ctx.state.run == RunState::Running
-        && !ctx.domain.shutdown.is_down()
-        && !ctx.vcpu.has_nmi()
+    !ctx.vcpu.has_attention()
         && !ctx.cpu.has_nmi()
-        && matches!(ctx.vcpu.upcall.read(ctx.host.mem()), Ok(upcall) if !upcall.is_deliverable())
-}
-
-#[inline(always)]
-fn to_guest(ctx: &mut CallCtx<'_>) -> Next {
-    ctx.regs.cs |= 3;
-    ctx.regs.ss |= 3;
-    ctx.regs.rflags = flags::for_guest(ctx.regs.rflags);
-    Next::Guest
+        && !ctx.vcpu.upcall.read(ctx.host.mem()).is_deliverable()
 }
 
 #[inline(never)]
-fn deliver_and_decide(ctx: &mut CallCtx<'_>) -> Next {
-    let next = decide(ctx);
+fn deliver_and_decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
+    ctx.vcpu.take_attention();
+    let next = decide(ctx, injection);
     if next != Next::Guest {
         ctx.state.regs = *ctx.regs;
+    }
+    // What is left waits for something else, and is looked at each time until that has come.
+    if next != Next::Guest || ctx.vcpu.has_nmi() {
+        ctx.vcpu.call_attention();
     }
     next
 }
 
-fn decide(ctx: &mut CallCtx<'_>) -> Next {
+fn decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
     // Of one that arrives from here on the guest hears when it next comes in.
     if ctx.cpu.take_nmi() {
         dispatch::nmi(ctx.host, ctx.cpu);
     }
     if !ctx.domain.shutdown.is_down()
-        && let Err(reason) = deliver(ctx)
+        && let Err(reason) = deliver(ctx, injection)
     {
         crash::domain(ctx, reason);
     }
@@ -132,24 +126,24 @@ fn decide(ctx: &mut CallCtx<'_>) -> Next {
             Next::Idle
         };
     }
-    if ctx.state.run != RunState::Running {
+    if ctx.state.run() != RunState::Running {
         return Next::Idle;
     }
-    to_guest(ctx)
+    Next::Guest
 }
 
 /// First what this entry caused, then an NMI, then events. Each masks what would interrupt its handler, so there is at most
 /// one of each.
-fn deliver(ctx: &mut CallCtx<'_>) -> Result<(), CrashReason> {
-    if let Some(injection) = ctx.state.injection.take() {
+fn deliver(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Result<(), CrashReason> {
+    if let Some(injection) = injection {
         inject(ctx, injection)?;
     }
     let has_nmi = ctx.vcpu.has_nmi() && !ctx.state.in_nmi && {
         // Without a handler an NMI stays pending; registering one finds it.
         ctx.state.traps.get(Vector::Nmi.number()).address != 0
     };
-    wake(ctx, has_nmi)?;
-    if ctx.state.run != RunState::Running {
+    wake(ctx, has_nmi);
+    if ctx.state.run() != RunState::Running {
         return Ok(());
     }
     if has_nmi && ctx.vcpu.take_nmi() {
@@ -162,7 +156,7 @@ fn deliver(ctx: &mut CallCtx<'_>) -> Result<(), CrashReason> {
         };
         bounce(ctx, how)?;
     }
-    if ctx.vcpu.upcall.read(ctx.host.mem())?.is_deliverable() {
+    if ctx.vcpu.upcall.read(ctx.host.mem()).is_deliverable() {
         let address = ctx.state.callbacks.event;
         if address == 0 {
             return Err(CrashReason::NoEventCallback);
@@ -178,10 +172,10 @@ fn deliver(ctx: &mut CallCtx<'_>) -> Result<(), CrashReason> {
 }
 
 /// Ends the sleep of a vCPU that has a reason to run.
-fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) -> Result<(), CrashReason> {
-    let upcall = ctx.vcpu.upcall.read(ctx.host.mem())?;
-    let awake = match ctx.state.run {
-        RunState::Running | RunState::Offline => return Ok(()),
+fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) {
+    let upcall = ctx.vcpu.upcall.read(ctx.host.mem());
+    let awake = match ctx.state.run() {
+        RunState::Running | RunState::Offline => return,
         RunState::Blocked => upcall.is_deliverable(),
         RunState::Polling(None) => upcall.is_pending(),
         RunState::Polling(Some(port)) => {
@@ -190,9 +184,8 @@ fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) -> Result<(), CrashReason> {
         }
     };
     if awake || has_nmi {
-        ctx.state.run = RunState::Running;
+        ctx.vcpu.set_run(ctx.state, RunState::Running);
     }
-    Ok(())
 }
 
 fn inject(ctx: &mut CallCtx<'_>, injection: Injection) -> Result<(), CrashReason> {

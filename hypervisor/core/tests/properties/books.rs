@@ -102,9 +102,16 @@ impl World {
         books
     }
 
-    /// What all frames hold that domains have other than that of a place.
+    /// What all frames hold that domains have other than that of a place, but for those that are granted to it.
     pub fn contents_of_others(&self, slot: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let mut granted = Vec::new();
+        let mem = self.host.mem();
+        let mapper = self.host.domains.get(self.players[slot].id).unwrap();
+        mapper.grants.visit_maps(mem, |_, track| {
+            let granter = self.host.domains.get(track.granter()).unwrap();
+            granted.push(granter.grants.active(mem, track.reference()).mfn());
+        });
         for player in self
             .players
             .iter()
@@ -119,7 +126,8 @@ impl World {
                     })
                 );
                 // CPUs mark entries of tables.
-                if self.host.frames.is_of(*mfn, player.id) && !is_table {
+                let may_change = is_table || granted.contains(mfn);
+                if self.host.frames.is_of(*mfn, player.id) && !may_change {
                     let mut page = [0; 4096];
                     self.host.mem().read_bytes(mfn.at(0), &mut page).unwrap();
                     bytes.extend(page);

@@ -36,6 +36,10 @@ const SELF: u64 = 0x7ff0;
 const IO: u64 = 0x7ff1;
 const XEN: u64 = 0x7ff2;
 
+/// Where in its page the data begins: behind what a list takes that begins below the page, so that no call overwrites its own
+/// arguments, which would be others then when it goes on.
+const BEGIN: u64 = 64;
+
 /// Makes operations for one vCPU.
 pub struct Maker<'a> {
     pub world: Scene<'a>,
@@ -46,6 +50,7 @@ pub struct Maker<'a> {
     place: u64,
 }
 
+mod grants;
 mod memory;
 mod mmu;
 mod pages;
@@ -58,7 +63,7 @@ impl<'a> Maker<'a> {
             rng,
             slot,
             seat,
-            place: linear(ARGS + seat),
+            place: linear(ARGS + seat) + BEGIN,
         }
     }
 
@@ -70,7 +75,7 @@ impl<'a> Maker<'a> {
         }
         let page = linear(ARGS + self.seat);
         if self.place + bytes.len() as u64 > page + 0x1000 {
-            self.place = page;
+            self.place = page + BEGIN;
         }
         let at = self.place;
         self.place += (bytes.len() as u64).next_multiple_of(8);
@@ -126,7 +131,8 @@ impl<'a> Maker<'a> {
         if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
             return self.about_the_dying(length);
         }
-        match self.rng.below(25) {
+        match self.rng.below(31) {
+            25..31 => self.grant_call(),
             20 | 21 => self.set_segment_base(),
             22..25 => self.memory_op(),
             0..9 => self.mmu_update(length),
@@ -229,7 +235,8 @@ impl<'a> Maker<'a> {
     }
 
     fn op(&mut self) -> Op {
-        match self.rng.below(30) {
+        match self.rng.below(34) {
+            30..34 => self.grant(),
             20..23 => self.trapped(),
             23 => Op::EnterUser,
             24..30 => {

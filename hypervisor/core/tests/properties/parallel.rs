@@ -82,7 +82,7 @@ fn run(seed: u64) {
                         return;
                     }
                     let domain = scene.host.domains.get(scene.players[slot].id).unwrap();
-                    domain.shutdown.enter(3);
+                    domain.shut_down(3);
                     entry::stop(scene.host, &cpu);
                     both_stopped.wait();
                     let undo = UndoQueue::new();
@@ -90,7 +90,8 @@ fn run(seed: u64) {
                     let mut progress = Progress::More;
                     while seat == 0 && progress == Progress::More {
                         let mut budget = Budget::new(25 + rng.below(100) as u32);
-                        progress = teardown::release(memory, &domain, &mut budget);
+                        progress =
+                            teardown::release(memory, &scene.host.domains, &domain, &mut budget);
                     }
                 });
             }

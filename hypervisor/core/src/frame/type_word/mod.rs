@@ -206,6 +206,10 @@ const INCOHERENT: u64 = 1 << 61;
 const HAS_TYPE: u64 = STATE << STATE_SHIFT | TYPE << TYPE_SHIFT;
 /// References, which are counted in 32 bits of the payload.
 const COUNT: u64 = u32::MAX as u64;
+/// So many of them that the short ways leave the frame to the general one: so each is a single comparison.
+const MANY: u64 = 1 << 30;
+/// What is set in a count that is not below that.
+const ARE_MANY: u64 = COUNT & !(MANY - 1);
 const WRITABLE: u64 = encode_type(Some(PageType::Writable));
 
 const NONE: u64 = 0;
@@ -316,7 +320,7 @@ impl TypeWord {
     #[inline]
     pub(crate) const fn shared(self, ty: PageType) -> Option<Self> {
         let wanted = IN_USE << STATE_SHIFT | encode_type(Some(ty));
-        if self.0 & HAS_TYPE == wanted && self.0 & COUNT != COUNT {
+        if self.0 & (HAS_TYPE | ARE_MANY) == wanted {
             Some(Self(self.0.wrapping_add(1)))
         } else {
             None
@@ -327,7 +331,8 @@ impl TypeWord {
     /// [`Self::after`].
     #[inline]
     pub(crate) const fn released(self) -> Option<Self> {
-        if self.0 & (STATE << STATE_SHIFT) == IN_USE << STATE_SHIFT && self.0 & COUNT > 1 {
+        let two = IN_USE << STATE_SHIFT | 2;
+        if (self.0 & (STATE << STATE_SHIFT | COUNT)).wrapping_sub(two) < MANY {
             Some(Self(self.0.wrapping_sub(1)))
         } else {
             None

@@ -45,7 +45,7 @@ fn block_unmasks_and_sleeps_until_an_event() {
         assert_eq!(guest.mask(), 1);
         assert_eq!(with_args(&mut guest, call, [1, 0]), Next::Idle);
         assert_eq!(guest.mask(), 0);
-        assert_eq!(guest.state(|state| state.run), RunState::Blocked);
+        assert_eq!(guest.state(|state| state.run()), RunState::Blocked);
         let mut regs = guest.regs;
         assert_eq!(
             entry::look_again(&guest.host, &guest.cpu, &mut regs),
@@ -57,7 +57,7 @@ fn block_unmasks_and_sleeps_until_an_event() {
             Next::Guest
         );
         assert_eq!((regs.rip, regs.rax), (CODE + 0x40, 0));
-        assert_eq!(guest.state(|state| state.run), RunState::Running);
+        assert_eq!(guest.state(|state| state.run()), RunState::Running);
     }
 }
 

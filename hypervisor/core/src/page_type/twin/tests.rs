@@ -395,7 +395,7 @@ fn two_cpus_that_write_the_same_slot_leave_both_alike() {
         for turn in 0..20_000 {
             let new = Entry(wanted[(begin + turn) % 3]);
             let mut budget = Budget::new(u32::MAX);
-            let taken = Hold::take(memory, &reach, Level::L4, new, &mut budget);
+            let taken = Hold::take(&memory, &reach, Level::L4, new, &mut budget);
             // The other CPU is at the table, or it waits in one of the queues.
             let Ok(hold) = taken else {
                 undo::drain(memory, &mut Budget::new(u32::MAX));
@@ -405,7 +405,7 @@ fn two_cpus_that_write_the_same_slot_leave_both_alike() {
             let new = hold.entry();
             if exchange(memory, root.held(), 1, old, new).unwrap().is_ok() {
                 hold.into_entry();
-                drop(Hold::from_entry(memory, Level::L4, old));
+                drop(Hold::from_entry(&memory, Level::L4, old));
                 exchanges += 1;
             }
             assert!(undo::drain(memory, &mut Budget::new(u32::MAX)));

@@ -100,7 +100,15 @@ impl Write {
 
     /// Gives registers and flags what the instruction leaves in them, for the entry that it found. The rest of what an
     /// instruction does is [`complete`](crate::trap::instruction::complete).
+    #[inline(always)]
     pub fn finish(&self, regs: &mut CpuUserRegs, old: u64) {
+        // Nothing, for the commonest of all.
+        if self.operation != Operation::Move {
+            self.leave(regs, old);
+        }
+    }
+
+    fn leave(&self, regs: &mut CpuUserRegs, old: u64) {
         let before = self.operand(old);
         match self.operation {
             Operation::Move => {}

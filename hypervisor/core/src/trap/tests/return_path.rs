@@ -2,17 +2,21 @@
 
 use dom0_abi::ids::VcpuId;
 
+use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
 use crate::testing::{CODE, Guest, STACK};
 use crate::trap::entry;
-use crate::trap::return_path::Next;
+use crate::trap::return_path::{HostEnd, Next};
 
 const EVENT: u64 = CODE + 0x40;
 const NMI: u64 = CODE + 0x80;
 const FAULT: u64 = CODE + 0xc0;
 
 fn ready() -> Guest {
-    let mut guest = Guest::ordinary();
+    ready_as(Guest::ordinary())
+}
+
+fn ready_as(mut guest: Guest) -> Guest {
     guest.set_trap(2, 4, NMI);
     guest.set_trap(0, 0, FAULT);
     guest.state(|state| state.callbacks.event = EVENT);
@@ -119,7 +123,8 @@ fn an_nmi_that_came_while_the_cpu_was_in_the_hypervisor_is_delivered_on_the_way_
     // During a hypercall, and during the sleep of the idle loop.
     for run in [RunState::Running, RunState::Blocked] {
         (guest.regs.rip, guest.regs.rsp) = (CODE, STACK);
-        guest.state(|state| (state.in_nmi, state.run) = (false, run));
+        guest.state(|state| state.in_nmi = false);
+        guest.set_run(run);
         guest.cpu.raise_nmi();
         assert_eq!(again(&mut guest), Next::Guest);
         assert_eq!(guest.regs.rip, NMI);
@@ -133,9 +138,94 @@ fn an_nmi_that_came_while_the_cpu_was_in_the_hypervisor_is_delivered_on_the_way_
 }
 
 #[test]
+fn whatever_is_caused_is_seen_by_the_next_way_back() {
+    type Cause = fn(&Guest);
+    let causes: [(&str, Cause, Next, u64); 6] = [
+        ("nothing", |_| (), Next::Guest, CODE),
+        ("an NMI for the vCPU", send_nmi, Next::Guest, NMI),
+        (
+            "an NMI in the hypervisor",
+            |guest| guest.cpu.raise_nmi(),
+            Next::Guest,
+            NMI,
+        ),
+        (
+            "sleep",
+            |guest| guest.set_run(RunState::Blocked),
+            Next::Idle,
+            CODE,
+        ),
+        (
+            "the end of the domain",
+            |guest| guest.domain(|domain| domain.shut_down(3)),
+            Next::Shutdown(HostEnd::Hardware(Reason(3))),
+            CODE,
+        ),
+        (
+            "an event",
+            |guest| {
+                guest.raise_event();
+                guest.set_mask(0);
+            },
+            Next::Guest,
+            EVENT,
+        ),
+    ];
+    for (name, cause, next, rip) in causes {
+        let mut guest = ready_as(Guest::dom0());
+        assert_eq!(again(&mut guest), Next::Guest);
+        cause(&guest);
+        // What lasts is seen each time; what was delivered, once.
+        for _ in 0..2 {
+            assert_eq!(again(&mut guest), next, "{name}");
+            assert_eq!(guest.regs.rip, rip, "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_nmi_that_has_to_wait_is_not_forgotten() {
+    let mut guest = ready();
+    guest.state(|state| state.in_nmi = true);
+    send_nmi(&guest);
+    for _ in 0..2 {
+        assert_eq!(again(&mut guest), Next::Guest);
+        assert_eq!(guest.regs.rip, CODE);
+    }
+    guest.state(|state| state.in_nmi = false);
+    assert_eq!(again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rip, NMI);
+}
+
+#[test]
+fn what_is_caused_while_the_way_back_looks_is_not_lost() {
+    let mut guest = ready();
+    for _ in 0..if cfg!(miri) { 4 } else { 200 } {
+        let Guest {
+            host,
+            cpu,
+            regs,
+            domid,
+            ..
+        } = &mut guest;
+        (regs.rip, regs.rsp) = (CODE, STACK);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let domain = host.domains.get(*domid).unwrap();
+                domain.vcpu(VcpuId::new(0)).unwrap().send_nmi();
+            });
+            assert_eq!(entry::look_again(host, cpu, regs), Next::Guest);
+        });
+        assert_eq!(again(&mut guest), Next::Guest);
+        assert_eq!(guest.regs.rip, NMI);
+        guest.state(|state| state.in_nmi = false);
+    }
+}
+
+#[test]
 fn an_nmi_wakes_a_sleeper() {
     let mut guest = ready();
-    guest.state(|state| state.run = RunState::Blocked);
+    guest.set_run(RunState::Blocked);
     assert_eq!(again(&mut guest), Next::Idle);
     send_nmi(&guest);
     assert_eq!(again(&mut guest), Next::Guest);
@@ -154,10 +244,10 @@ fn an_event_without_callback_ends_the_domain() {
 #[test]
 fn i31_no_lock_is_held_when_a_guest_or_the_idle_loop_goes_on() {
     let mut guest = ready();
-    guest.state(|state| state.run = RunState::Blocked);
+    guest.set_run(RunState::Blocked);
     assert_eq!(again(&mut guest), Next::Idle);
     // Would panic if the vCPU's lock, or one above it, were held.
-    guest.state(|state| state.run = RunState::Running);
+    guest.set_run(RunState::Running);
     assert_eq!(again(&mut guest), Next::Guest);
     guest.state(|_| ());
 }
@@ -166,7 +256,7 @@ fn i31_no_lock_is_held_when_a_guest_or_the_idle_loop_goes_on() {
 fn registers_of_a_sleeper_are_in_its_state() {
     let mut guest = ready();
     guest.regs.rbx = 0x1234;
-    guest.state(|state| state.run = RunState::Blocked);
+    guest.set_run(RunState::Blocked);
     assert_eq!(again(&mut guest), Next::Idle);
     assert_eq!(guest.state(|state| state.regs), guest.regs);
 }
@@ -193,7 +283,7 @@ fn a_cpu_without_vcpu_idles() {
 #[test]
 fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
     let mut guest = ready();
-    guest.state(|state| state.run = RunState::Blocked);
+    guest.set_run(RunState::Blocked);
     guest.set_mask(0);
     assert_eq!(again(&mut guest), Next::Idle);
     // An interrupt that ends the sleep finds no guest of its own to return to.

@@ -158,7 +158,7 @@ fn a_page_is_dropped_from_every_address_space() {
         }
         bench.machine.mem().store_u64(slot, 0).unwrap();
         cpu.load_root_pcid(root, pcid(2), true);
-        cpu.flush_page(GuestAddr::new(HERE));
+        assert_eq!(cpu.flush_page(GuestAddr::new(HERE)), 3, "each has its own");
         assert!(!holds(&bench, 0, page));
         let is_full = cpu.registers().full_flushes > 0;
         assert_eq!(is_full, !has_invpcid);

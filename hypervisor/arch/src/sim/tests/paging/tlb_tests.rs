@@ -34,7 +34,9 @@ fn moved(flags: u64) -> (Moved, Cpu) {
 fn a_stale_entry_is_used_until_flushed() {
     let flushes: [fn(&Moved, &Cpu); 5] = [
         |_, cpu| cpu.flush_tlb(),
-        |_, cpu| cpu.flush_page(GuestAddr::new(HERE + 5)),
+        |_, cpu| {
+            cpu.flush_page(GuestAddr::new(HERE + 5));
+        },
         |moved, cpu| cpu.load_root(moved.root),
         |_, cpu| cpu.invpcid(Invpcid::Context(0)),
         |_, cpu| cpu.invpcid(Invpcid::Address(0, GuestAddr::new(HERE))),
@@ -128,7 +130,9 @@ fn global_entries_survive_a_root_load() {
 fn what_drops_everything_drops_global_entries() {
     let flushes: [fn(&Cpu); 3] = [
         |cpu| cpu.flush_tlb(),
-        |cpu| cpu.flush_page(GuestAddr::new(HERE)),
+        |cpu| {
+            cpu.flush_page(GuestAddr::new(HERE));
+        },
         |cpu| cpu.invpcid(Invpcid::All),
     ];
     for flush in flushes {

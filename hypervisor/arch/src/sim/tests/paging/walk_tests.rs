@@ -303,7 +303,7 @@ proptest! {
             }
             match flush {
                 0 => cpu.flush_tlb(),
-                1 => cpu.flush_page(GuestAddr::new(address)),
+                1 => _ = cpu.flush_page(GuestAddr::new(address)),
                 2 => cpu.load_root(root),
                 _ => {
                     root = roots[page % 2];
