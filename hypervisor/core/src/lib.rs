@@ -29,6 +29,7 @@ pub mod memory_op;
 pub mod mmu;
 pub mod page_type;
 pub mod policy;
+pub mod sched;
 pub mod trap;
 pub mod version;
 

@@ -13,6 +13,8 @@ pub mod event;
 pub mod frame;
 pub mod memory;
 pub mod page_type;
+#[path = "../../../hypervisor/core/src/sched/mod.rs"]
+pub mod sched;
 pub mod sync;
 pub mod twin;
 
