@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod descriptors;
+pub mod events;
 pub mod memory;
 
 use core::arch::asm;

@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: for hours, random runs of the whole hypervisor and the fuzz targets in turns, up to the first failure.
+//! `cargo xtask soak`: for hours, random runs of the whole hypervisor, load for the scheduler and the fuzz targets in turns, up
+//! to the first failure.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,6 +32,13 @@ const STEPS: &str = "6000";
 /// The test that does them.
 const TEST: &str = "i01_to_i11_hold_behind_random_operations";
 
+/// How many minutes the scheduler plays for a seed, and the tests in which it does.
+const PLAYED: &str = "240";
+const SCHEDULING: [&str; 2] = [
+    "mixed_load_is_fair_and_capped_and_nobody_waits_long",
+    "whatever_is_changed_affinity_is_obeyed_and_nobody_waits_beside_an_idle_cpu",
+];
+
 /// Goes on until the time is over or something fails.
 pub fn command(options: &Options) -> Result<()> {
     let mut seed = options.seed.unwrap_or_else(|| {
@@ -41,9 +49,10 @@ pub fn command(options: &Options) -> Result<()> {
     let targets = fuzz::targets()?;
     say("building the random tests");
     run(properties().arg("--no-run"))?;
+    run(scheduling().arg("--no-run"))?;
     let log = logs_dir()?.join("soak.log");
     let whole = Duration::from_secs(options.minutes.saturating_mul(60));
-    let turns = u32::try_from(targets.len().saturating_add(1))?;
+    let turns = u32::try_from(targets.len().saturating_add(2))?;
     let turn = TURN.min(whole / turns);
     say(format!("soak of {} minutes, seed {seed}", options.minutes));
     let end = Instant::now() + whole;
@@ -56,6 +65,14 @@ pub fn command(options: &Options) -> Result<()> {
         }
         let last = seed.wrapping_sub(1);
         say(format!("seeds {first} to {last}: nothing wrong"));
+        let next = Instant::now() + turn;
+        let mut played = first;
+        while Instant::now() < next {
+            one_schedule(played, &log)?;
+            played = played.wrapping_add(1);
+        }
+        let last = played.wrapping_sub(1);
+        say(format!("scheduler, seeds {first} to {last}: nothing wrong"));
         for target in &targets {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -73,6 +90,30 @@ fn properties() -> Command {
     test.args(["test", "--quiet", "--package", "oxen-core"]);
     test.args(["--test", "properties"]);
     test
+}
+
+fn scheduling() -> Command {
+    let mut test = cargo();
+    test.args(["test", "--quiet", "--release", "--package", "oxen-core"]);
+    test.args(["--test", "scheduling"]);
+    test
+}
+
+/// Hours of load on one machine of nothing but time.
+fn one_schedule(seed: u64, log: &Path) -> Result<()> {
+    for name in SCHEDULING {
+        let mut test = scheduling();
+        test.arg(name);
+        test.env("OXEN_SEED", seed.to_string());
+        test.env("OXEN_MINUTES", PLAYED);
+        run_logged(&mut test, log, LIMIT).with_context(|| {
+            format!(
+                "seed {seed} fails, see {}: OXEN_SEED={seed} OXEN_MINUTES={PLAYED} cargo test --release --package oxen-core --test scheduling {name}",
+                log.display()
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// One random run of three domains.

@@ -25,6 +25,7 @@ pub mod seat;
 pub mod slot;
 pub mod sync;
 pub mod tlb;
+pub mod write_once;
 
 #[cfg(target_os = "none")]
 #[path = "metal/mod.rs"]

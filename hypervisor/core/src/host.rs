@@ -8,6 +8,7 @@ use core::fmt;
 use arrayvec::ArrayString;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::xen::Virq;
 use oxen_arch::boot::{BootInfo, CpuId};
 use oxen_arch::memory::{BootSlice, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, teardown};
 use crate::error;
+use crate::event::virq;
 use crate::frame::{Frames, Memory, UndoQueue};
 use crate::page_type::entry::EntryRules;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
@@ -192,9 +194,25 @@ impl Host {
     /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
     pub fn interrupt(&self, cpu: &Cpu, regs: Option<&CpuUserRegs>) {
         while let Some(byte) = self.machine.serial_read() {
-            if let Input::Key(key) = self.out(cpu).input(byte) {
-                debug_keys::pressed(self, cpu, regs, key);
+            match self.out(cpu).input(byte) {
+                Input::ForDom0 => virq::raise_global(self, cpu, Virq::Console),
+                Input::Key(key) => debug_keys::pressed(self, cpu, regs, key),
+                Input::Nothing => {}
             }
+        }
+    }
+
+    /// Sees to it that a vCPU looks again whether an event, or whatever else it may wait for, has come: called behind the cause.
+    ///
+    /// A vCPU looks on every way back to its guest, and one that sleeps behind every interrupt of its CPU. So on this CPU there is nothing to do.
+    /// For others it is noted in their record that somebody waits; one CPU runs guests today. This is where a scheduler lets a vCPU
+    /// run that sleeps, and interrupts the CPU of one that runs. It may take locks for that, from rank `Scheduler` on, and wait for
+    /// nothing else: callers hold ports.
+    pub fn kick(&self, cpu: &Cpu, vcpu: &Vcpu) {
+        if let Some(other) = vcpu.last_cpu().filter(|&other| other != cpu.id())
+            && let Some(pcpu) = self.pcpu_of(other)
+        {
+            pcpu.kicks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -237,6 +255,8 @@ fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
         release_vcpu(memory, vcpu);
     }
     domain.map.clear(memory);
+    domain.events.clear(memory);
+    domain.grants.free(memory);
     memory.unplace(domain);
 }
 
@@ -267,6 +287,8 @@ pub struct Pcpu {
     running: AtomicU64,
     /// What its TLB keeps of vCPUs.
     pub pcids: Pcids,
+    /// How often others wanted what it runs to look for events ([`Host::kick`]).
+    pub kicks: AtomicU64,
 }
 
 /// A CPU that runs no vCPU.
@@ -277,6 +299,7 @@ impl Default for Pcpu {
         Self {
             running: AtomicU64::new(NOTHING),
             pcids: Pcids::new(),
+            kicks: AtomicU64::new(0),
         }
     }
 }

@@ -19,7 +19,9 @@ pub mod cmdline;
 pub mod console;
 pub mod descriptor;
 pub mod domain;
+pub mod event;
 pub mod frame;
+pub mod grant;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;
@@ -27,6 +29,7 @@ pub mod memory_op;
 pub mod mmu;
 pub mod page_type;
 pub mod policy;
+pub mod sched;
 pub mod trap;
 pub mod version;
 

@@ -9,7 +9,9 @@
 #[allow(dead_code)] // The property tests use more of it.
 #[path = "../../../hypervisor/core/tests/properties/books.rs"]
 mod books;
+mod events;
 mod game;
+mod grants;
 mod pick;
 mod steps;
 #[allow(dead_code)] // The property tests use more of it.
@@ -61,6 +63,18 @@ pub const TARGETS: &[Target] = &[
         what: "instructions that write to page tables",
         begin: steps::begin_ptwr,
         step: steps::ptwr,
+    },
+    Target {
+        name: "grant",
+        what: "grants given, mapped, copied, swapped and ended, with odd references, flags and places",
+        begin: |_| (),
+        step: grants::grant,
+    },
+    Target {
+        name: "evtchn",
+        what: "ports made, connected, sent through, moved and closed, and what guests write about them",
+        begin: |_| (),
+        step: events::event,
     },
     Target {
         name: "hypercall",

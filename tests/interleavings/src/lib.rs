@@ -9,9 +9,12 @@ extern crate self as oxen_arch;
 
 #[path = "../../../hypervisor/core/src/budget.rs"]
 pub mod budget;
+pub mod event;
 pub mod frame;
 pub mod memory;
 pub mod page_type;
+#[path = "../../../hypervisor/core/src/sched/mod.rs"]
+pub mod sched;
 pub mod sync;
 pub mod twin;
 

@@ -53,3 +53,51 @@ impl Machine {
         Ok(word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
     }
 }
+
+/// What stands for the memory that domains share with us: a few words, by their addresses.
+pub struct PhysMem {
+    words: Box<[(Maddr, AtomicU64)]>,
+}
+
+impl PhysMem {
+    /// These words, which are 0.
+    pub fn of(words: impl IntoIterator<Item = Maddr>) -> Self {
+        Self {
+            words: words
+                .into_iter()
+                .map(|at| (at, AtomicU64::new(0)))
+                .collect(),
+        }
+    }
+
+    fn word(&self, at: Maddr) -> Result<&AtomicU64, BadFrame> {
+        let found = self.words.iter().find(|(place, _)| *place == at);
+        found.map(|(_, word)| word).ok_or(BadFrame)
+    }
+
+    /// As the hypervisor's.
+    pub fn load_u64(&self, at: Maddr) -> Result<u64, BadFrame> {
+        Ok(self.word(at)?.load(Ordering::SeqCst))
+    }
+
+    /// As the hypervisor's; the byte has the word to itself.
+    pub fn store_u8(&self, at: Maddr, value: u8) -> Result<(), BadFrame> {
+        self.word(at)?.swap(value.into(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// As the hypervisor's.
+    pub fn fetch_or_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.word(at)?.fetch_or(value, Ordering::SeqCst))
+    }
+
+    /// As the hypervisor's.
+    pub fn fetch_and_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.word(at)?.fetch_and(value, Ordering::SeqCst))
+    }
+
+    /// As the hypervisor's, and as the exchange of a guest.
+    pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
+        Ok(self.word(at)?.swap(value, Ordering::SeqCst))
+    }
+}

@@ -45,6 +45,7 @@ pub mod atomic {
 
         /// As the checker's own.
         pub fn load(&self, order: Ordering) -> u64 {
+            in_order(order);
             self.word().load(order)
         }
 
@@ -55,7 +56,9 @@ pub mod atomic {
 
         /// As the checker's own.
         pub fn swap(&self, value: u64, order: Ordering) -> u64 {
-            self.word().swap(value, order)
+            let old = self.word().swap(value, order);
+            in_order(order);
+            old
         }
 
         /// As the checker's own.
@@ -70,12 +73,16 @@ pub mod atomic {
 
         /// As the checker's own.
         pub fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-            self.word().fetch_or(value, order)
+            let old = self.word().fetch_or(value, order);
+            in_order(order);
+            old
         }
 
         /// As the checker's own.
         pub fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
-            self.word().fetch_and(value, order)
+            let old = self.word().fetch_and(value, order);
+            in_order(order);
+            old
         }
 
         /// As the checker's own.
@@ -120,6 +127,14 @@ pub mod atomic {
     impl fmt::Debug for AtomicU64 {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             self.word().fmt(f)
+        }
+    }
+
+    /// The checker takes accesses in an order that all CPUs agree on for less than they are, unless there is a fence: before a load,
+    /// behind a change.
+    fn in_order(order: Ordering) {
+        if order == Ordering::SeqCst {
+            fence(Ordering::SeqCst);
         }
     }
 

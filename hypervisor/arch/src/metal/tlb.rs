@@ -130,7 +130,7 @@ impl Cpu {
             self.flush_tlb();
             return others.count_ones();
         }
-        let mut spaces = 1;
+        let mut spaces = 1_u32;
         count(Event::PageFlush);
         tlb::flush(at);
         while let Some(pcid) = Pcid::new(others.trailing_zeros() as u8) {
@@ -138,7 +138,7 @@ impl Cpu {
             count(Event::PageFlush);
             // SAFETY: the CPU has the instruction, and CR4.PCIDE is set where a PCID is live; the address is canonical.
             unsafe { invpcid(ONE_ADDRESS, pcid, at.as_u64()) };
-            spaces += 1;
+            spaces = spaces.wrapping_add(1);
         }
         spaces
     }
@@ -238,7 +238,8 @@ impl Machine {
             return 0;
         }
         self.flush_cpus(cpu, &stale, Flush::All);
-        stale.iter().filter(|&other| other != cpu.id()).count()
+        let others = stale.iter().filter(|&other| other != cpu.id());
+        others.fold(0, |count, _| count.wrapping_add(1))
     }
 
     /// Makes CPUs forget, and returns when they have. Those that hold nothing are left alone.

@@ -22,6 +22,8 @@ impl PartialEq for CpuSet {
 impl CpuSet {
     /// CPUs of this number and above are never in a set; the machine uses none of them.
     pub const CAPACITY: u32 = 64 * WORDS as u32;
+    /// How many words a set has.
+    pub const WORDS: usize = WORDS;
     /// The set without a CPU.
     pub const EMPTY: Self = Self([0; WORDS]);
 
@@ -58,6 +60,39 @@ impl CpuSet {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.iter().fold(0, |any, word| any | word) == 0
+    }
+
+    /// The words, from the lowest CPU on, as somebody keeps them who shares a set.
+    pub const fn words(&self) -> &[u64; Self::WORDS] {
+        &self.0
+    }
+
+    /// The set of these words.
+    pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
+        Self(words)
+    }
+
+    /// The CPUs that are in both.
+    pub fn intersection(&self, other: &Self) -> Self {
+        let mut both = *self;
+        for (word, mask) in both.0.iter_mut().zip(other.0) {
+            *word &= mask;
+        }
+        both
+    }
+
+    /// The first CPU from this number on, and from 0 on if there is none.
+    pub fn first_from(&self, cpu: CpuId) -> Option<CpuId> {
+        let (index, bit) = place(cpu);
+        let mut behind = *self;
+        for (at, word) in behind.0.iter_mut().enumerate() {
+            match at.cmp(&index) {
+                core::cmp::Ordering::Less => *word = 0,
+                core::cmp::Ordering::Equal => *word &= bit.wrapping_neg(),
+                core::cmp::Ordering::Greater => {}
+            }
+        }
+        behind.iter().next().or_else(|| self.iter().next())
     }
 
     /// The CPUs that are in either.

@@ -188,6 +188,15 @@ proptest! {
         for number in 0..300 {
             prop_assert_eq!(cpus.contains(CpuId::new(number)), model.contains(&number));
         }
+        for from in [0, 63, 64, 100, 255, 300] {
+            let next = model.range(from..).chain(&model).next();
+            let first = cpus.first_from(CpuId::new(from));
+            prop_assert_eq!(first.map(CpuId::get), next.copied());
+        }
+        prop_assert_eq!(CpuSet::from_words(*cpus.words()), cpus);
+        let common = cpus.intersection(&set(&others));
+        let wanted = others.iter().copied().filter(|cpu| model.contains(cpu));
+        prop_assert_eq!(common, wanted.map(CpuId::new).collect());
         let both = cpus.union(&set(&others));
         model.extend(others);
         prop_assert!(both.iter().map(CpuId::get).eq(model));

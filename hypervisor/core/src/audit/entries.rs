@@ -7,6 +7,7 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::ids::DomId;
 use oxen_arch::tlb::TlbMode;
 
+use super::grants;
 use super::uses::Needs;
 use crate::domain::Capabilities;
 use crate::frame::Kind;
@@ -24,7 +25,7 @@ pub enum Wrong {
     NamesMemory,
     /// Its cache mode is for owners of devices.
     Cache,
-    /// It leads to another domain's page.
+    /// It leads to another domain's page, which is not granted so.
     Foreign(DomId),
     /// It leads to another domain's table (I8).
     ForeignTable(DomId),
@@ -129,9 +130,11 @@ impl Place<'_> {
             } else {
                 Needs::General
             };
-            let wrong = if owner != self.owner && !self.controls() {
+            let is_foreign = owner != self.owner && !self.controls();
+            let wrong = if is_foreign && !grants::may_reach(self.host, self.owner, mfn, is_writable)
+            {
                 Some(Wrong::Foreign(owner))
-            } else if !is_write_back && !self.owns_devices() {
+            } else if !is_write_back && !self.owns_devices() && !is_foreign {
                 Some(Wrong::Cache)
             } else {
                 None

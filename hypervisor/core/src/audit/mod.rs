@@ -1,7 +1,7 @@
 //! The auditor: derives from scratch what every record of every frame must say, and reports each difference with the story
 //! of the frame.
 //!
-//! It looks at what there is: the entries of all tables, the roots and descriptor pages of all vCPUs, pins, shared pages, the
+//! It looks at what there is: the entries of all tables, the roots and descriptor pages of all vCPUs, pins, shared pages, grants, the
 //! lists of owners, free frames and the queues of tables to be undone. Each of them makes *uses* of frames; a frame's counts
 //! must be the number of its uses, and its type what they need. It has its own reader of entries and shares no decision with
 //! `page_type`, so that a mistake there meets another opinion here. Records are read, never changed.
@@ -11,6 +11,7 @@
 //! | [`entries`] | what an entry must be, and what it uses |
 //! | [`uses`] | who uses what: the walk over everything |
 //! | [`tally`] | the uses of each frame, counted, against its record |
+//! | `grants` | what grants use, and whether granters and mappers agree |
 //! | [`twins`] | what roots have as their twins |
 //! | [`translations`] | what a CPU may still remember |
 //! | [`story`] | all that is to be said about one frame |
@@ -20,6 +21,7 @@
 //! right only while no CPU is at work for a domain.
 
 pub mod entries;
+mod grants;
 #[cfg(debug_assertions)]
 pub mod key;
 pub mod story;
@@ -31,7 +33,7 @@ pub mod uses;
 use core::fmt;
 
 use dom0_abi::addr::Mfn;
-use dom0_abi::ids::DomId;
+use dom0_abi::ids::{DomId, GrantRef};
 use oxen_arch::tlb::TlbStamp;
 
 use crate::frame::{Kind, TypeState};
@@ -138,6 +140,33 @@ pub enum Problem {
         /// What is there.
         found: u64,
     },
+    /// A grant is said to be used so often, and so often by who writes, and has so many maps. The frame means nothing.
+    Pins {
+        /// Whose grant.
+        granter: DomId,
+        /// Which.
+        reference: GrantRef,
+        /// What is recorded.
+        recorded: (u8, u8),
+        /// What was found.
+        found: (u8, u8),
+    },
+    /// A handle is the map of a grant that is not used, or by another domain. The frame means nothing.
+    StrayMap {
+        /// Whose handle.
+        mapper: DomId,
+        /// Which.
+        handle: u32,
+    },
+    /// So many handles of a domain were ever used, and so many are maps or free. The frame means nothing.
+    Handles {
+        /// Whose.
+        owner: DomId,
+        /// What is recorded.
+        recorded: u32,
+        /// What was found.
+        found: u32,
+    },
     /// A CPU remembers a way to it that must not be (I1, I5, I8).
     Remembered(translations::Danger),
 }
@@ -195,6 +224,26 @@ impl fmt::Display for Finding {
                 f,
                 "domain {owner} is charged for {recorded} twins and has {found}"
             ),
+            Problem::Pins {
+                granter,
+                reference,
+                recorded,
+                found,
+            } => write!(
+                f,
+                "grant {reference} of domain {granter} has {recorded:?} uses recorded, {found:?} found"
+            ),
+            Problem::StrayMap { mapper, handle } => {
+                write!(
+                    f,
+                    "handle {handle} of domain {mapper} maps what is not granted to it"
+                )
+            }
+            Problem::Handles {
+                owner,
+                recorded,
+                found,
+            } => write!(f, "domain {owner} used {recorded} handles and has {found}"),
             Problem::Remembered(danger) => write!(f, "remembered by a CPU: {danger:?}"),
         }
     }
@@ -234,5 +283,6 @@ pub fn audit(
     tally::count(host, tallies, report);
     tally::compare(host, tallies, report);
     twins::check(host, report);
+    grants::check(host, report);
     Ok(())
 }

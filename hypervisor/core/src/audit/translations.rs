@@ -8,7 +8,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::boot::{CpuId, MfnRange};
 use oxen_arch::tlb::TlbStamp;
 
-use super::{Finding, Problem};
+use super::{Finding, Problem, grants};
 use crate::domain::Capabilities;
 use crate::frame::{Kind, TypeState};
 use crate::host::{Host, Pcpu};
@@ -36,7 +36,7 @@ pub enum Danger {
     Idle(GuestAddr),
     /// It leads to memory that is no domain's, and nobody will flush it.
     Hypervisor(GuestAddr),
-    /// It leads to the frame of a domain that the running one does not control.
+    /// It leads to the frame of a domain that the running one does not control, and that is not granted to it (I19).
     Foreign(GuestAddr, DomId),
     /// It allows writing to what is no plain page (I1).
     Writable(GuestAddr),
@@ -79,7 +79,8 @@ fn danger(host: &Host, cpu: CpuId, what: &Remembered, mfn: Mfn) -> Option<Danger
         .domains
         .get(running)
         .is_some_and(|domain| domain.capabilities.contains(Capabilities::CONTROL));
-    if owner != running && (what.is_table || !controls) {
+    let may = || controls || grants::may_reach(host, running, mfn, what.writable);
+    if owner != running && (what.is_table || !may()) {
         return Some(Danger::Foreign(at, owner));
     }
     if what.is_table {

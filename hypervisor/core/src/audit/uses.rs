@@ -4,11 +4,11 @@ use core::fmt;
 
 use dom0_abi::addr::Mfn;
 use dom0_abi::arch::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
-use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::ids::{DomId, GrantRef, VcpuId};
 use oxen_arch::paging_facts::SPARE_SLOT;
 
 use super::entries::{Place, Wrong};
-use super::{Finding, Problem};
+use super::{Finding, Problem, grants};
 use crate::domain::Domain;
 use crate::domain::table::{DomainRef, MAX_DOMAINS};
 use crate::frame::{Kind, TypeState};
@@ -48,6 +48,12 @@ pub enum By {
     Descriptors(DomId, VcpuId),
     /// A domain, as the page that it shares with the hypervisor.
     SharedInfo(DomId),
+    /// A domain, as part of its grant table.
+    GrantTable(DomId),
+    /// The grant of a domain that somebody uses.
+    Grant(DomId, GrantRef),
+    /// A domain, by a handle for which it is mapped for devices.
+    DeviceMap(DomId, u32),
 }
 
 impl fmt::Display for By {
@@ -65,6 +71,11 @@ impl fmt::Display for By {
                 write!(f, "domain {domain} vcpu {vcpu} as descriptors")
             }
             Self::SharedInfo(domain) => write!(f, "domain {domain} as shared page"),
+            Self::GrantTable(domain) => write!(f, "domain {domain} as part of its grant table"),
+            Self::Grant(domain, reference) => write!(f, "grant {reference} of domain {domain}"),
+            Self::DeviceMap(domain, handle) => {
+                write!(f, "domain {domain} by handle {handle}, for devices")
+            }
         }
     }
 }
@@ -99,6 +110,7 @@ pub fn visit(host: &Host, visit: &mut dyn FnMut(Seen)) {
     }
     for domain in domains(host) {
         of_domain(&domain, visit);
+        grants::visit(host, &domain, visit);
     }
 }
 

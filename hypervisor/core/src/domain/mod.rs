@@ -15,14 +15,15 @@ pub mod vcpu;
 use arrayvec::ArrayVec;
 use bitflags::bitflags;
 use dom0_abi::addr::Mfn;
-use dom0_abi::errno::Errno;
-use dom0_abi::ids::{DomId, DomainHandle, Port, VcpuId};
+use dom0_abi::ids::{DomId, DomainHandle, VcpuId};
 use dom0_abi::xen::{SharedInfo, VmAssist};
 use oxen_arch::memory::{BadFrame, FrameBox, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
+use crate::event::Ports;
 use crate::frame::{Frames, UndoQueue};
+use crate::grant::{GrantTable, Limits};
 use crate::memory_op::PendingExchange;
 use crate::memory_op::map::DomainMap;
 use crate::page_type::HeldType;
@@ -32,10 +33,6 @@ use vcpu::Vcpu;
 
 /// The most vCPUs that a domain can have.
 pub const MAX_VCPUS: usize = 128;
-
-/// Ports of the two-level event channels. ABI: `public/event_channel.h`, `EVTCHN_2L_NR_CHANNELS`.
-#[doc(alias = "EVTCHN_2L_NR_CHANNELS")]
-pub const TWO_LEVEL_PORTS: u32 = 4096;
 
 bitflags! {
     /// What a domain may do beyond itself. None is implied by another or by a domain's number.
@@ -69,6 +66,8 @@ pub struct Domain {
     pub shutdown: Shutdown,
     /// The I/O ports that it may reach.
     pub ports: PortRights,
+    /// Its event channel ports.
+    pub events: Ports,
     /// How much memory it may have.
     pub memory: MemoryAccount,
     /// The memory map that its toolstack gave it.
@@ -77,6 +76,8 @@ pub struct Domain {
     pub undo: UndoQueue,
     /// An exchange of frames that has not come to its end.
     pub exchange: PendingExchange,
+    /// What it grants, and what it maps of what others grant.
+    pub grants: GrantTable,
     vcpus: ArrayVec<FrameBox<Vcpu>, MAX_VCPUS>,
 }
 
@@ -92,19 +93,30 @@ impl Domain {
             assists: Assists(AtomicU64::new(0)),
             shutdown: Shutdown::new(),
             ports,
+            events: Ports::new(),
             memory: MemoryAccount::default(),
             map: DomainMap::new(),
             undo: UndoQueue::new(),
             exchange: PendingExchange::new(),
+            grants: GrantTable::new(Limits::DEFAULT),
             vcpus: ArrayVec::new(),
         }
     }
 
-    /// How many frames it has, but for the page that it shares with the hypervisor.
+    /// How many frames it has, but for those that it shares with the hypervisor.
     pub fn nr_pages(&self, frames: &Frames) -> u64 {
-        frames
-            .count_of(self.id)
-            .saturating_sub(MemoryAccount::SHARED)
+        frames.count_of(self.id).saturating_sub(self.nr_shared())
+    }
+
+    /// The most frames that it may be charged for: what it shares with the hypervisor comes on top of its limit.
+    pub fn highest_charge(&self) -> u64 {
+        let limit = self.memory.limit.load(Ordering::Relaxed);
+        limit.saturating_add(self.nr_shared())
+    }
+
+    /// Frames that the hypervisor gave it for what the two share, which nobody counts as its memory: a page, and its grant table.
+    fn nr_shared(&self) -> u64 {
+        u64::from(self.grants.nr_frames()).saturating_add(1)
     }
 
     /// Keeps the shared page writable from now on: it can be mapped so, and be nothing else.
@@ -150,18 +162,6 @@ impl Domain {
         for vcpu in self.vcpus() {
             vcpu.call_attention();
         }
-    }
-
-    /// Whether the port's bit in the shared page is set. `EINVAL`: no such port.
-    pub fn is_port_pending(&self, mem: &PhysMem, port: Port) -> Result<bool, Errno> {
-        const BITS: usize = core::mem::offset_of!(SharedInfo, evtchn_pending);
-        if port.get() >= TWO_LEVEL_PORTS {
-            return Err(Errno::EINVAL);
-        }
-        let word = (port.get() / 64) as usize;
-        let at = self.shared_info.at(BITS.wrapping_add(word.wrapping_mul(8)));
-        let bits = mem.load_u64(at).map_err(|BadFrame| Errno::EFAULT)?;
-        Ok(bits & 1_u64.wrapping_shl(port.get()) != 0)
     }
 
     /// Why the last NMI came, as the shared page says it.
@@ -210,15 +210,4 @@ impl Assists {
 pub struct MemoryAccount {
     /// The most frames that it may have.
     pub limit: AtomicU64,
-}
-
-impl MemoryAccount {
-    /// Frames that the hypervisor gave it for what the two share, which nobody counts as its memory.
-    pub const SHARED: u64 = 1;
-
-    /// The most frames that it may be charged for.
-    pub fn highest_charge(&self) -> u64 {
-        let limit = self.limit.load(Ordering::Relaxed);
-        limit.saturating_add(Self::SHARED)
-    }
 }

@@ -1,6 +1,7 @@
 //! The end of a domain: all that it has goes back, in bounded steps.
 //!
-//! First the vCPUs give up what they refer to. Then each frame of the domain is visited once: the domain gives it back, its pin
+//! First the vCPUs give up what they refer to, then the ports are closed: nobody reaches the domain by an event any more. What the
+//! domain has mapped of others' grants is given back. Then each frame of the domain is visited once: the domain gives it back, its pin
 //! ends, and a promotion that somebody left half-way is given up. It is free when nobody refers to it any more:
 //! tables follow by the undo queue; what another domain maps lingers until that ends.
 //!
@@ -11,9 +12,12 @@ use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::Domain;
+use super::table::DomainTable;
 use super::vcpu::VcpuState;
 use crate::budget::Budget;
+use crate::event::close;
 use crate::frame::Memory;
+use crate::grant;
 use crate::page_type::{TypeRef, promote, undo};
 
 /// How far the end of a domain has come.
@@ -29,8 +33,14 @@ pub enum Progress {
 /// Gives back what a domain has, as far as the budget goes. None of its vCPUs runs, or will: it is shut down, and the CPUs that
 /// ran them have loaded another root.
 ///
-/// `memory` may be anybody's; what the domain itself had taken out of use and not undone yet comes first.
-pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Progress {
+/// `domains`: those at the other ends of its ports, and whose grants it may have mapped. `memory` may be anybody's; what the
+/// domain itself had taken out of use and not undone yet comes first.
+pub fn release(
+    memory: Memory<'_>,
+    domains: &DomainTable,
+    domain: &Domain,
+    budget: &mut Budget,
+) -> Progress {
     let own = Memory {
         undo: &domain.undo,
         ..memory
@@ -38,11 +48,17 @@ pub fn release(memory: Memory<'_>, domain: &Domain, budget: &mut Budget) -> Prog
     for vcpu in domain.vcpus() {
         release_vcpu(own, &mut vcpu.lock());
     }
+    if !close::end(domains, own.mem(), domain, budget) {
+        return Progress::More;
+    }
     if let Some(shared) = domain.shared_info_hold.lock().take() {
         drop(TypeRef::from_held(own, shared));
     }
     if let Some(exchange) = domain.exchange.take() {
         exchange.end(own);
+    }
+    if !grant::end::end(own, domains, domain, budget) {
+        return Progress::More;
     }
     loop {
         if !undo::drain(own, budget) || !budget.spend() {

@@ -67,11 +67,6 @@ impl Upcall {
         mem.store_u8(self.at(MASK), mask)
     }
 
-    /// Sets the pending byte.
-    pub fn set_pending(&self, mem: &PhysMem) -> Result<(), BadFrame> {
-        mem.store_u8(self.info, 1)
-    }
-
     /// Writes the address of the last page fault.
     pub fn set_fault_address(&self, mem: &PhysMem, address: u64) -> Result<(), BadFrame> {
         mem.store_u64(self.at(CR2), address)

@@ -20,6 +20,8 @@ use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
+use crate::event::VirqPorts;
+use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 
 /// One vCPU.
@@ -29,6 +31,10 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Events.
     pub upcall: Upcall,
+    /// The ports of its VIRQs.
+    pub virqs: VirqPorts,
+    /// Handles for grants that it maps next.
+    pub handles: FreeHandles,
     nmi_pending: AtomicBool,
     attention: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
@@ -42,6 +48,8 @@ impl Vcpu {
         Self {
             id,
             upcall,
+            virqs: VirqPorts::new(),
+            handles: FreeHandles::new(),
             nmi_pending: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),

@@ -2,7 +2,7 @@
 //!
 //! `table`: a record per frame. `word`: how a frame changes hands. `type_word`: how it changes its use. `allocator`: the free
 //! ones. `owners`: those of each domain. `handle`: frames that are held and belong to nobody; `clean`: those that a domain may
-//! get; `taken`: those that a domain may get back. `refs`: references to a
+//! get; `taken`: those that a domain may get back. `kept`: those that the hypervisor finds by numbers. `refs`: references to a
 //! domain's frames. `twins`: frames of ours that are copies of roots. What types mean is the room `page_type`'s.
 //!
 //! A frame is free, held by an [`OwnedFrames`] or the hypervisor itself, or a domain's. Each way between those consumes
@@ -18,6 +18,7 @@
 mod allocator;
 mod clean;
 mod handle;
+mod kept;
 mod owners;
 mod refs;
 mod table;

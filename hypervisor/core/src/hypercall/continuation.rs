@@ -110,6 +110,22 @@ pub enum Continuation {
         /// The argument.
         arg: GuestAddr,
     },
+    /// Of `event_channel_op`: all of it, with what is done not to be found any more.
+    EventChannelOp {
+        /// The command.
+        command: u32,
+        /// The argument.
+        arg: GuestAddr,
+    },
+    /// Of `grant_table_op`: the operations from `ops` on.
+    GrantTableOp {
+        /// The command.
+        command: u32,
+        /// The next operation.
+        ops: GuestAddr,
+        /// How many are left.
+        count: u32,
+    },
     /// Of any call: only its result is left, which it brings when all page tables that it took out of use are undone. An
     /// `mmu_update` without requests; where the domain stands there is the result.
     Settle {
@@ -186,6 +202,18 @@ impl Continuation {
             Self::MemoryOp { command, arg } => (
                 Hypercall::MemoryOp,
                 Arguments([command, arg.get(), 0, 0, 0]),
+            ),
+            Self::EventChannelOp { command, arg } => (
+                Hypercall::EventChannelOp,
+                Arguments([command as u64, arg.get(), 0, 0, 0]),
+            ),
+            Self::GrantTableOp {
+                command,
+                ops,
+                count,
+            } => (
+                Hypercall::GrantTableOp,
+                Arguments([command as u64, ops.get(), count as u64, 0, 0]),
             ),
             Self::Settle { value } => (
                 Hypercall::MmuUpdate,

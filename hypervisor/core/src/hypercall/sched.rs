@@ -8,6 +8,7 @@ use oxen_arch::memory::BadFrame;
 
 use super::{CallCtx, HypercallResult, Reply};
 use crate::domain::vcpu::RunState;
+use crate::event::send;
 use crate::guest_access::GuestPtr;
 
 /// The most ports that one poll may name.
@@ -74,12 +75,14 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     for index in 0..request.nr_ports {
         ctx.budget.pay(1);
         let port = ports.element(u64::from(index)).read(ctx.cpu)?;
-        if ctx.domain.is_port_pending(ctx.host.mem(), port)? {
+        if send::is_pending(ctx.host, ctx.domain, port)? {
             return Ok(Reply::DONE);
         }
         last = Some(port);
     }
     if request.timeout == 0 && request.nr_ports <= 1 {
+        // The way back to the guest looks at the port once more: an event that comes from here on wakes it.
+        ctx.domain.events.pollers.enter(ctx.vcpu.id);
         ctx.vcpu.set_run(ctx.state, RunState::Polling(last));
     }
     Ok(Reply::DONE)

@@ -14,6 +14,8 @@ use super::{
     version, vm_assist,
 };
 use crate::descriptor;
+use crate::event;
+use crate::grant;
 use crate::memory_op;
 use crate::mmu;
 use crate::trap::iret;
@@ -87,18 +89,20 @@ table! {
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
     UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));
     MemoryOp { command, arg } => Done(
-        "frames of other resources than memory come with grants; what is for translated guests alone answers as for others; \
-         `claim_pages` looks, but promises nothing",
+        "what is for translated guests alone answers as for others; `claim_pages` looks, but promises nothing",
         memory_op::memory_op(ctx, command, arg)
     );
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
     UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));
     SetTimerOp => Planned("time and timers");
-    EventChannelOpCompat => Planned("event channels");
+    EventChannelOpCompat { op } => Done("", event::ops::event_channel_op_compat(ctx, op));
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
     PhysdevOpCompat => Planned("Debian's kernel as dom0");
-    GrantTableOp => Planned("grants");
+    GrantTableOp { command, ops, count } => Done(
+        "version 1; without `transfer`, `dump_table`, `cache_flush`",
+        grant::grant_table_op(ctx, command, ops, count)
+    );
     VmAssist { command, kind } => Done("", vm_assist::vm_assist(ctx, command, kind));
     UpdateVaMappingOtherdomain { va, entry, flags, owner } => Done(
         "",
@@ -117,7 +121,11 @@ table! {
     );
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
-    EventChannelOp => Planned("event channels");
+    EventChannelOp { command, arg } => Done(
+        "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
+         before `physdev_op` maps some; `reset` of another domain comes with pausing",
+        event::ops::event_channel_op(ctx, command, arg)
+    );
     PhysdevOp => Planned("Debian's kernel as dom0");
     HvmOp => Refused(ENOSYS, "for guests in hardware containers");
     Sysctl => Planned("Debian's tools");

@@ -6,7 +6,7 @@
 //! | `exchange`, `pending` | frames given for others |
 //! | `map` | memory maps, the machine's and those of domains |
 //! | `queries` | numbers, and the machine-to-physical table |
-//! | `others` | what is for translated guests, for devices' emulators, or does not exist here |
+//! | `others` | what is for translated guests, or does not exist here; frames of grant tables |
 //!
 //! INVARIANT (I11): a domain gets frames only zeroed, and only when no CPU has a way to them from before.
 //! INVARIANT: a domain is charged for frames before it gets them, never above its limit, and until they are free.
@@ -62,6 +62,7 @@ pub fn memory_op(ctx: &mut CallCtx<'_>, command: u64, arg: GuestAddr) -> Hyperca
         return ctx.goes_on(Continuation::MemoryOp { command, arg });
     }
     let progress = command >> CONTINUATION_SHIFT;
+    let whole = command;
     let command = Cmd::try_from((command & NUMBER) as u32).map_err(|_| Errno::ENOSYS)?;
     if let (1.., Some(errno)) = (progress, no_progress(command)) {
         return Err(errno);
@@ -88,7 +89,7 @@ pub fn memory_op(ctx: &mut CallCtx<'_>, command: u64, arg: GuestAddr) -> Hyperca
         Cmd::AccessOp => others::access_op(ctx, arg),
         Cmd::GetVnumainfo => others::get_vnumainfo(ctx, arg),
         Cmd::ReservedDeviceMemoryMap => others::reserved_device_memory_map(ctx, arg),
-        Cmd::AcquireResource => others::acquire_resource(ctx, arg),
+        Cmd::AcquireResource => others::acquire_resource(ctx, whole, arg),
         // No page is shared, so none is saved.
         Cmd::GetSharingFreedPages | Cmd::GetSharingSharedPages => Ok(Reply::Value(0)),
         Cmd::PagingOp | Cmd::SharingOp => Err(Errno::ENOSYS),

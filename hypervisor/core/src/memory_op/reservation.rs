@@ -130,7 +130,7 @@ impl<'a> Extents<'a> {
             MemoryCommand::PopulatePhysmap => Some(at.read(ctx.cpu)?),
             _ => None,
         };
-        let limit = domain.memory.highest_charge();
+        let limit = domain.highest_charge();
         let mut charge = memory.frames.charge(domain.id, self.size(), limit)?;
         let block = memory
             .alloc_clean(self.order, self.placement, &mut ctx.budget)?

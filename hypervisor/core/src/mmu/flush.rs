@@ -18,7 +18,7 @@ use crate::hypercall::CallCtx;
 const ALL: u32 = 10;
 
 /// Whose translations.
-pub(super) enum Whose {
+pub(crate) enum Whose {
     /// The calling vCPU's.
     Own,
     /// Those of the vCPUs in a bit map of the caller's.
@@ -33,7 +33,7 @@ pub(super) fn of_page(address: GuestAddr) -> Option<Flush> {
 }
 
 /// Makes CPUs forget; on return they have. `EFAULT`: the bit map cannot be read; nothing has been flushed.
-pub(super) fn flush(ctx: &mut CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
+pub(crate) fn flush(ctx: &mut CallCtx<'_>, whose: Whose, what: Option<Flush>) -> Result<(), Errno> {
     let (targets, cost) = match whose {
         // Nobody else is asked anything.
         Whose::Own => {

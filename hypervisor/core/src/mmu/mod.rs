@@ -6,6 +6,7 @@
 //! | `walk` | from an address to its L1 entry |
 //! | `list` | calls that have a list of requests |
 //! | `owners` | whose tables and pages a call is about |
+//! | `granted` | entries that lead to granted frames |
 //! | `flush` | which CPUs forget what, when a guest asks |
 //! | `mmu_update`, `mmuext_op`, `update_va_mapping` | the hypercalls |
 //! | `trapped` | entries that a guest writes to as if they were memory |
@@ -14,7 +15,8 @@
 //! (XSA-286).
 //! INVARIANT (I9): a change that is refused leaves the entry, all counts and the TLB as they were.
 
-mod flush;
+pub(crate) mod flush;
+pub(crate) mod granted;
 mod list;
 mod mmu_update;
 mod mmuext_op;

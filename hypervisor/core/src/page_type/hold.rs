@@ -22,7 +22,8 @@ use crate::policy::io_memory::{IoMemory, Kind};
 /// Whose pages L1 entries may map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Those of this domain, and devices if it has any.
+    /// Those of this domain, and devices if it has any. It may be another one than that of the tables: one that it controls, or
+    /// one that grants the page (`mmu::granted`).
     Of(DomId),
     /// Those of devices. ABI: `public/xen.h`, `DOMID_IO`.
     Devices,

@@ -15,6 +15,7 @@ use super::{Injection, dispatch};
 use crate::domain::Capabilities;
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
+use crate::event::send;
 use crate::hypercall::CallCtx;
 
 /// What this CPU does next.
@@ -179,11 +180,14 @@ fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) {
         RunState::Blocked => upcall.is_deliverable(),
         RunState::Polling(None) => upcall.is_pending(),
         RunState::Polling(Some(port)) => {
-            // The port was checked when the poll began.
-            upcall.is_deliverable() || ctx.domain.is_port_pending(ctx.host.mem(), port) == Ok(true)
+            // The port was checked when the poll began; one that has been closed since ends it.
+            upcall.is_deliverable() || send::is_pending(ctx.host, ctx.domain, port) != Ok(false)
         }
     };
     if awake || has_nmi {
+        if let RunState::Polling(_) = ctx.state.run() {
+            ctx.domain.events.pollers.leave(ctx.vcpu.id);
+        }
         ctx.vcpu.set_run(ctx.state, RunState::Running);
     }
 }

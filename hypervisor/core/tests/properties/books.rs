@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use dom0_abi::addr::Mfn;
-use dom0_abi::ids::DomId;
+use dom0_abi::ids::{DomId, Port, VcpuId};
 use oxen_arch::boot::CpuId;
 use oxen_core::audit::translations::{self, Remembered};
 use oxen_core::audit::{self, Finding, Problem, Story, Wrong};
+use oxen_core::event::word::{Binding, PortState};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::PageType;
 
@@ -21,8 +22,43 @@ pub struct Books {
 }
 
 impl World {
+    /// Whether ends of connections name each other, and VIRQs their ports (I22).
+    fn check_ports(&self) -> Result<(), String> {
+        let living = self.players.iter().map(|player| player.id);
+        for id in living.chain(self.dying.iter().copied()) {
+            let domain = self.host.domains.get(id);
+            let Some(domain) = domain else { continue };
+            for port in (0..64).map(Port::new) {
+                let binding = domain.events.binding(port).unwrap();
+                let is_right = match binding.state {
+                    PortState::Interdomain { remote, port: far } => {
+                        let other = self.host.domains.get(remote);
+                        let end = other.and_then(|other| other.events.binding(far).ok());
+                        let expected = PortState::Interdomain { remote: id, port };
+                        end.is_some_and(|end| end.state == expected)
+                    }
+                    PortState::Virq(virq) => {
+                        let whose = match virq.is_per_vcpu() {
+                            true => binding.vcpu,
+                            false => VcpuId::new(0),
+                        };
+                        let vcpu = domain.vcpu(whose);
+                        vcpu.is_some_and(|vcpu| vcpu.virqs.get(virq) == Some(port))
+                    }
+                    PortState::Free => binding == Binding::FREE,
+                    PortState::Unbound { .. } | PortState::Ipi => true,
+                };
+                if !is_right {
+                    return Err(format!("domain {id}, port {port}: {binding:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lets the auditor look at everything.
     pub fn check(&mut self) -> Result<(), String> {
+        self.check_ports()?;
         let mut findings = Vec::new();
         let wild = self.config.wild;
         let mut report = |finding: Finding| {
@@ -102,9 +138,16 @@ impl World {
         books
     }
 
-    /// What all frames hold that domains have other than that of a place.
+    /// What all frames hold that domains have other than that of a place, but for those that are granted to it.
     pub fn contents_of_others(&self, slot: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let mut granted = Vec::new();
+        let mem = self.host.mem();
+        let mapper = self.host.domains.get(self.players[slot].id).unwrap();
+        mapper.grants.visit_maps(mem, |_, track| {
+            let granter = self.host.domains.get(track.granter()).unwrap();
+            granted.push(granter.grants.active(mem, track.reference()).mfn());
+        });
         for player in self
             .players
             .iter()
@@ -119,7 +162,8 @@ impl World {
                     })
                 );
                 // CPUs mark entries of tables.
-                if self.host.frames.is_of(*mfn, player.id) && !is_table {
+                let may_change = is_table || granted.contains(mfn);
+                if self.host.frames.is_of(*mfn, player.id) && !may_change {
                     let mut page = [0; 4096];
                     self.host.mem().read_bytes(mfn.at(0), &mut page).unwrap();
                     bytes.extend(page);

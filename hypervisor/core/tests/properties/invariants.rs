@@ -16,11 +16,13 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::ops::{Call, Maker};
 use crate::rng::Rng;
 use crate::world::{
-    ARGS, Config, L1, L2, L3, LOOSE, Outcome, PRESENT, ROOT, USER, WRITABLE, World, linear,
+    ARGS, Config, L1, L2, L3, LOOSE, MARKS, Outcome, PRESENT, ROOT, USER, WRITABLE, World, linear,
 };
 
 mod auditor;
 mod calls;
+mod events;
+mod grants;
 mod reach;
 mod types;
 

@@ -1,4 +1,4 @@
-//! The whole hypervisor on a model machine, under everything that guests can do: invariants I1 to I13.
+//! The whole hypervisor on a model machine, under everything that guests can do: invariants I1 to I13 and I19 to I23.
 //!
 //! `OXEN_SEED` replays the run of one seed, of `OXEN_STEPS` steps; with `OXEN_SECONDS`, that and the seeds behind it for so
 //! long.

@@ -36,6 +36,13 @@ const SELF: u64 = 0x7ff0;
 const IO: u64 = 0x7ff1;
 const XEN: u64 = 0x7ff2;
 
+/// Where in its page the data begins: behind what a list takes that begins below the page, so that no call overwrites its own
+/// arguments, which would be others then when it goes on.
+const BEGIN: u64 = 64;
+
+/// The longest request of a list.
+const GAP: u64 = size_of::<MmuextOp>() as u64;
+
 /// Makes operations for one vCPU.
 pub struct Maker<'a> {
     pub world: Scene<'a>,
@@ -46,6 +53,8 @@ pub struct Maker<'a> {
     place: u64,
 }
 
+mod events;
+mod grants;
 mod memory;
 mod mmu;
 mod pages;
@@ -58,7 +67,7 @@ impl<'a> Maker<'a> {
             rng,
             slot,
             seat,
-            place: linear(ARGS + seat),
+            place: linear(ARGS + seat) + BEGIN,
         }
     }
 
@@ -70,10 +79,11 @@ impl<'a> Maker<'a> {
         }
         let page = linear(ARGS + self.seat);
         if self.place + bytes.len() as u64 > page + 0x1000 {
-            self.place = page;
+            self.place = page + BEGIN;
         }
         let at = self.place;
-        self.place += (bytes.len() as u64).next_multiple_of(8);
+        // Lists are counted one longer than they are, sometimes: what lies behind is no other call's of the same batch.
+        self.place += (bytes.len() as u64).next_multiple_of(8) + GAP;
         call.push((at, bytes.to_vec()));
         at
     }
@@ -126,7 +136,9 @@ impl<'a> Maker<'a> {
         if self.controls() && self.rng.percent(8) && !self.world.dying.is_empty() {
             return self.about_the_dying(length);
         }
-        match self.rng.below(25) {
+        match self.rng.below(34) {
+            31..34 => self.event_call(),
+            25..31 => self.grant_call(),
             20 | 21 => self.set_segment_base(),
             22..25 => self.memory_op(),
             0..9 => self.mmu_update(length),
@@ -229,7 +241,8 @@ impl<'a> Maker<'a> {
     }
 
     fn op(&mut self) -> Op {
-        match self.rng.below(30) {
+        match self.rng.below(34) {
+            30..34 => self.grant(),
             20..23 => self.trapped(),
             23 => Op::EnterUser,
             24..30 => {

@@ -90,7 +90,8 @@ fn run(seed: u64) {
                     let mut progress = Progress::More;
                     while seat == 0 && progress == Progress::More {
                         let mut budget = Budget::new(25 + rng.below(100) as u32);
-                        progress = teardown::release(memory, &domain, &mut budget);
+                        progress =
+                            teardown::release(memory, &scene.host.domains, &domain, &mut budget);
                     }
                 });
             }

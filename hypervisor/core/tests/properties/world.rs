@@ -6,6 +6,8 @@
 use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::arch::{CpuUserRegs, FLAT_CS64, FLAT_SS, IretContext, TrapInfo};
 use dom0_abi::errno::Errno;
+use dom0_abi::grant_table::{GrantTableCommand, SetupTable};
+use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::xen::VmAssist;
@@ -50,6 +52,12 @@ pub const LOOSE: usize = 12;
 pub const fn linear(index: usize) -> u64 {
     0x40_0000 + index as u64 * 0x1000
 }
+
+/// Where it maps the first frame of the domain's grant table, and where grants of others may be mapped.
+pub const GRANT_TABLE: usize = 400;
+pub const WINDOW: usize = 401;
+/// So many pages are there for that.
+pub const WINDOW_PAGES: u64 = 16;
 
 pub const PRESENT: u64 = 1;
 pub const WRITABLE: u64 = 2;
@@ -301,7 +309,27 @@ impl World {
                 assert_eq!(outcome, Outcome::Returned(0));
             }
         }
+        self.set_up_grants(slot);
         self.host.set_entry_budget(budget);
+    }
+
+    /// Lets it map the first frame of its grant table.
+    fn set_up_grants(&mut self, slot: usize) {
+        let mut op = SetupTable::new_zeroed();
+        (op.dom, op.nr_frames) = (DomId::SELF, 1);
+        let list = linear(ARGS) + 64;
+        op.frame_list = GuestHandle::new(GuestAddr::new(list));
+        assert!(self.write(slot, 0, linear(ARGS), op.as_bytes()));
+        let command = u64::from(GrantTableCommand::SetupTable.get());
+        let args = [command, linear(ARGS), 1, 0, 0];
+        let outcome = self.call(slot, 0, Hypercall::GrantTableOp.number(), args);
+        assert_eq!(outcome, Outcome::Returned(0));
+        let mut mfn = [0; 8];
+        assert!(self.read(slot, 0, list, &mut mfn));
+        let entry = u64::from_le_bytes(mfn) << 12 | PRESENT | WRITABLE | USER;
+        let args = [linear(GRANT_TABLE), entry, 0, 0, 0];
+        let outcome = self.call(slot, 0, Hypercall::UpdateVaMapping.number(), args);
+        assert_eq!(outcome, Outcome::Returned(0));
     }
 
     /// Goes to user mode.
@@ -493,7 +521,12 @@ impl World {
         let undo = UndoQueue::new();
         let progress = {
             let domain = self.host.domains.get(id).unwrap();
-            teardown::release(self.memory(cpu, &undo), &domain, &mut budget)
+            teardown::release(
+                self.memory(cpu, &undo),
+                &self.host.domains,
+                &domain,
+                &mut budget,
+            )
         };
         assert!(undo.is_empty());
         if progress == Progress::Done && self.host.reap_domain(&self.cpus[cpu], id) {

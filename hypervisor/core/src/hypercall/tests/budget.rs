@@ -316,7 +316,12 @@ fn i18_calls_of_a_batch_cost_what_they_do() {
     let map = MemoryCommand::MemoryMap as u64;
     let calls = guest.batch(40, Hypercall::MemoryOp, [map, INNER, 0, 0, 0]);
     assert_eq!(calls, share(128, CALL, CALL + 128));
-    // 128 ports, of which none is pending, and a time.
+    // 128 times a port that is not pending, and a time.
+    guest.put_words(INNER, [0]);
+    assert_eq!(
+        guest.whole(Hypercall::EventChannelOp, [7, INNER, 0, 0, 0]),
+        1
+    );
     guest.put_words(INNER, [DATA + 0x5000, 128, 1]);
     guest.put_words(DATA + 0x5000, (0..64).map(|_| 1 | 1 << 32));
     let poll = SchedCommand::Poll as u64;

@@ -188,7 +188,12 @@ fn i10_nothing_is_pinned_for_a_domain_that_ended() {
         let reach = Reach::own(&world.host, &domain);
         let ty = PageType::Table(Level::L1);
         let table = promote::acquire(memory, &reach, frame, ty, &mut Budget::new(9999)).unwrap();
-        let progress = teardown::release(memory, &domain, &mut Budget::new(99_999));
+        let progress = teardown::release(
+            memory,
+            &world.host.domains,
+            &domain,
+            &mut Budget::new(99_999),
+        );
         assert_eq!(progress, Progress::Done);
         assert_eq!(table.pin(), Err(Errno::EINVAL));
         assert!(undo::drain(memory, &mut Budget::new(9999)));

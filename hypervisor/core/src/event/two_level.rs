@@ -1,0 +1,114 @@
+//! The two-level form of pending and masked ports: a bit of each for every port in the page that the domain shares with us, and in each
+//! vCPU's `vcpu_info` a selector with a bit for each word of the former.
+//!
+//! All of it is the guest's to write at any moment: what is read here decides only whether that guest is told of something.
+//! What `port` is has been found out before; here it is a number of a bit.
+//!
+//! ORDERING: all accesses are sequentially consistent. An event is made known in the order pending bit, selector bit, upcall byte,
+//! and the guest looks in the opposite one: it clears the byte, takes the selector, takes the bits. So a bit that it misses has its selector
+//! bit set behind its look, and a selector bit that it misses the byte. Between "set pending, look at mask" here and "clear
+//! mask, look at pending" there, in the guest or in [`unmask`], one of both sees the other.
+//! ABI: `public/event_channel.h`, "two-level".
+
+use core::mem::offset_of;
+
+use dom0_abi::addr::{Maddr, Mfn};
+use dom0_abi::event_channel::TWO_LEVEL_NR_CHANNELS;
+use dom0_abi::ids::Port;
+use dom0_abi::xen::{SharedInfo, VcpuInfo};
+use oxen_arch::memory::{BadFrame, PhysMem};
+
+/// How many ports there are.
+pub const NR_PORTS: u32 = TWO_LEVEL_NR_CHANNELS as u32;
+
+/// What came of making a port pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// It was pending already: whoever made it so has told the vCPU.
+    Before,
+    /// It is masked: who unmasks it tells the vCPU.
+    Masked,
+    /// Its vCPU is to be told.
+    New,
+}
+
+/// Where the bit of a port is, in the row of words that begins at `row` of the shared page.
+struct Place {
+    word: Maddr,
+    bit: u64,
+}
+
+impl Place {
+    fn of(shared: Mfn, row: usize, port: Port) -> Self {
+        let index = (port.get() % NR_PORTS) as usize;
+        Self {
+            word: shared.at(row.wrapping_add((index / 64).wrapping_mul(8))),
+            bit: 1_u64.wrapping_shl(port.get()),
+        }
+    }
+
+    fn is_set(&self, mem: &PhysMem) -> Result<bool, BadFrame> {
+        Ok(mem.load_u64(self.word)? & self.bit != 0)
+    }
+
+    /// Sets the bit; returns what it was.
+    fn set(&self, mem: &PhysMem) -> Result<bool, BadFrame> {
+        Ok(mem.fetch_or_u64(self.word, self.bit)? & self.bit != 0)
+    }
+
+    /// Clears the bit; returns what it was.
+    fn clear(&self, mem: &PhysMem) -> Result<bool, BadFrame> {
+        Ok(mem.fetch_and_u64(self.word, !self.bit)? & self.bit != 0)
+    }
+}
+
+fn pending(shared: Mfn, port: Port) -> Place {
+    Place::of(shared, offset_of!(SharedInfo, evtchn_pending), port)
+}
+
+fn mask(shared: Mfn, port: Port) -> Place {
+    Place::of(shared, offset_of!(SharedInfo, evtchn_mask), port)
+}
+
+/// Makes a port pending.
+pub fn raise(mem: &PhysMem, shared: Mfn, port: Port) -> Result<Raised, BadFrame> {
+    if pending(shared, port).set(mem)? {
+        return Ok(Raised::Before);
+    }
+    match mask(shared, port).is_set(mem)? {
+        true => Ok(Raised::Masked),
+        false => Ok(Raised::New),
+    }
+}
+
+/// Tells the vCPU whose `vcpu_info` is at `info` that a port is pending. Returns whether it has to be woken: it has not been told of any
+/// port of the same word since it looked last. One without `vcpu_info` is told of everything when it gets one.
+pub fn tell(mem: &PhysMem, info: Maddr, port: Port) -> Result<bool, BadFrame> {
+    const SELECTOR: u64 = offset_of!(VcpuInfo, evtchn_pending_sel) as u64;
+    let word = 1_u64.wrapping_shl((port.get() % NR_PORTS) / 64);
+    let selector = Maddr::new(info.get().wrapping_add(SELECTOR));
+    let is_new = mem.fetch_or_u64(selector, word)? & word == 0;
+    if is_new {
+        mem.store_u8(info, 1)?;
+    }
+    Ok(is_new)
+}
+
+/// Unmasks a port. Returns whether its vCPU is to be told: it was masked, and is pending.
+pub fn unmask(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
+    Ok(mask(shared, port).clear(mem)? && pending(shared, port).is_set(mem)?)
+}
+
+/// Whether a port is pending, masked or not.
+pub fn is_pending(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
+    pending(shared, port).is_set(mem)
+}
+
+/// Forgets that a port was pending: who gets its number next hears nothing of it.
+pub fn forget(mem: &PhysMem, shared: Mfn, port: Port) -> Result<(), BadFrame> {
+    // Without the page there is nothing to forget, and most ports are not pending when they are closed.
+    if is_pending(mem, shared, port)? {
+        pending(shared, port).clear(mem)?;
+    }
+    Ok(())
+}

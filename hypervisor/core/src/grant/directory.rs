@@ -1,0 +1,112 @@
+//! A row of words that grows and is looked up without a lock: a frame full of them, allocated with the first.
+//!
+//! INVARIANT: words below the count have been written before the count said so, and the frame stays until nobody looks any more.
+
+use dom0_abi::addr::Mfn;
+use oxen_arch::memory::PhysMem;
+use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::budget::Budget;
+use crate::frame::Memory;
+use crate::page_type::Stop;
+
+/// The most words that there can be.
+pub(super) const ROOM: u32 = 512;
+
+/// The row.
+#[derive(Debug)]
+pub(super) struct Directory {
+    /// The frame, or [`NO_FRAME`].
+    frame: AtomicU64,
+    count: AtomicU32,
+}
+
+const NO_FRAME: u64 = u64::MAX;
+
+impl Directory {
+    /// Without a word, and without a frame.
+    pub(super) const fn new() -> Self {
+        Self {
+            frame: AtomicU64::new(NO_FRAME),
+            count: AtomicU32::new(0),
+        }
+    }
+
+    /// How many words there are.
+    pub(super) fn count(&self) -> u32 {
+        // ORDERING: pairs with `push`.
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// A word; `None` behind the last.
+    pub(super) fn get(&self, mem: &PhysMem, index: u32) -> Option<u64> {
+        if index >= self.count() {
+            return None;
+        }
+        mem.load_u64(self.frame()?.word(index as usize)).ok()
+    }
+
+    /// Changes a word that there is. The caller sees to it that nobody else does.
+    pub(super) fn set(&self, mem: &PhysMem, index: u32, value: u64) {
+        if let Some(frame) = self.frame()
+            && index < self.count()
+        {
+            let stored = mem.store_u64(frame.word(index as usize), value);
+            debug_assert!(stored.is_ok());
+        }
+    }
+
+    /// Sees to it that there is a frame for the words. Fails as [`Memory::clean_frame`].
+    pub(super) fn prepare(&self, memory: Memory<'_>, budget: &mut Budget) -> Result<(), Stop> {
+        if self.frame().is_some() {
+            return Ok(());
+        }
+        let frame = memory.keep(memory.clean_frame(budget)?);
+        // ORDERING: who finds the number finds the zeroes.
+        let first =
+            self.frame
+                .compare_exchange(NO_FRAME, frame.get(), Ordering::AcqRel, Ordering::Acquire);
+        if first.is_err() {
+            memory.end_kept(frame);
+        }
+        Ok(())
+    }
+
+    /// Adds a word behind `count` others. `false`, and nothing is changed: there are not so many, or too many, or no frame. No two
+    /// CPUs add at the same time.
+    pub(super) fn push(&self, mem: &PhysMem, count: u32, value: u64) -> bool {
+        let Some(frame) = self.frame() else {
+            return false;
+        };
+        if count >= ROOM || self.count() != count {
+            return false;
+        }
+        let is_written = mem.store_u64(frame.word(count as usize), value).is_ok();
+        if is_written {
+            self.count.store(count.saturating_add(1), Ordering::Release);
+        }
+        is_written
+    }
+
+    /// Takes the last word away. Nobody looks up that one any more.
+    pub(super) fn pop(&self, mem: &PhysMem) -> Option<u64> {
+        let last = self.count().checked_sub(1)?;
+        let value = self.get(mem, last);
+        self.count.store(last, Ordering::Release);
+        value
+    }
+
+    /// Gives the frame back. There is no word, and nobody looks any more.
+    pub(super) fn end(&self, memory: Memory<'_>) {
+        debug_assert_eq!(self.count(), 0);
+        let frame = self.frame.swap(NO_FRAME, Ordering::AcqRel);
+        if frame != NO_FRAME {
+            memory.end_kept(Mfn::new(frame));
+        }
+    }
+
+    fn frame(&self) -> Option<Mfn> {
+        let frame = self.frame.load(Ordering::Acquire);
+        (frame != NO_FRAME).then_some(Mfn::new(frame))
+    }
+}

@@ -1,0 +1,508 @@
+//! The grants that a domain gives: its table, in frames that it shares with the hypervisor, and who uses which.
+//!
+//! For each frame of the table there is one of the hypervisor's with the active entries. A use is a [`Pin`]. The first pin of a
+//! grant takes a general reference to the frame, the last one gives it back, so as long as somebody uses a grant neither the frame
+//! is free nor the granter gone.
+//!
+//! INVARIANT: an active entry changes under the lock of its stripe, and so do, as far as the hypervisor is concerned, the flags of
+//! the granter's entry: they say that somebody reads or writes from before he can until after he cannot any more.
+//! INVARIANT: a table that is closed gets no new pins and no frames, and its shared frames are not touched.
+//! LOCK: stripes, and `growth`, rank `Grants`. Under neither a CPU waits for others.
+
+use dom0_abi::addr::{Maddr, Mfn};
+use dom0_abi::errno::Errno;
+use dom0_abi::grant_table::{ENTRIES_PER_FRAME, GrantStatus};
+use dom0_abi::ids::{DomId, GrantRef};
+use oxen_arch::memory::PhysMem;
+use oxen_arch::sync::atomic::{AtomicBool, Ordering};
+use oxen_arch::sync::{Guard, Rank, SpinLock};
+
+use super::directory::{Directory, ROOM};
+use super::end::End;
+use super::entry::{Access, Active, Shared};
+use super::handles::Handles;
+use super::track::Track;
+use crate::budget::Budget;
+use crate::domain::Domain;
+use crate::frame::{FrameRef, Memory};
+use crate::page_type::{PageType, Stop, TypeRef};
+
+/// Locks of active entries; neighbours have different ones.
+const STRIPES: usize = 8;
+/// How often the granter may change its entry under our hands (XSA-24).
+const RETRIES: u32 = 5;
+/// In place of the number of a shared frame that was given back.
+const GONE: u64 = 0xffff_ffff;
+const PER_FRAME: u32 = ENTRIES_PER_FRAME as u32;
+
+/// How large the tables of a domain may get, in frames. ABI: `public/domctl.h`, `struct xen_domctl_createdomain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// What the domain grants: 512 entries in each. No more than 512.
+    pub max_grant_frames: u32,
+    /// What it maps: 256 handles for each. No more than 1024.
+    pub max_maptrack_frames: u32,
+}
+
+impl Limits {
+    /// What a domain gets for which nobody says otherwise.
+    pub const DEFAULT: Self = Self {
+        max_grant_frames: 64,
+        max_maptrack_frames: 1024,
+    };
+}
+
+/// The grants of a domain: those that it gives, and handles for those that it maps.
+#[derive(Debug)]
+pub struct GrantTable {
+    limits: Limits,
+    /// Of each frame of the table its number, in the lower half, and that of the active entries.
+    frames: Directory,
+    is_closed: AtomicBool,
+    stripes: [SpinLock<()>; STRIPES],
+    growth: SpinLock<()>,
+    pub(super) handles: Handles,
+    pub(super) end: End,
+}
+
+/// What is seen of a table by who compares it with what there is (`audit`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// A frame of the table.
+    Frame(Mfn),
+    /// A grant that somebody uses.
+    Active(GrantRef, Active),
+}
+
+/// A use of a grant. Dropping it ends the use: what the granter is told, and when, is in order if nobody reaches the frame by it
+/// any more.
+#[must_use = "dropping it ends the use"]
+pub(super) struct Pin<'t, 'm> {
+    table: &'t GrantTable,
+    memory: Memory<'m>,
+    reference: GrantRef,
+    access: Access,
+    mfn: Mfn,
+    cache: u64,
+}
+
+impl Pin<'_, '_> {
+    /// The frame.
+    pub(super) fn mfn(&self) -> Mfn {
+        self.mfn
+    }
+
+    /// The cache mode that the granter wants, as flags of its entry.
+    pub(super) fn cache(&self) -> u64 {
+        self.cache
+    }
+
+    /// Leaves the use to a handle. It comes back by [`GrantTable::unpin`].
+    pub(super) fn into_track(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Pin<'_, '_> {
+    fn drop(&mut self) {
+        self.table.unpin(self.memory, self.reference, self.access);
+    }
+}
+
+impl GrantTable {
+    /// Without a frame. Limits that are too high are brought down.
+    pub const fn new(limits: Limits) -> Self {
+        let frames = limits.max_grant_frames;
+        Self {
+            limits: Limits {
+                max_grant_frames: if frames < ROOM { frames } else { ROOM },
+                ..limits
+            },
+            frames: Directory::new(),
+            is_closed: AtomicBool::new(false),
+            stripes: [const { SpinLock::new(Rank::Grants, ()) }; STRIPES],
+            growth: SpinLock::new(Rank::Grants, ()),
+            handles: Handles::new(limits.max_maptrack_frames),
+            end: End::new(),
+        }
+    }
+
+    /// How many frames the table has.
+    pub fn nr_frames(&self) -> u32 {
+        self.frames.count()
+    }
+
+    /// How many it can have.
+    pub fn max_frames(&self) -> u32 {
+        self.limits.max_grant_frames
+    }
+
+    /// How many entries a guest sees: with the first frame, which is there as soon as somebody looks.
+    pub(super) fn nr_entries(&self) -> u32 {
+        self.nr_frames().max(1).saturating_mul(PER_FRAME)
+    }
+
+    /// A frame of the table. `None`: it has not so many, or they were given back.
+    pub fn frame(&self, mem: &PhysMem, index: u32) -> Option<Mfn> {
+        let shared = self.frames.get(mem, index)? & GONE;
+        (shared != GONE).then_some(Mfn::new(shared))
+    }
+
+    /// Makes the table so large. `EINVAL`: it is closed, or must not be so large; further as [`Memory::clean_frame`].
+    /// [`Stop::Again`]: it is larger than before, but not large enough.
+    pub fn grow(
+        &self,
+        memory: Memory<'_>,
+        owner: DomId,
+        nr_frames: u32,
+        budget: &mut Budget,
+    ) -> Result<(), Stop> {
+        if nr_frames > self.max_frames() {
+            return Err(Errno::EINVAL.into());
+        }
+        while self.nr_frames() < nr_frames {
+            self.add(memory, owner, budget)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a frame, unless another CPU has just done so.
+    fn add(&self, memory: Memory<'_>, owner: DomId, budget: &mut Budget) -> Result<(), Stop> {
+        let count = self.nr_frames();
+        self.frames.prepare(memory, budget)?;
+        // Both, before the domain has one of them: what is clean stays so if there is no budget for the other.
+        let active = memory.clean_frame(budget)?;
+        let shared = memory.clean_frame(budget)?;
+        if !budget.spend() {
+            return Err(Stop::Again);
+        }
+        let mut charge = memory.frames.charge(owner, 1, u64::MAX)?;
+        let shared = memory.assign_clean(shared, &mut charge).start;
+        let held = match TypeRef::writable(memory, shared, owner) {
+            Ok(held) => held,
+            Err(stop) => {
+                // Refused only if the domain has given it back already.
+                let _ = memory.release_domain_frame(shared, owner);
+                return Err(stop);
+            }
+        };
+        let word = |active: Mfn| shared.get() | active.get() << 32;
+        let active = memory.keep(active);
+        let growth = self.growth.lock();
+        let is_open = !self.is_closed.load(Ordering::Relaxed);
+        let is_added = is_open && self.frames.push(memory.mem(), count, word(active));
+        drop(growth);
+        if is_added {
+            // For as long as the table is open.
+            let _ = held.into_held();
+            return Ok(());
+        }
+        drop(held);
+        // As above.
+        let _ = memory.release_domain_frame(shared, owner);
+        memory.end_kept(active);
+        if is_open {
+            Ok(())
+        } else {
+            Err(Errno::EINVAL.into())
+        }
+    }
+
+    /// Begins a use of a grant.
+    ///
+    /// [`GrantStatus::BadGntref`]: there is no such entry; [`GrantStatus::GeneralError`]: it does not allow this use, somebody else
+    /// uses it, or there are too many uses; [`GrantStatus::BadPage`]: it names a frame that is not the granter's. Nothing has changed
+    /// then.
+    pub(super) fn pin<'t, 'm>(
+        &'t self,
+        memory: Memory<'m>,
+        granter: DomId,
+        mapper: DomId,
+        reference: GrantRef,
+        access: Access,
+        is_map: bool,
+    ) -> Result<Pin<'t, 'm>, GrantStatus> {
+        let mem = memory.mem();
+        if reference.get() >= self.nr_entries() {
+            return Err(GrantStatus::BadGntref);
+        }
+        let stripe = self.stripe(reference);
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(GrantStatus::GeneralError);
+        }
+        // A table of which nobody has seen the first frame allows nothing.
+        let (shared, active) = self
+            .place(mem, reference)
+            .ok_or(GrantStatus::GeneralError)?;
+        let old = load_active(mem, active);
+        if old.is_used() && old.mapper() != mapper {
+            return Err(GrantStatus::GeneralError);
+        }
+        let is_told = old.is_used() && (access == Access::Read || old.writers() > 0);
+        let entry = if is_told {
+            Shared(mem.load_u64(shared).unwrap_or(0))
+        } else {
+            claim(mem, shared, mapper, access, !old.is_used(), is_map)?
+        };
+        let taken = if old.is_used() {
+            old.more(access).ok_or(GrantStatus::GeneralError)
+        } else {
+            first(memory, granter, mapper, entry.mfn(), access)
+        };
+        let new = match taken {
+            Ok(new) => new,
+            Err(status) => {
+                unclaim(mem, shared, old);
+                return Err(status);
+            }
+        };
+        store_active(mem, active, new);
+        drop(stripe);
+        Ok(Pin {
+            table: self,
+            memory,
+            reference,
+            access,
+            mfn: new.mfn(),
+            cache: entry.0,
+        })
+    }
+
+    /// Ends a use: of a handle, or of a [`Pin`].
+    pub(super) fn unpin(&self, memory: Memory<'_>, reference: GrantRef, access: Access) {
+        let mem = memory.mem();
+        let stripe = self.stripe(reference);
+        let place = self.place_of_active(mem, reference);
+        let less = place.and_then(|active| {
+            let old = load_active(mem, active);
+            Some((active, old, old.less(access)?))
+        });
+        let Some((active, old, new)) = less else {
+            debug_assert!(false, "grant {reference} loses a pin that it does not have");
+            return;
+        };
+        store_active(mem, active, new);
+        if !self.is_closed.load(Ordering::Relaxed)
+            && let Some((shared, _)) = self.place(mem, reference)
+        {
+            unclaim(mem, shared, new);
+        }
+        drop(stripe);
+        if !new.is_used() {
+            drop(FrameRef::from_raw(memory, old.mfn()));
+        }
+    }
+
+    /// The frame of a grant that the caller has a pin of.
+    pub(super) fn pinned_frame(&self, mem: &PhysMem, reference: GrantRef) -> Option<Mfn> {
+        let active = self.active(mem, reference);
+        active.is_used().then(|| active.mfn())
+    }
+
+    /// Who uses a grant.
+    pub fn active(&self, mem: &PhysMem, reference: GrantRef) -> Active {
+        let at = self.place_of_active(mem, reference);
+        at.map_or(Active::NONE, |at| load_active(mem, at))
+    }
+
+    /// Swaps two entries that nobody uses.
+    ///
+    /// [`GrantStatus::BadGntref`]: there is no such entry; [`GrantStatus::Eagain`]: one is in use, or another CPU is at it.
+    pub(super) fn swap(&self, mem: &PhysMem, a: GrantRef, b: GrantRef) -> Result<(), GrantStatus> {
+        if a.get().max(b.get()) >= self.nr_entries() {
+            return Err(GrantStatus::BadGntref);
+        }
+        if a == b {
+            return Ok(());
+        }
+        let stripe = self.stripe(a);
+        // Not waited for, so it does not matter which of the two comes first.
+        let other = self
+            .stripe_of(b)
+            .filter(|_| stripe_index(a) != stripe_index(b));
+        let other = match other {
+            Some(other) => Some(other.try_lock().ok_or(GrantStatus::Eagain)?),
+            None => None,
+        };
+        if !self.is_closed.load(Ordering::Relaxed)
+            && let Some((shared_a, active_a)) = self.place(mem, a)
+            && let Some((shared_b, active_b)) = self.place(mem, b)
+        {
+            if load_active(mem, active_a).is_used() || load_active(mem, active_b).is_used() {
+                return Err(GrantStatus::Eagain);
+            }
+            let entries = (mem.load_u64(shared_a), mem.load_u64(shared_b));
+            if let (Ok(entry_a), Ok(entry_b)) = entries {
+                let stored = (
+                    mem.store_u64(shared_a, entry_b),
+                    mem.store_u64(shared_b, entry_a),
+                );
+                debug_assert!(stored.0.is_ok() && stored.1.is_ok());
+            }
+        }
+        drop((other, stripe));
+        Ok(())
+    }
+
+    /// Closes the table: when it returns, nobody is at its shared frames any more.
+    pub(super) fn close(&self) {
+        let growth = self.growth.lock();
+        self.is_closed.store(true, Ordering::Relaxed);
+        drop(growth);
+        for stripe in &self.stripes {
+            drop(stripe.lock());
+        }
+    }
+
+    /// Whether it is closed: its domain ends.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Gives a shared frame of a closed table back to its domain alone. No two CPUs do so at the same time.
+    pub(super) fn end_shared(&self, memory: Memory<'_>, index: u32) {
+        let mem = memory.mem();
+        if let Some(shared) = self.frame(mem, index)
+            && let Some(word) = self.frames.get(mem, index)
+        {
+            self.frames.set(mem, index, word | GONE);
+            drop(TypeRef::counted(memory, shared, PageType::Writable));
+        }
+    }
+
+    /// Gives all frames of the hypervisor's back. Nobody has a pin, or refers to the domain.
+    pub fn free(&self, memory: Memory<'_>) {
+        while let Some(word) = self.frames.pop(memory.mem()) {
+            debug_assert_eq!(word & GONE, GONE);
+            memory.end_kept(Mfn::new(word >> 32));
+        }
+        self.frames.end(memory);
+        self.handles.end_frames(memory);
+    }
+
+    /// Visits the shared frames, and the active entries that are used, while nothing moves.
+    pub(crate) fn visit(&self, mem: &PhysMem, mut visit: impl FnMut(Seen)) {
+        for index in 0..self.nr_frames() {
+            if let Some(mfn) = self.frame(mem, index) {
+                visit(Seen::Frame(mfn));
+            }
+        }
+        for reference in (0..self.nr_frames().saturating_mul(PER_FRAME)).map(GrantRef::new) {
+            let active = self.active(mem, reference);
+            if active != Active::NONE {
+                visit(Seen::Active(reference, active));
+            }
+        }
+    }
+
+    /// Visits the handles that are maps, while nothing moves.
+    pub fn visit_maps(&self, mem: &PhysMem, mut visit: impl FnMut(u32, Track)) {
+        for handle in 0..self.handles.used() {
+            if let Some(track) = self.handles.get(mem, handle) {
+                visit(handle, track);
+            }
+        }
+    }
+
+    /// How many handles were ever used, and how many are maps or free, while nothing moves.
+    pub(crate) fn count_handles(&self, mem: &PhysMem, domain: &Domain) -> (u32, u32) {
+        let mut found = 0_u32;
+        self.visit_maps(mem, |_, _| found = found.saturating_add(1));
+        for vcpu in domain.vcpus() {
+            found = found.saturating_add(self.handles.count_free(mem, &vcpu.handles));
+        }
+        (self.handles.used(), found)
+    }
+
+    fn stripe(&self, reference: GrantRef) -> Option<Guard<'_, ()>> {
+        self.stripe_of(reference).map(SpinLock::lock)
+    }
+
+    fn stripe_of(&self, reference: GrantRef) -> Option<&SpinLock<()>> {
+        self.stripes.get(stripe_index(reference))
+    }
+
+    /// Where the granter's entry is, and the active one.
+    fn place(&self, mem: &PhysMem, reference: GrantRef) -> Option<(Maddr, Maddr)> {
+        let (index, word) = split(reference);
+        let shared = self.frame(mem, index)?.word(word);
+        Some((shared, self.place_of_active(mem, reference)?))
+    }
+
+    fn place_of_active(&self, mem: &PhysMem, reference: GrantRef) -> Option<Maddr> {
+        let (index, word) = split(reference);
+        let frames = self.frames.get(mem, index)?;
+        Some(Mfn::new(frames >> 32).word(word))
+    }
+}
+
+const fn stripe_index(reference: GrantRef) -> usize {
+    reference.get() as usize % STRIPES
+}
+
+/// The frame in which an entry is, and its place in there.
+const fn split(reference: GrantRef) -> (u32, usize) {
+    let number = reference.get();
+    (number / PER_FRAME, (number % PER_FRAME) as usize)
+}
+
+fn load_active(mem: &PhysMem, at: Maddr) -> Active {
+    Active(mem.load_u64(at).unwrap_or(0))
+}
+
+fn store_active(mem: &PhysMem, at: Maddr, active: Active) {
+    let stored = mem.store_u64(at, active.0);
+    debug_assert!(stored.is_ok());
+}
+
+/// The first pin, with its reference to the frame.
+fn first(
+    memory: Memory<'_>,
+    granter: DomId,
+    mapper: DomId,
+    mfn: Mfn,
+    access: Access,
+) -> Result<Active, GrantStatus> {
+    let frame = memory
+        .acquire(mfn, granter)
+        .map_err(|_| GrantStatus::BadPage)?;
+    let active = Active::first(mapper, mfn, access).ok_or(GrantStatus::BadPage)?;
+    frame.into_raw();
+    Ok(active)
+}
+
+/// Marks the granter's entry, as it is at one moment, as in use.
+fn claim(
+    mem: &PhysMem,
+    at: Maddr,
+    mapper: DomId,
+    access: Access,
+    is_new: bool,
+    is_map: bool,
+) -> Result<Shared, GrantStatus> {
+    let mut entry = mem.load_u64(at).map_err(|_| GrantStatus::GeneralError)?;
+    for _ in 0..RETRIES {
+        let marked = Shared(entry).claimed(mapper, access, is_new, is_map)?;
+        match mem.compare_exchange_u64(at, entry, marked.0) {
+            Ok(Ok(_)) => return Ok(marked),
+            Ok(Err(now)) => entry = now,
+            Err(_) => break,
+        }
+    }
+    Err(GrantStatus::GeneralError)
+}
+
+/// Takes the marks from the granter's entry that those who use it do not need any more.
+fn unclaim(mem: &PhysMem, at: Maddr, active: Active) {
+    let mut marks = 0;
+    if active.writers() == 0 {
+        marks |= Shared::WRITING;
+    }
+    if !active.is_used() {
+        marks |= Shared::READING;
+    }
+    if marks != 0 {
+        let cleared = mem.fetch_and_u64(at, !marks);
+        debug_assert!(cleared.is_ok());
+    }
+}
