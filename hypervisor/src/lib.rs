@@ -15,6 +15,7 @@ use oxen_arch::{Cpu, Handover, Machine, SerialConfig, SerialLine, SerialParity, 
 use oxen_core::cmdline::{CommandLine, Parity, SerialPort};
 use oxen_core::console::Console;
 use oxen_core::host::Host;
+use oxen_core::hypercall::at_once;
 use oxen_core::trap::entry;
 use oxen_core::{error, info, warn};
 
@@ -118,6 +119,13 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
 struct Entries;
 
 impl Handlers for Entries {
+    const STRAIGHT: u64 = at_once::NUMBERS;
+
+    #[inline(always)]
+    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<u64> {
+        at_once::hypercall(HOST.get()?, cpu, number, arguments)
+    }
+
     #[inline(always)]
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
         if let Some(host) = HOST.get() {

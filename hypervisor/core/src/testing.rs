@@ -150,7 +150,7 @@ impl Guest {
     /// Makes a hypercall and returns what comes next.
     pub fn syscall(&mut self) -> Next {
         self.regs.entry_vector = oxen_arch::registers::ENTRY_SYSCALL;
-        entry::handle_hypercall(&self.host, &self.cpu, &mut self.regs)
+        entry::handle_syscall(&self.host, &self.cpu, &mut self.regs)
     }
 
     /// Makes a hypercall that returns to its caller, and shows that it changed no register but rax.
@@ -300,7 +300,7 @@ fn start(
     } else {
         PortRights::none()
     };
-    let domain = Domain::new(domid, capabilities, ports, shared_info);
+    let domain = Domain::new(domid, capabilities, &host.entry_rules, ports, shared_info);
     let held = promote_root(memory, host, &domain, root);
     let shared = TypeRef::writable(memory, shared_info, domid).unwrap();
     domain.hold_shared_info(shared.into_held());

@@ -266,7 +266,7 @@ impl Frames {
     /// As `TypeRef::share_at_once`.
     fn share_at_once(&self, mfn: Mfn, ty: PageType, owner: DomId) -> bool {
         let record = self.record(mfn);
-        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
+        if !record.word().is_of(owner) || record.share_type_at_once(ty).is_none() {
             return false;
         }
         let is_of = record.word().is_of(owner);

@@ -7,7 +7,8 @@
 //! INVARIANT: the CPU's record is found from the stack pointer (`per_cpu`), never through GS: the base of GS is the guest's
 //! from end to end. Only the SYSCALL stub, which arrives on the guest's stack, borrows it for three instructions.
 //!
-//! Registers take 168 bytes below a multiple of 16, so the stubs leave eight more before they call Rust.
+//! Registers take 168 bytes below a multiple of 16, so the stubs leave eight more before they call Rust. Without those that Rust
+//! preserves, and one more, they take 112.
 //!
 //! INVARIANT: while a twin is loaded (`twin`), nothing is touched but what it maps: the stubs and `restore_guest`, the stacks of the
 //! interrupt stack table, the last page of the main stack, the CPU's record, the descriptor tables.
@@ -26,6 +27,12 @@ use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS
 
 /// What the image does on each kind of entry.
 pub trait Handlers: 'static {
+    /// The numbers (rax) for which [`Self::hypercall_at_once`] is worth trying, one bit for each. Of a number the lowest six bits are
+    /// looked at.
+    const STRAIGHT: u64;
+    /// SYSCALL from 64-bit code of a guest, if all that it does is to take a number (rax) and arguments (rdi, rsi, rdx, r10) and to
+    /// bring a result (rax). `None`: it may be more; nothing was done, and [`Self::hypercall`] comes next.
+    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<u64>;
     /// SYSCALL from 64-bit code of a guest.
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs);
     /// An exception, a software interrupt or SYSCALL from 32-bit code ([`ENTRY_SYSCALL32`]) of a guest; which one is in
@@ -47,9 +54,12 @@ const CS: usize = core::mem::offset_of!(CpuUserRegs, cs);
 const RFLAGS: usize = core::mem::offset_of!(CpuUserRegs, rflags);
 const RSP: usize = core::mem::offset_of!(CpuUserRegs, rsp);
 const SS: usize = core::mem::offset_of!(CpuUserRegs, ss);
+const RAX: usize = core::mem::offset_of!(CpuUserRegs, rax);
 const ENTRY_VECTOR: usize = core::mem::offset_of!(CpuUserRegs, entry_vector);
 /// Bytes from the start of the registers to the first of those that [`pop_last_registers`] loads.
 const LAST_REGISTERS: usize = core::mem::offset_of!(CpuUserRegs, rdx);
+/// Bytes of the registers that the straight way leaves where they are: those that Rust preserves, and r11.
+const MISSING: usize = core::mem::offset_of!(CpuUserRegs, r10);
 /// Bytes from the start of a guest's registers, in their place, to the roots in the CPU's record.
 const ENTRY_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::ENTRY_ROOT;
 const EXIT_ROOT: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::EXIT_ROOT;
@@ -59,7 +69,8 @@ const CR3_WRITES: usize = layout::GUEST_REGS_FROM_TOP as usize + per_cpu::CR3_WR
 /// What the CPU and the stubs push: everything up to the data selectors.
 const PUSHED: usize = core::mem::offset_of!(CpuUserRegs, es);
 
-macro_rules! push_registers {
+/// Pushes what Rust does not preserve, but for r11, which comes next.
+macro_rules! push_scratch_registers {
     () => {
         "
         push rdi
@@ -70,7 +81,14 @@ macro_rules! push_registers {
         push r8
         push r9
         push r10
-        push r11
+        "
+    };
+}
+
+/// Pushes what Rust preserves, behind r11.
+macro_rules! push_preserved_registers {
+    () => {
+        "
         push rbx
         push rbp
         push r12
@@ -78,6 +96,16 @@ macro_rules! push_registers {
         push r14
         push r15
         "
+    };
+}
+
+macro_rules! push_registers {
+    () => {
+        concat!(
+            push_scratch_registers!(),
+            "push r11",
+            push_preserved_registers!()
+        )
     };
 }
 
@@ -114,24 +142,30 @@ macro_rules! pop_last_registers {
 /// place, and all of them saved. What is seldom done is [`load_own_root`], out of the way.
 macro_rules! enter_own_root {
     () => {
-        "
-        cmp qword ptr [rsp + {entry_root}], 0
+        enter_own_root!("0")
+    };
+    ($missing:literal) => {
+        concat!(
+            "cmp qword ptr [rsp + {entry_root} - ",
+            $missing,
+            "], 0
         jne 7f
         8:
         "
+        )
     };
 }
 
 /// Counts a load of CR3, in a bench build.
 #[cfg(feature = "counters")]
 macro_rules! count_cr3_write {
-    () => {
-        "inc qword ptr [rsp + {cr3_writes}]"
+    ($missing:literal) => {
+        concat!("inc qword ptr [rsp + {cr3_writes} - ", $missing, "]")
     };
 }
 #[cfg(not(feature = "counters"))]
 macro_rules! count_cr3_write {
-    () => {
+    ($missing:literal) => {
         ""
     };
 }
@@ -139,13 +173,18 @@ macro_rules! count_cr3_write {
 /// The rest of [`enter_own_root`], behind what never comes here.
 macro_rules! load_own_root {
     () => {
+        load_own_root!("0")
+    };
+    ($missing:literal) => {
         concat!(
             "
         7:
-        mov rax, [rsp + {entry_root}]
+        mov rax, [rsp + {entry_root} - ",
+            $missing,
+            "]
         mov cr3, rax
         ",
-            count_cr3_write!(),
+            count_cr3_write!($missing),
             "
         jmp 8b
         "
@@ -153,56 +192,138 @@ macro_rules! load_own_root {
     };
 }
 
-/// The body of a SYSCALL stub.
+/// The beginning of a SYSCALL stub: all registers but those that Rust preserves, and r11, which has the flags.
 ///
 /// In: the guest's registers, RIP in rcx, RFLAGS in r11, the guest's stack; flags masked by FMASK. The CPU reports neither
 /// CS nor SS: they are the flat ones by definition of the ABI.
-macro_rules! syscall_stub {
-    ($cs:expr, $vector:expr, $handler:path) => {
-        naked_asm!(
-            "swapgs",
-            "mov gs:[{scratch}], rsp",
-            "mov rsp, gs:[{regs_end}]",
-            "push {ss}",
-            "push qword ptr gs:[{scratch}]",
-            "swapgs",
-            "push r11",
-            "push {cs}",
-            "push rcx",
-            "push 0",
-            "mov dword ptr [rsp + 4], {vector}",
-            push_registers!(),
-            enter_own_root!(),
-            "mov rdi, rsp",
-            "xor ebp, ebp",
-            "sub rsp, 8",
-            "call {handler}",
-            load_own_root!(),
-            entry_root = const ENTRY_ROOT,
-            #[cfg(feature = "counters")]
-            cr3_writes = const CR3_WRITES,
-            scratch = const per_cpu::SCRATCH,
-            regs_end = const per_cpu::GUEST_REGS_END,
-            ss = const FLAT_SS,
-            cs = const $cs,
-            vector = const $vector,
-            handler = sym $handler,
+macro_rules! syscall_begins {
+    () => {
+        concat!(
+            "
+        swapgs
+        mov gs:[{scratch}], rsp
+        mov rsp, gs:[{regs_end}]
+        push {ss}
+        push qword ptr gs:[{scratch}]
+        swapgs
+        push r11
+        push {cs}
+        push rcx
+        push 0
+        mov dword ptr [rsp + 4], {vector}
+        ",
+            push_scratch_registers!()
         )
     };
 }
 
-/// SYSCALL from 64-bit code.
-// SAFETY: only ever reached through LSTAR, which `machine` loads; touches nothing of the guest's but its registers.
+/// SYSCALL from 64-bit code. First the straight way, on which nothing is saved that Rust preserves, and the guest goes on as
+/// [`restore_guest`] would let it; then the general one.
+// SAFETY: only ever reached through LSTAR, which `machine` loads; touches nothing of the guest's but its registers. What it leaves
+// for the guest with are the registers that came, rax aside: those that Rust preserves have been preserved.
 #[unsafe(naked)]
 pub(super) extern "C" fn syscall_entry<H: Handlers>() {
-    syscall_stub!(FLAT_CS64, ENTRY_SYSCALL, on_hypercall::<H>)
+    naked_asm!(
+        syscall_begins!(),
+        "mov rcx, rax",
+        enter_own_root!("{missing}"),
+        "mov rax, {straight}",
+        "bt rax, rcx",
+        "jnc 2f",
+        "lea r8, [rsp + {cpu} - {missing}]",
+        "mov r9, r10",
+        "call {at_once}",
+        "test edx, edx",
+        "jz 2f",
+        "cmp qword ptr [rsp + {exit_root} - {missing}], 0",
+        "jne 3f",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rcx",
+        "pop rcx",
+        // As in `restore_guest`; rsp is at the slot of rdx.
+        "mov r11, [rsp + {rflags} - {last}]",
+        "lea edx, [r11 - {forced}]",
+        "test edx, {checked}",
+        "jne 4f",
+        "mov rdx, {half}",
+        "add rdx, rcx",
+        "shr rdx, 48",
+        "jne 4f",
+        pop_last_registers!(),
+        "mov rsp, [rsp + {rsp_from_code}]",
+        "sysretq",
+        // The general way, from the beginning.
+        "2:",
+        "push [rsp + {rflags} - {missing}]",
+        push_preserved_registers!(),
+        "mov rdi, rsp",
+        "xor ebp, ebp",
+        "sub rsp, 8",
+        "call {handler}",
+        // It is done, but the way back is another one: the registers are completed for that.
+        "4:",
+        "push rcx",
+        "push rax",
+        "push r8",
+        "push r9",
+        "push r10",
+        "3:",
+        "mov [rsp + {rax} - {missing}], rax",
+        "push [rsp + {rflags} - {missing}]",
+        push_preserved_registers!(),
+        "jmp {restore}",
+        load_own_root!("{missing}"),
+        entry_root = const ENTRY_ROOT,
+        exit_root = const EXIT_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
+        scratch = const per_cpu::SCRATCH,
+        regs_end = const per_cpu::GUEST_REGS_END,
+        ss = const FLAT_SS,
+        cs = const FLAT_CS64,
+        vector = const ENTRY_SYSCALL,
+        straight = const H::STRAIGHT,
+        missing = const MISSING,
+        last = const LAST_REGISTERS,
+        cpu = const layout::GUEST_REGS_FROM_TOP,
+        rax = const RAX,
+        rflags = const RFLAGS,
+        checked = const SYSRET_CHECKS,
+        half = const 1_u64 << 47,
+        forced = const FORCED_FLAGS,
+        rsp_from_code = const RSP - (RIP - 8),
+        at_once = sym on_hypercall_at_once::<H>,
+        handler = sym on_hypercall::<H>,
+        restore = sym restore_guest,
+    )
 }
 
 /// SYSCALL from 32-bit code.
-// SAFETY: only ever reached through CSTAR; as above.
+// SAFETY: only ever reached through CSTAR; touches nothing of the guest's but its registers.
 #[unsafe(naked)]
 pub(super) extern "C" fn syscall32_entry<H: Handlers>() {
-    syscall_stub!(FLAT_CS32, ENTRY_SYSCALL32, on_guest_exception::<H>)
+    naked_asm!(
+        syscall_begins!(),
+        "push r11",
+        push_preserved_registers!(),
+        enter_own_root!(),
+        "mov rdi, rsp",
+        "xor ebp, ebp",
+        "sub rsp, 8",
+        "call {handler}",
+        load_own_root!(),
+        entry_root = const ENTRY_ROOT,
+        #[cfg(feature = "counters")]
+        cr3_writes = const CR3_WRITES,
+        scratch = const per_cpu::SCRATCH,
+        regs_end = const per_cpu::GUEST_REGS_END,
+        ss = const FLAT_SS,
+        cs = const FLAT_CS32,
+        vector = const ENTRY_SYSCALL32,
+        handler = sym on_guest_exception::<H>,
+    )
 }
 
 /// An exception without an error code, or an interrupt: pushes a zero in its place.
@@ -389,18 +510,18 @@ extern "C" fn restore_guest() {
         "jne 3f",
         "cmp r11, [rsp + {rflags}]",
         "jne 3f",
-        "mov edx, r11d",
-        "and edx, {checked}",
-        "cmp edx, {forced}",
+        // None of the flags that are checked is left, if those that are forced were set: they were no others' to borrow from.
+        "lea edx, [r11 - {forced}]",
+        "test edx, {checked}",
         "jne 3f",
         "cmp word ptr [rsp + {cs}], {guest_cs}",
         "jne 3f",
         "cmp word ptr [rsp + {ss}], {guest_ss}",
         "jne 3f",
-        "mov rdx, rcx",
-        "shl rdx, 16",
-        "sar rdx, 16",
-        "cmp rdx, rcx",
+        // Counted from where the upper half begins, past the last address to 0, canonical ones are the first 2^48.
+        "mov rdx, {half}",
+        "add rdx, rcx",
+        "shr rdx, 48",
         "jne 3f",
         pop_last_registers!(),
         // rsp is at error code and vector; the stack pointer is the last register to load.
@@ -417,7 +538,7 @@ extern "C" fn restore_guest() {
         "4:",
         "mov rax, [rsp + {exit_root}]",
         "mov cr3, rax",
-        count_cr3_write!(),
+        count_cr3_write!("0"),
         "jmp 2b",
         exit_root = const EXIT_ROOT,
         #[cfg(feature = "counters")]
@@ -429,6 +550,7 @@ extern "C" fn restore_guest() {
         cs = const CS - LAST_REGISTERS,
         ss = const SS - LAST_REGISTERS,
         checked = const SYSRET_CHECKS,
+        half = const 1_u64 << 47,
         own = const GUEST_FLAGS,
         forced = const FORCED_FLAGS,
         guest_cs = const FLAT_CS64,
@@ -467,6 +589,29 @@ pub(super) unsafe extern "C" fn switch_stack(
         "call rsi",
         "ud2"
     )
+}
+
+/// What [`syscall_entry`] gets from [`on_hypercall_at_once`], in rax and rdx.
+#[repr(C)]
+struct AtOnce {
+    result: u64,
+    is_done: u64,
+}
+
+/// Hands SYSCALL on, as it came.
+extern "C" fn on_hypercall_at_once<H: Handlers>(
+    a: u64,
+    b: u64,
+    c: u64,
+    number: u64,
+    cpu: &Cpu,
+    d: u64,
+) -> AtOnce {
+    let result = H::hypercall_at_once(cpu, number, [a, b, c, d]);
+    AtOnce {
+        result: result.unwrap_or(0),
+        is_done: result.is_some().into(),
+    }
 }
 
 /// Hands SYSCALL on, and goes back to the guest.

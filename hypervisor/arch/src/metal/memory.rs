@@ -14,6 +14,7 @@ use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE, Pfn};
 use dom0_abi::arch::INVALID_M2P_ENTRY;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::fault::fixup;
 use super::layout;
 use crate::boot::MfnRange;
 pub use crate::frame_bits::BadFrame;
@@ -213,6 +214,29 @@ impl PhysMem {
         unsafe {
             asm!(
                 "movzx {:e}, word ptr [{}]", out(reg) value, in(reg) at.0,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+        value
+    }
+
+    /// Peeks at a naturally aligned word; 0 where there is no RAM. Whose the frame is is not asked: what is found is any number, until
+    /// something that is held says otherwise. One that is no RAM costs a fault.
+    #[inline(always)]
+    pub fn peek_u64(&self, at: Maddr) -> u64 {
+        if at.get() >= layout::DIRECT_MAP_SIZE {
+            return 0;
+        }
+        let value: u64;
+        // SAFETY: an address of the direct map, which shows nothing but RAM: where it shows nothing this faults and goes on behind
+        // itself, with the 0. No device is asked. Should an object of ours live there, Rust knows of no access to it, as in `look`.
+        unsafe {
+            asm!(
+                "2: mov {value}, [{at}]",
+                "3:",
+                fixup!("2b", "3b"),
+                value = inout(reg) 0_u64 => value,
+                at = in(reg) direct(at),
                 options(nostack, preserves_flags, readonly),
             );
         }

@@ -156,6 +156,16 @@ impl PhysMem {
         u32::from(self.load_u16(at.0).unwrap_or(GARBAGE as u16))
     }
 
+    /// Peeks at an aligned word; 0 where there is no RAM. On the machine nobody asks whose the frame is; here what may not be looked at
+    /// reads as garbage.
+    pub fn peek_u64(&self, at: Maddr) -> u64 {
+        match self.load_u64(at) {
+            Ok(word) => word,
+            Err(BadFrame) if self.frames.is_ram(at.mfn()) => GARBAGE,
+            Err(BadFrame) => 0,
+        }
+    }
+
     /// Replaces an aligned word if it is `current`; `Ok` and `Err` of the inner result hold what was there.
     pub fn compare_exchange_u64(
         &self,

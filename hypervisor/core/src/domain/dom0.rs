@@ -50,7 +50,13 @@ pub fn add<'h>(
             .map_err(|_| AddDomainError::TooManyPorts)?;
     }
     let ports = PortRights::dom0(&all_hidden).map_err(|_| AddDomainError::TooManyPorts)?;
-    let domain = Domain::new(DomId::DOM0, Capabilities::all(), ports, built.shared_info);
+    let domain = Domain::new(
+        DomId::DOM0,
+        Capabilities::all(),
+        &host.entry_rules,
+        ports,
+        built.shared_info,
+    );
     let limit = max_pages.unwrap_or(UNLIMITED);
     domain.memory.limit.store(limit, Ordering::Relaxed);
     if built.has_extended_cr3 {

@@ -27,6 +27,7 @@ use crate::grant::{GrantTable, Limits};
 use crate::memory_op::PendingExchange;
 use crate::memory_op::map::DomainMap;
 use crate::page_type::HeldType;
+use crate::page_type::entry::{EntryRules, PageRules};
 use crate::policy::ports::PortRights;
 use shutdown::Shutdown;
 use vcpu::Vcpu;
@@ -54,6 +55,8 @@ pub struct Domain {
     pub id: DomId,
     /// What it may do beyond itself.
     pub capabilities: Capabilities,
+    /// What entries of its L1 tables may be: those of a domain with its capabilities.
+    pub(crate) page_rules: PageRules,
     /// The UUID that its toolstack gave it.
     pub handle: DomainHandle,
     /// The page that it shares with the hypervisor.
@@ -83,10 +86,17 @@ pub struct Domain {
 
 impl Domain {
     /// Makes a domain that has no vCPU yet and runs nowhere.
-    pub fn new(id: DomId, capabilities: Capabilities, ports: PortRights, shared_info: Mfn) -> Self {
+    pub fn new(
+        id: DomId,
+        capabilities: Capabilities,
+        rules: &EntryRules,
+        ports: PortRights,
+        shared_info: Mfn,
+    ) -> Self {
         Self {
             id,
             capabilities,
+            page_rules: *rules.pages(capabilities.contains(Capabilities::HARDWARE)),
             handle: [0; 16],
             shared_info,
             shared_info_hold: SpinLock::new(Rank::Domain, None),

@@ -154,18 +154,19 @@ impl FrameRecord {
     /// Refers to the type, if the frame has it. Fails as [`TypeEvent::Share`].
     #[inline]
     pub(crate) fn share_type(&self, ty: PageType) -> Result<(), TypeRefused> {
-        if self.share_type_at_once(ty) {
+        if self.share_type_at_once(ty).is_some() {
             return Ok(());
         }
         self.apply_type(TypeEvent::Share(ty)).map(|_| ())
     }
 
-    /// The same without trying hard. `false`: it cannot be, or the word was just changed by another CPU; nothing has changed.
+    /// The same without trying hard: returns the word before and after. `None`: it cannot be, or the word was just changed by another
+    /// CPU; nothing has changed.
     #[inline]
-    pub(crate) fn share_type_at_once(&self, ty: PageType) -> bool {
+    pub(crate) fn share_type_at_once(&self, ty: PageType) -> Option<(TypeWord, TypeWord)> {
         let word = self.type_word();
-        let new = word.shared(ty);
-        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
+        let new = word.shared(ty)?;
+        self.exchange_type(word, new).then_some((word, new))
     }
 
     /// Changes the type word from one to another that was made of it. `false`: another CPU has just changed it.
@@ -181,14 +182,6 @@ impl FrameRecord {
             let (new, effect) = TypeWord::from_bits(bits).after(event)?;
             Ok((new.bits(), effect))
         })
-    }
-
-    /// Ends a reference to the type if it is not the last one. `false`: it may be, and nothing has changed.
-    #[inline(always)]
-    pub(crate) fn release_type_of_many(&self) -> bool {
-        let word = self.type_word();
-        let new = word.released();
-        new.is_some_and(|new| exchange(&self.ty, word.bits(), new.bits()))
     }
 
     /// The neighbours in the list.

@@ -85,7 +85,7 @@ fn two_machines_run_a_built_dom0_each() {
         let call = |regs: &mut CpuUserRegs, call: Hypercall, rdi, rsi| {
             regs.rax = call.number();
             (regs.rdi, regs.rsi) = (rdi, rsi);
-            assert_eq!(entry::handle_hypercall(host, cpu, regs), Next::Guest);
+            assert_eq!(entry::handle_syscall(host, cpu, regs), Next::Guest);
             regs.rax as i64
         };
         assert_eq!(call(regs, Hypercall::XenVersion, 0, 0), 0x0004_0011);
@@ -99,7 +99,7 @@ fn two_machines_run_a_built_dom0_each() {
         );
         assert_eq!(call(regs, Hypercall::StackSwitch, 0, index as u64), 0);
         let mut idle = *regs;
-        assert_eq!(entry::handle_hypercall(host, other, &mut idle), Next::Idle);
+        assert_eq!(entry::handle_syscall(host, other, &mut idle), Next::Idle);
     }
     for (index, (host, ..)) in machines.iter().enumerate() {
         let domain = host.domains.get(DomId::DOM0).unwrap();
@@ -130,11 +130,11 @@ fn two_cpus_run_two_domains_at_once() {
                 for round in 0..500 {
                     regs.rax = Hypercall::StackSwitch.number();
                     (regs.rdi, regs.rsi) = (0, sp + round);
-                    assert_eq!(entry::handle_hypercall(host, &cpu, &mut regs), Next::Guest);
+                    assert_eq!(entry::handle_syscall(host, &cpu, &mut regs), Next::Guest);
                     assert_eq!(regs.rax, 0);
                     regs.rax = Hypercall::XenVersion.number();
                     (regs.rdi, regs.rsi) = (1, DATA);
-                    assert_eq!(entry::handle_hypercall(host, &cpu, &mut regs), Next::Guest);
+                    assert_eq!(entry::handle_syscall(host, &cpu, &mut regs), Next::Guest);
                 }
             });
         }
@@ -157,6 +157,7 @@ fn a_domain_that_is_refused_leaves_no_memory_behind() {
         Domain::new(
             DomId::new(id),
             Capabilities::empty(),
+            &guest.host.entry_rules,
             PortRights::none(),
             guest.shared_info,
         )

@@ -4,6 +4,7 @@
 //! as a [`Continuation`]. It never touches rax; no register of the caller but rax changes unless the call's meaning is to
 //! change them.
 
+pub mod at_once;
 pub mod continuation;
 pub mod decode;
 pub mod multicall;
@@ -24,7 +25,6 @@ mod tests;
 
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::errno::Errno;
-use dom0_abi::hypercalls::Hypercall;
 use oxen_arch::Cpu;
 
 use crate::budget::Budget;
@@ -120,16 +120,24 @@ pub fn from_registers(ctx: &mut CallCtx<'_>) {
     }
 }
 
+#[cfg(feature = "counters")]
+use counters::unlisted;
+
+/// Answers a call that is none of the table.
+#[cfg(not(feature = "counters"))]
+const fn unlisted(_: &CpuUserRegs) -> HypercallResult {
+    Err(Errno::ENOSYS)
+}
+
 /// Makes the call of this number.
 #[inline(always)]
 fn by_number(ctx: &mut CallCtx<'_>) -> HypercallResult {
-    match Hypercall::try_from(ctx.regs.rax) {
-        Ok(call) => table::dispatch(ctx, call, |ctx| Arguments::of(ctx.regs)),
-        #[cfg(feature = "counters")]
-        Err(_) => counters::unlisted(ctx.regs),
-        #[cfg(not(feature = "counters"))]
-        Err(_) => Err(Errno::ENOSYS),
-    }
+    table::dispatch(
+        ctx,
+        ctx.regs.rax,
+        |ctx| Arguments::of(ctx.regs),
+        |ctx| unlisted(ctx.regs),
+    )
 }
 
 /// Puts any result into the registers; the common one takes no call.

@@ -2,7 +2,6 @@
 
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
-use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::xen::MulticallEntry;
 
 use super::continuation::Continuation;
@@ -70,7 +69,7 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
 }
 
 fn one(ctx: &mut CallCtx<'_>, entry: &MulticallEntry) -> HypercallResult {
-    let call = Hypercall::try_from(entry.op).map_err(|_| Errno::ENOSYS)?;
     let [a, b, c, d, e, _] = entry.args;
-    table::dispatch(ctx, call, |_| Arguments([a, b, c, d, e]))
+    let arguments = Arguments([a, b, c, d, e]);
+    table::dispatch(ctx, entry.op, |_| arguments, |_| Err(Errno::ENOSYS))
 }

@@ -8,6 +8,7 @@ use core::fmt::{self, Write};
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::{Callers, Hypercall};
 
+use super::at_once::Caller;
 use super::decode::{Arguments, Request};
 use super::{
     CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
@@ -43,18 +44,27 @@ macro_rules! table {
             }
         }
 
-        /// Makes a call, if the caller may. `EPERM` otherwise, before anything is looked at (I28).
+        /// The numbers, to be told from each other.
+        #[allow(non_upper_case_globals)]
+        mod number {
+            use super::Hypercall;
+            $(pub(super) const $variant: u64 = Hypercall::$variant.number();)+
+        }
+
+        /// Makes the call of a number, if the caller may. `EPERM` otherwise, before anything is looked at (I28). What no call is
+        /// goes to `unlisted`.
         ///
         /// One decision over the number leads to the arm of the call, where its arguments have their types and its callers are
         /// known: both are constants there. Of `arguments` only those are looked at that the call has.
         #[inline(always)]
         pub fn dispatch(
             $ctx: &mut CallCtx<'_>,
-            call: Hypercall,
+            number: u64,
             arguments: impl FnOnce(&CallCtx<'_>) -> Arguments,
+            unlisted: impl FnOnce(&CallCtx<'_>) -> HypercallResult,
         ) -> HypercallResult {
-            match call {
-                $(Hypercall::$variant => {
+            match number {
+                $(number::$variant => {
                     if const { is_for_control(Hypercall::$variant) } && !$ctx.is_control() {
                         return Err(Errno::EPERM);
                     }
@@ -64,12 +74,64 @@ macro_rules! table {
                         _ => Err(Errno::ENOSYS),
                     }
                 })+
+                _ => unlisted($ctx),
+            }
+        }
+
+        /// The numbers of the calls that are made often, and may go the straight way, one bit for each.
+        pub const STRAIGHT: u64 = 0 $(| table!(@bit $kind, Hypercall::$variant))+;
+
+        /// Whether a call may go the straight way, for all that its arguments say.
+        // Some arguments say nothing about that.
+        #[allow(unused_variables)]
+        #[inline(always)]
+        pub(super) fn may_go_straight(number: u64, arguments: Arguments) -> bool {
+            match number {
+                $(number::$variant => table!(
+                    @may $kind($($detail)*),
+                    Request::decode(Hypercall::$variant, arguments), Request::$variant { $($($arg,)*)? .. }
+                ),)+
+                _ => false,
+            }
+        }
+
+        /// Makes a call on the straight way, which it may go. `None`: something is in its way; nothing was done.
+        // Some arguments have been looked at already.
+        #[allow(unused_variables)]
+        #[inline(always)]
+        pub(super) fn dispatch_at_once(
+            $ctx: &Caller<'_>,
+            number: u64,
+            arguments: Arguments,
+        ) -> Option<u64> {
+            match number {
+                $(number::$variant => table!(
+                    @at_once $kind($($detail)*),
+                    Request::decode(Hypercall::$variant, arguments), Request::$variant { $($($arg,)*)? .. }
+                ),)+
+                _ => None,
             }
         }
     };
+    (@bit Often, $call:expr) => { 1 << $call.number() };
+    (@bit $kind:ident, $call:expr) => { 0 };
+    (@may Often(if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
+        matches!($request, $shape if $may)
+    };
+    (@may $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { false };
+    (@at_once Often(if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
+        match $request {
+            $shape => $at_once,
+            // It is the variant that was asked for.
+            _ => None,
+        }
+    };
+    (@at_once $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { None };
+    (@status Often(if $may:expr, $at_once:expr, $handler:expr)) => { Status::Done("") };
     (@status Done($note:literal, $handler:expr)) => { Status::Done($note) };
     (@status Planned($with:literal)) => { Status::Planned($with) };
     (@status Refused($errno:ident, $reason:literal)) => { Status::Refused(Errno::$errno, $reason) };
+    (@run Often(if $may:expr, $at_once:expr, $handler:expr)) => { $handler };
     (@run Done($note:literal, $handler:expr)) => { $handler };
     (@run Planned($with:literal)) => { Err(Errno::ENOSYS) };
     (@run Refused($errno:ident, $reason:literal)) => { Err(Errno::$errno) };
@@ -78,7 +140,11 @@ macro_rules! table {
 table! {
     |ctx|
     SetTrapTable { traps } => Done("", trap_table::set_trap_table(ctx, traps));
-    MmuUpdate { requests, count, done, foreign } => Done("", mmu::mmu_update(ctx, requests, count, done, foreign));
+    MmuUpdate { requests, count, done, foreign } => Often(
+        if mmu::is_one_of_own(count, foreign),
+        mmu::mmu_update_at_once(ctx, requests, done),
+        mmu::mmu_update(ctx, requests, count, done, foreign)
+    );
     SetGdt { frames, entries } => Done("", descriptor::set_gdt(ctx, frames, entries));
     StackSwitch { ss, sp } => Done("", cpu_state::stack_switch(ctx, ss, sp));
     SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
@@ -93,7 +159,11 @@ table! {
         memory_op::memory_op(ctx, command, arg)
     );
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
-    UpdateVaMapping { va, entry, flags } => Done("", mmu::update_va_mapping(ctx, va, entry, flags));
+    UpdateVaMapping { va, entry, flags } => Often(
+        if mmu::is_nobody_elses(flags),
+        mmu::update_va_mapping_at_once(ctx, va, entry, flags),
+        mmu::update_va_mapping(ctx, va, entry, flags)
+    );
     SetTimerOp => Planned("time and timers");
     EventChannelOpCompat { op } => Done("", event::ops::event_channel_op_compat(ctx, op));
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));

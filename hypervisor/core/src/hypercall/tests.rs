@@ -1,5 +1,6 @@
 //! Every call of the table through the same entry as a guest's: results, errors, what stays as it was.
 
+mod at_once;
 mod budget;
 mod callbacks;
 mod entry;

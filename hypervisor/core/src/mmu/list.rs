@@ -4,6 +4,7 @@
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::xen::MMU_COUNT_PREEMPTED;
+use oxen_arch::Cpu;
 use zerocopy::FromBytes;
 
 use crate::frame::Unpaid;
@@ -97,17 +98,17 @@ impl<T: FromBytes + Copy> List<T> {
                 }
             }
         }
-        self.tell(ctx, before.wrapping_add(done));
+        tell(ctx.cpu, self.done, before.wrapping_add(done));
         result
     }
+}
 
-    /// Tells the caller how many requests were done. Who does not want to know gives an address where nothing can be written.
-    #[inline]
-    pub(super) fn tell(&self, ctx: &CallCtx<'_>, done: u32) {
-        let at = GuestPtr::from(self.done);
-        if !at.is_null() {
-            let _ = at.write(ctx.cpu, &done);
-        }
+/// Tells the caller how many requests were done. Who does not want to know gives an address where nothing can be written.
+#[inline]
+pub(super) fn tell(cpu: &Cpu, at: GuestHandle<u32>, done: u32) {
+    let at = GuestPtr::from(at);
+    if !at.is_null() {
+        let _ = at.write(cpu, &done);
     }
 }
 

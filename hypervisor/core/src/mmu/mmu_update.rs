@@ -7,12 +7,14 @@ use dom0_abi::ids::DomId;
 use dom0_abi::xen::{MmuCommand, MmuUpdate};
 use oxen_arch::memory::BadFrame;
 
-use super::list::{List, with_undone};
+use super::list::{self, List, with_undone};
 use super::owners::{self, Named, Owner};
 use super::update::{replace, replace_at_once};
 use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
+use crate::guest_access::GuestPtr;
+use crate::hypercall::at_once::Caller;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
@@ -57,6 +59,30 @@ pub fn mmu_update(
     for_others(ctx, list)
 }
 
+/// Whether a list has one request, about the caller's own tables and pages.
+#[inline(always)]
+pub(crate) const fn is_one_of_own(count: u32, foreign: u32) -> bool {
+    count == 1 && foreign == DomId::SELF.get() as u32
+}
+
+/// The same on the straight way, for [one request of the caller's own](is_one_of_own).
+#[inline(always)]
+pub(crate) fn mmu_update_at_once(
+    caller: &Caller<'_>,
+    requests: GuestHandle<MmuUpdate>,
+    done: GuestHandle<u32>,
+) -> Option<u64> {
+    // The general way reads it again: what was read here is forgotten then.
+    let request = GuestPtr::from(requests).read(caller.cpu).ok()?;
+    let (memory, reach) = (caller.memory(), Reach::own(caller.host, caller.domain));
+    let (at, kept) = ordinary(request)?;
+    let table = UsedL1::at_once(&memory, at.mfn(), reach.tables)?;
+    replace_at_once(&table, &reach, index(at), wanted(request, kept))?;
+    drop(table);
+    list::tell(caller.cpu, done, 1);
+    Some(0)
+}
+
 /// Carries out requests that are about another domain's pages or tables, or about nobody's pages.
 #[inline(never)]
 fn for_others(ctx: &mut CallCtx<'_>, list: List<MmuUpdate>) -> HypercallResult {
@@ -67,8 +93,8 @@ fn for_others(ctx: &mut CallCtx<'_>, list: List<MmuUpdate>) -> HypercallResult {
         Some(id) if DomId::new(id as u16) == DomId::SELF => return Err(Errno::ESRCH),
         Some(id) => owners::domain(ctx, DomId::new(id as u16))?,
     };
-    let owner =
-        owners::owner(ctx, DomId::new(foreign as u16)).inspect_err(|_| list.tell(ctx, 0))?;
+    let owner = owners::owner(ctx, DomId::new(foreign as u16))
+        .inspect_err(|_| list::tell(ctx.cpu, list.done, 0))?;
     let reach = owners::reach(ctx, tables.domain().id, &owner);
     carry_out(ctx, list, reach, || match &owner {
         Owner::Domain(named) => Some(named.domain()),
@@ -115,21 +141,33 @@ fn one_at_once<'m>(
     held: &mut Option<UsedL1<'m>>,
     request: MmuUpdate,
 ) -> bool {
-    let kept = match request.ptr & COMMAND {
-        0 => 0,
-        KEEPS_BITS => KEPT,
-        _ => return false,
+    let Some((at, kept)) = ordinary(request) else {
+        return false;
     };
-    let at = Maddr::new(request.ptr & !COMMAND);
     if held.as_ref().is_none_or(|table| table.mfn() != at.mfn()) {
         // The old one first, as above.
         drop(held.take());
         *held = UsedL1::at_once(memory, at.mfn(), reach.tables);
     }
-    let index = (at.offset() / 8) as u16;
     let wanted = wanted(request, kept);
     held.as_ref()
-        .is_some_and(|table| replace_at_once(table, reach, index, wanted).is_some())
+        .is_some_and(|table| replace_at_once(table, reach, index(at), wanted).is_some())
+}
+
+/// Where a request writes, and which bits stay as they are, if it is a write to an entry.
+#[inline(always)]
+fn ordinary(request: MmuUpdate) -> Option<(Maddr, u64)> {
+    let kept = match request.ptr & COMMAND {
+        0 => 0,
+        KEEPS_BITS => KEPT,
+        _ => return None,
+    };
+    Some((Maddr::new(request.ptr & !COMMAND), kept))
+}
+
+/// Which entry of its table is at an address.
+fn index(at: Maddr) -> u16 {
+    (at.offset() / 8) as u16
 }
 
 /// What a request makes of an entry, of which the bits in `kept` stay as they are.
@@ -168,9 +206,8 @@ fn attempt(
         // Memory like any other, if it can be written to.
         return store(memory, reach.tables, at, request.val);
     };
-    let index = (at.offset() / 8) as u16;
     let (budget, wanted) = (&mut ctx.budget, wanted(request, kept));
-    replace(memory, reach, table.held(), index, budget, wanted).map(|_| ())
+    replace(memory, reach, table.held(), index(at), budget, wanted).map(|_| ())
 }
 
 /// Finds out which table a frame is, if it is one. `EINVAL`: it is not the domain's.

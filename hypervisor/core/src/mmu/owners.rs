@@ -72,7 +72,7 @@ pub(super) fn owner<'a>(ctx: &CallCtx<'a>, id: DomId) -> Result<Owner<'a>, Errno
 }
 
 /// What entries may lead to that the caller writes into the tables of one domain and that map pages of an owner.
-pub(super) fn reach<'a>(ctx: &CallCtx<'a>, tables: DomId, owner: &Owner<'_>) -> Reach<'a> {
+pub(super) fn reach<'a>(ctx: &CallCtx<'a>, tables: DomId, owner: &'a Owner<'_>) -> Reach<'a> {
     let host: &'a Host = ctx.host;
     let pages = match owner {
         Owner::Domain(named) => Pages::Of(named.domain().id),

@@ -1,10 +1,10 @@
 //! `update_va_mapping` and `update_va_mapping_otherdomain`: the L1 entry for an address of the caller's own, with a flush.
 
-use dom0_abi::addr::GuestAddr;
+use dom0_abi::addr::{GuestAddr, Mfn};
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::DomId;
-use dom0_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_TLB_FLUSH};
+use dom0_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_NONE, UVMF_TLB_FLUSH};
 use oxen_arch::tlb::Flush;
 
 use super::flush::{self, Whose};
@@ -12,6 +12,8 @@ use super::list::with_undone;
 use super::owners;
 use super::update::{replace, replace_at_once};
 use super::walk::{l1_slot, l1_slot_at_once};
+use crate::frame::Memory;
+use crate::hypercall::at_once::Caller;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 use crate::page_type::Stop;
@@ -32,7 +34,13 @@ pub fn update_va_mapping(
     flags: u64,
 ) -> HypercallResult {
     let reach = Reach::own(ctx.host, ctx.domain);
-    if write_at_once(ctx, va, Entry(entry), &reach) {
+    if write_at_once(
+        &ctx.memory(),
+        ctx.state.kernel_root(),
+        &reach,
+        va,
+        Entry(entry),
+    ) {
         return flush(ctx, va, flags);
     }
     match write(ctx, va, Entry(entry), reach) {
@@ -40,6 +48,37 @@ pub fn update_va_mapping(
         Err(Stop::Refused(errno)) => Err(errno),
         Err(Stop::Again) => ctx.goes_on(Continuation::UpdateVaMapping { va, entry, flags }),
     }
+}
+
+/// Whether flags ask for nothing, or for a flush of the page on the caller's own CPU.
+#[inline(always)]
+pub(crate) const fn is_nobody_elses(flags: u64) -> bool {
+    matches!(flags, UVMF_NONE | UVMF_INVLPG)
+}
+
+/// The same on the straight way, with [flags that concern nobody else](is_nobody_elses).
+#[inline(always)]
+pub(crate) fn update_va_mapping_at_once(
+    caller: &Caller<'_>,
+    va: GuestAddr,
+    entry: u64,
+    flags: u64,
+) -> Option<u64> {
+    let reach = Reach::own(caller.host, caller.domain);
+    if !write_at_once(
+        &caller.memory(),
+        Some(caller.root),
+        &reach,
+        va,
+        Entry(entry),
+    ) {
+        return None;
+    }
+    if flags == UVMF_INVLPG {
+        // The walk has found it: it is canonical.
+        let _: u32 = caller.cpu.flush_page(va);
+    }
+    Some(0)
 }
 
 /// The same for a page of another domain, or of none. Fails further as `mmu_update` does for its owner.
@@ -68,12 +107,14 @@ pub fn update_va_mapping_otherdomain(
 
 /// Writes the entry if nothing is out of the ordinary.
 #[inline(always)]
-fn write_at_once(ctx: &CallCtx<'_>, va: GuestAddr, entry: Entry, reach: &Reach<'_>) -> bool {
-    let memory = &ctx.memory();
-    let slot = ctx
-        .state
-        .kernel_root()
-        .and_then(|root| l1_slot_at_once(memory, root, reach.tables, va));
+fn write_at_once(
+    memory: &Memory<'_>,
+    root: Option<Mfn>,
+    reach: &Reach<'_>,
+    va: GuestAddr,
+    entry: Entry,
+) -> bool {
+    let slot = root.and_then(|root| l1_slot_at_once(memory, root, reach.tables, va));
     slot.is_some_and(|(table, index)| {
         replace_at_once(&table, reach, index, |_| Some(entry)).is_some()
     })
@@ -96,9 +137,10 @@ fn write(ctx: &mut CallCtx<'_>, va: GuestAddr, entry: Entry, reach: Reach<'_>) -
 #[inline(always)]
 fn flush(ctx: &mut CallCtx<'_>, va: GuestAddr, flags: u64) -> HypercallResult {
     let what = match flags & UVMF_FLUSHTYPE_MASK {
+        UVMF_NONE => return Ok(Reply::DONE),
         UVMF_TLB_FLUSH => Some(Flush::All),
         UVMF_INVLPG => flush::of_page(va),
-        // None, and a type that means nothing.
+        // A type that means nothing.
         _ => return Ok(Reply::DONE),
     };
     let whose = match flags & !UVMF_FLUSHTYPE_MASK {

@@ -61,10 +61,11 @@ pub(super) fn l1_entry_at_once(
     address: GuestAddr,
 ) -> Option<Entry> {
     let (table, index) = place(memory, root, address)?;
-    Some(Entry::load(memory.mem(), table.word(index.into())))
+    Some(Entry::peek(memory.mem(), table.word(index.into())))
 }
 
-/// The frame that is in the place of the L1 table for an address, and the index in it.
+/// The frame that is in the place of the L1 table for an address, and the index in it. No table on the way is held, and none is
+/// asked what it is, not even whether it is RAM: it may be any number, and the frame is an L1 table only if its record says so.
 #[inline(always)]
 fn place(memory: &Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16)> {
     check_guest_range(address, 1).ok()?;
@@ -72,7 +73,7 @@ fn place(memory: &Memory<'_>, root: Mfn, address: GuestAddr) -> Option<(Mfn, u16
     let mem = memory.mem();
     let mut table = root;
     for level in [Level::L4, Level::L3, Level::L2] {
-        let entry = Entry::load(mem, table.word(index(level).into()));
+        let entry = Entry::peek(mem, table.word(index(level).into()));
         if !entry.is_present() {
             return None;
         }

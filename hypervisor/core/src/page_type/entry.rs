@@ -63,6 +63,12 @@ impl Entry {
         mem.load_u64(at).map_or(Self::EMPTY, Self)
     }
 
+    /// What may be the entry at an address, whoever has the frame; empty if there is no RAM ([`PhysMem::peek_u64`]).
+    #[inline(always)]
+    pub fn peek(mem: &PhysMem, at: Maddr) -> Self {
+        Self(mem.peek_u64(at))
+    }
+
     /// Whether it leads anywhere.
     pub const fn is_present(self) -> bool {
         self.0 & PRESENT != 0

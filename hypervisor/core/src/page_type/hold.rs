@@ -50,11 +50,11 @@ pub struct Reach<'a> {
 
 impl<'a> Reach<'a> {
     /// What the tables of a domain lead to when the domain itself asks, or is checked as a whole.
-    pub fn own(host: &'a Host, domain: &Domain) -> Self {
+    pub fn own(host: &'a Host, domain: &'a Domain) -> Self {
         let has_devices = domain.capabilities.contains(Capabilities::HARDWARE);
         Self {
             rules: &host.entry_rules,
-            page_rules: host.entry_rules.pages(has_devices),
+            page_rules: &domain.page_rules,
             tables: domain.id,
             pages: Pages::Of(domain.id),
             has_devices,

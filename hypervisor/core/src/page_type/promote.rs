@@ -273,7 +273,7 @@ fn pages(
             if word != 0 {
                 let index = line.first.wrapping_add(offset);
                 cost = cost.wrapping_add(1);
-                page(&memory, reach, &rules, job.mfn, index, Entry(word))
+                page(&memory, reach, &rules, job, index, Entry(word))
                     .inspect_err(|_| job.next = index as u16)?;
             }
         }
@@ -291,13 +291,13 @@ fn page(
     memory: &Memory<'_>,
     reach: &Reach<'_>,
     rules: &PageRules,
-    table: Mfn,
+    job: &Job,
     index: usize,
     entry: Entry,
 ) -> Result<(), Stop> {
     let hold = Hold::take_page(memory, reach, rules.check(entry)?)?;
     if hold.entry() != entry {
-        put(*memory, table, index, hold.entry())?;
+        put(*memory, job.mfn, index, hold.entry())?;
     }
     hold.into_entry();
     Ok(())

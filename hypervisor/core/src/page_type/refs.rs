@@ -9,7 +9,7 @@ use dom0_abi::ids::DomId;
 use oxen_arch::sync::atomic::{Ordering, fence};
 
 use super::{Level, PageType, Stop};
-use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState};
+use crate::frame::type_word::{TypeEffect, TypeEvent, TypeRefused, TypeState, TypeWord};
 use crate::frame::{FrameRecord, FrameRef, Memory};
 
 /// A reference to a type: as long as it exists, the frame has this type, is checked for it, is not free and not another
@@ -77,7 +77,7 @@ impl<'m> TypeRef<'m> {
         owner: DomId,
     ) -> Option<Self> {
         let record = memory.frames.record(mfn)?;
-        if !record.word().is_of(owner) || !record.share_type_at_once(ty) {
+        if !record.word().is_of(owner) || record.share_type_at_once(ty).is_none() {
             return None;
         }
         Self::counted(memory, mfn, ty).of(record, owner).ok()
@@ -248,6 +248,9 @@ pub(crate) struct UsedL1<'m> {
     memory: &'m Memory<'m>,
     record: &'m FrameRecord,
     mfn: Mfn,
+    /// Its type word without this reference, and with it.
+    free: TypeWord,
+    used: TypeWord,
 }
 
 impl<'m> UsedL1<'m> {
@@ -255,9 +258,10 @@ impl<'m> UsedL1<'m> {
     #[inline(always)]
     pub(crate) fn at_once(memory: &'m Memory<'m>, mfn: Mfn, owner: DomId) -> Option<Self> {
         let record = memory.frames.record(mfn)?;
-        if !record.word().is_of(owner) || !record.share_type_at_once(PageType::Table(Level::L1)) {
+        if !record.word().is_of(owner) {
             return None;
         }
+        let (free, used) = record.share_type_at_once(PageType::Table(Level::L1))?;
         if !record.word().is_of(owner) {
             end_last(memory, mfn);
             return None;
@@ -266,6 +270,8 @@ impl<'m> UsedL1<'m> {
             memory,
             record,
             mfn,
+            free,
+            used,
         })
     }
 
@@ -285,7 +291,8 @@ impl<'m> UsedL1<'m> {
 impl Drop for UsedL1<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if !self.record.release_type_of_many() {
+        // As long as nobody else refers to it, its word is what it was made by this reference.
+        if !self.record.exchange_type(self.used, self.free) {
             end_last(self.memory, self.mfn);
         }
     }

@@ -15,7 +15,7 @@ use crate::descriptor::Tables;
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
-use crate::hypercall::CallCtx;
+use crate::hypercall::{CallCtx, at_once};
 
 /// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
 pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
@@ -105,7 +105,20 @@ pub fn stop(host: &Host, cpu: &Cpu) {
     Tables::EMPTY.load(cpu);
 }
 
-/// Handles a `syscall` up to the decision what comes next.
+/// Handles a `syscall` up to the decision what comes next, with the straight way first: as the entry stub does, which has the arguments
+/// in registers.
+pub fn handle_syscall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
+    let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10];
+    match at_once::hypercall(host, cpu, regs.rax, arguments) {
+        Some(result) => {
+            regs.rax = result;
+            Next::Guest
+        }
+        None => handle_hypercall(host, cpu, regs),
+    }
+}
+
+/// Handles a `syscall` the general way up to the decision what comes next.
 #[inline(always)]
 pub fn handle_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
     with_running(host, cpu, regs, |ctx| {

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use dom0_abi::sched::ShutdownReason;
+use oxen_arch::Cpu;
 
 use super::bounce::{Bounce, bounce};
 use super::crash::{self, CrashReason};
@@ -14,8 +15,9 @@ use super::exception::{Exception, Vector};
 use super::{Injection, dispatch};
 use crate::domain::Capabilities;
 use crate::domain::shutdown::Reason;
-use crate::domain::vcpu::RunState;
+use crate::domain::vcpu::{RunState, Vcpu};
 use crate::event::send;
+use crate::host::Host;
 use crate::hypercall::CallCtx;
 
 /// What this CPU does next.
@@ -81,7 +83,7 @@ impl fmt::Display for HostEnd {
 /// does not go on are in its state from then on.
 #[inline(always)]
 pub fn before_return(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
-    if injection.is_none() && is_quiet(ctx) {
+    if injection.is_none() && is_quiet(ctx.host, ctx.cpu, ctx.vcpu) {
         return Next::Guest;
     }
     deliver_and_decide(ctx, injection)
@@ -90,10 +92,8 @@ pub fn before_return(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Nex
 /// Whether nothing waits for the guest and nothing has happened to it: the common case. An event that arrives behind it finds the
 /// vCPU as if it had left already.
 #[inline(always)]
-fn is_quiet(ctx: &CallCtx<'_>) -> bool {
-    !ctx.vcpu.has_attention()
-        && !ctx.cpu.has_nmi()
-        && !ctx.vcpu.upcall.read(ctx.host.mem()).is_deliverable()
+pub(crate) fn is_quiet(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> bool {
+    !vcpu.has_attention() && !cpu.has_nmi() && !vcpu.upcall.read(host.mem()).is_deliverable()
 }
 
 #[inline(never)]

@@ -36,7 +36,7 @@ fn play(scene: Scene<'_>, cpu: &Cpu, rng: &mut Rng, slot: usize, seat: usize) ->
             [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
             regs.entry_vector = ENTRY_SYSCALL;
             for _ in 0..1 + rng.below(40) {
-                if entry::handle_hypercall(scene.host, cpu, &mut regs) != Next::Guest {
+                if entry::handle_syscall(scene.host, cpu, &mut regs) != Next::Guest {
                     return false;
                 }
                 if regs.rip == RIP {

@@ -54,7 +54,7 @@ impl<'a> Caller<'a> {
         self.regs.rax = Hypercall::EventChannelOp.number();
         [self.regs.rdi, self.regs.rsi] = [command.get().into(), DATA];
         self.regs.entry_vector = ENTRY_SYSCALL;
-        let next = entry::handle_hypercall(&self.guest.host, self.cpu, &mut self.regs);
+        let next = entry::handle_syscall(&self.guest.host, self.cpu, &mut self.regs);
         assert_eq!(next, Next::Guest);
         *argument = self.cpu.read_guest(at).unwrap();
         self.regs.rax as i64

@@ -270,7 +270,7 @@ fn a_cpu_without_vcpu_idles() {
         Next::Idle
     );
     assert_eq!(
-        entry::handle_hypercall(&guest.host, &guest.other_cpu, &mut regs),
+        entry::handle_syscall(&guest.host, &guest.other_cpu, &mut regs),
         Next::Idle
     );
     assert_eq!(

@@ -230,6 +230,18 @@ fn i12_what_a_guest_says_is_read_once() {
         alike(seed, |world, _| {
             world.host.set_entry_budget(Budget::ENDLESS);
             world.host.machine.spoil_guest_reads(true);
+            world.goes_straight = false;
+        });
+    }
+}
+
+/// Calls that may go the straight way (`hypercall::at_once`), on a machine that does not know of it.
+#[test]
+fn i01_a_call_at_once_is_the_same_call() {
+    for seed in 240..272 {
+        alike(seed, |world, _| {
+            world.host.set_entry_budget(Budget::ENDLESS);
+            world.goes_straight = false;
         });
     }
 }

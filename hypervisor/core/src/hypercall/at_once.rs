@@ -1,0 +1,63 @@
+//! The straight way of the calls that guests make most: arguments in, result out, and no registers in between.
+//!
+//! The entry stub tries it first, with nothing saved but what it needs itself. So a call on this way has no budget, cannot be gone on
+//! with, and changes nothing of the caller but rax.
+//!
+//! INVARIANT: it does what the general way does, all of it, or nothing at all: then the general way is taken.
+
+use dom0_abi::addr::Mfn;
+use oxen_arch::Cpu;
+
+use super::decode::Arguments;
+use super::table;
+pub use super::table::STRAIGHT as NUMBERS;
+use crate::domain::Domain;
+use crate::domain::vcpu::GuestMode;
+use crate::frame::Memory;
+use crate::host::Host;
+use crate::trap::return_path::is_quiet;
+
+/// Who calls, on the straight way: a kernel for which nothing waits.
+pub(crate) struct Caller<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) cpu: &'a Cpu,
+    pub(crate) domain: &'a Domain,
+    /// The root on which it runs.
+    pub(crate) root: Mfn,
+}
+
+impl<'a> Caller<'a> {
+    /// The frames in the hands of this CPU, for the caller's domain.
+    #[inline(always)]
+    pub(crate) fn memory(&self) -> Memory<'a> {
+        self.host.memory(self.cpu, &self.domain.undo)
+    }
+}
+
+/// Makes a call for the kernel that this CPU runs, and returns its result. `None`: it has to go the general way; nothing was done.
+/// Worth trying for [`NUMBERS`] only: the other calls are to pay for nothing of this.
+#[inline(always)]
+pub fn hypercall(host: &Host, cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<u64> {
+    let [a, b, c, d] = arguments;
+    let arguments = Arguments([a, b, c, d, 0]);
+    if !table::may_go_straight(number, arguments) {
+        return None;
+    }
+    let running = host.domains.running(cpu)?;
+    let (domain, vcpu) = running.both();
+    // What comes from here on is for the time after the call, and whoever brings it interrupts this CPU.
+    if !is_quiet(host, cpu, vcpu) || !domain.undo.is_empty() {
+        return None;
+    }
+    let state = vcpu.lock();
+    if state.mode != GuestMode::Kernel {
+        return None;
+    }
+    let caller = Caller {
+        host,
+        cpu,
+        domain,
+        root: state.kernel_root()?,
+    };
+    table::dispatch_at_once(&caller, number, arguments)
+}
