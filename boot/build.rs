@@ -7,4 +7,5 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-znostart-stop-gc");
     println!("cargo:rerun-if-changed={script}");
     println!("cargo:rerun-if-changed=src/entry.S");
+    println!("cargo:rerun-if-changed=src/trampoline.S");
 }

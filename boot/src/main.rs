@@ -1,7 +1,7 @@
 //! The executable: how the image gets into memory, up to the first Rust function.
 //!
-//! `entry.S` holds the multiboot headers and the way from 32-bit protected mode to [`oxen_entry64`]; `oxen.ld` says
-//! where everything lies. The rest is the image's.
+//! `entry.S` holds the multiboot headers and the way from 32-bit protected mode to [`oxen_entry64`]; `trampoline.S` is what
+//! the other CPUs start with; `oxen.ld` says where everything lies. The rest is the image's.
 #![no_std]
 #![no_main]
 // UNSAFETY: start code; there is no other way to be entered by a boot loader.
@@ -10,6 +10,7 @@
 use oxen_arch::Handover;
 
 core::arch::global_asm!(include_str!("entry.S"), options(att_syntax));
+core::arch::global_asm!(include_str!("trampoline.S"), options(att_syntax));
 
 /// Takes over from the assembly: on the boot stack, identity-mapped below 4 GiB, the image at its linked address.
 // SAFETY: no other symbol has this name; it is called once, by `entry.S`.

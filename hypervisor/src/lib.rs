@@ -11,9 +11,11 @@ use dom0_abi::arch::CpuUserRegs;
 use oxen_arch::boot::BootInfo;
 use oxen_arch::entry::Handlers;
 use oxen_arch::sync::Once;
-use oxen_arch::{Cpu, Handover, Machine, SerialConfig, SerialLine, SerialParity, StartOptions};
+use oxen_arch::{
+    Cpu, Handover, Interrupt, Machine, SerialConfig, SerialLine, SerialParity, StartOptions,
+};
 use oxen_core::cmdline::{CommandLine, Parity, SerialPort};
-use oxen_core::console::Console;
+use oxen_core::console::{Console, Out};
 use oxen_core::host::Host;
 use oxen_core::hypercall::at_once;
 use oxen_core::trap::entry;
@@ -38,6 +40,7 @@ pub fn start(handover: Handover) -> ! {
     }
     let options = StartOptions {
         memory_limit: settings.mem,
+        max_cpus: settings.cpus(u32::MAX),
         smep: settings.smep,
         smap: settings.smap,
         pcid: settings.pcid,
@@ -84,11 +87,12 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
     }
     info!(
         out,
-        "{} MiB of RAM, {} CPUs found, one used, TSC {} MHz",
+        "{} MiB of RAM, TSC {} MHz, {}",
         boot.memory_map.ram_bytes() >> 20,
-        host.machine.nr_cpus(),
         host.machine.tsc_khz() / 1000,
+        host.machine.time_source(),
     );
+    report_cpus(&host.machine, out);
     let is_needed = host.machine.paging().leaks_supervisor;
     match (host.machine.uses_twins(), is_needed) {
         (true, true) => info!(out, "xpti: on, this CPU needs it"),
@@ -113,6 +117,48 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
         }
     };
     cpu.enter_guest(&regs)
+}
+
+/// Says which CPUs run, which do not, and how far their time-stamp counters agree.
+fn report_cpus(machine: &Machine, out: Out<'_>) {
+    let mut error = 0;
+    let mut with_other_memory_types = 0;
+    for report in machine.cpu_reports() {
+        match report.outcome {
+            Err(reason) => {
+                let apic_id = report.apic_id;
+                warn!(out, "the CPU with APIC {apic_id:#x} is not used: {reason}");
+            }
+            Ok(cpu) => {
+                let offset = cpu.skew.offset();
+                if offset != 0 {
+                    info!(out, "CPU {}: {offset} cycles are added to its TSC", cpu.id);
+                }
+                error = cpu.skew.error().max(error);
+                with_other_memory_types += u32::from(cpu.had_other_memory_types);
+            }
+        }
+    }
+    if with_other_memory_types > 0 {
+        info!(
+            out,
+            "{with_other_memory_types} CPUs came with other memory types (MTRRs) than the first, and got its"
+        );
+    }
+    let nr_cpus = machine.nr_cpus();
+    info!(
+        out,
+        "{} CPUs found, {nr_cpus} running, {}",
+        machine.cpus_found(),
+        if machine.has_x2apic() {
+            "x2APIC"
+        } else {
+            "xAPIC"
+        },
+    );
+    if nr_cpus > 1 {
+        info!(out, "clock: CPUs differ by {error} cycles at most");
+    }
 }
 
 /// What the entry stubs call.
@@ -144,11 +190,15 @@ impl Handlers for Entries {
         }
     }
 
-    fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8) {
+    fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: Interrupt) {
         if let Some(host) = HOST.get() {
-            // First, since the rest may sleep until the next one.
-            host.machine.end_of_interrupt(vector);
-            entry::interrupt(host, cpu, regs, vector);
+            entry::interrupt(host, cpu, regs, what);
+        }
+    }
+
+    fn idle(cpu: &Cpu) -> ! {
+        loop {
+            cpu.wait_for_interrupt();
         }
     }
 }

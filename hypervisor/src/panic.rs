@@ -27,6 +27,8 @@ fn panic(panic: &PanicInfo<'_>) -> ! {
     if IS_REPORTING.swap(true, Ordering::Relaxed) {
         emergency::halt();
     }
+    // Nothing that they do shall change what is to be seen, nor get into it.
+    emergency::stop_others();
     let _ = report(panic);
     end()
 }

@@ -185,6 +185,7 @@ fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Res
         name: name.clone(),
         accel: Accel::Tcg,
         cpus: 1,
+        cpu_features: "",
         memory: guest.memory_mib.to_string(),
         firmware: Firmware::Bios,
         medium: Medium::Direct(payload(

@@ -194,6 +194,8 @@ pub struct Machine {
     pub accel: Accel,
     /// Number of CPUs.
     pub cpus: u32,
+    /// What the CPUs have or lack beside their model, as QEMU's `-cpu` takes it behind the model.
+    pub cpu_features: &'static str,
     /// Memory, as QEMU's `-m` takes it.
     pub memory: String,
     /// What starts it.
@@ -220,7 +222,7 @@ impl Machine {
             "-accel",
             accel,
             "-cpu",
-            cpu,
+            &format!("{cpu}{}", self.cpu_features),
         ]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
         if self.firmware == Firmware::Uefi {

@@ -35,6 +35,8 @@ pub enum Expect {
     /// No page of the hypervisor can be both written and executed, and none but the machine-to-physical table be reached
     /// by a guest.
     WriteXorExecute,
+    /// Every CPU is halted, and no interrupt will wake it.
+    AllStopped,
     /// The machine resets or powers off.
     End,
     /// The machine shows nothing of this kind until it ends or stays silent for a while.
@@ -148,6 +150,9 @@ impl Session {
                     let pages = self.ask("info tlb")?;
                     mapping::check(&pages)?;
                 }
+                Expect::AllStopped => self.wait_for("every CPU to stop", |session| {
+                    Ok(all_stopped(&session.ask("info registers -a")?))
+                })?,
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
@@ -316,6 +321,21 @@ impl Drop for Session {
     }
 }
 
+/// Whether all CPUs of which QEMU's monitor has shown the registers are halted with interrupts off.
+fn all_stopped(registers: &str) -> bool {
+    const INTERRUPTS: u32 = 1 << 9;
+    let mut states = registers
+        .lines()
+        .filter(|line| line.contains("HLT="))
+        .peekable();
+    let is_stopped = |line: &str| {
+        let flags = line.split("FL=").nth(1).and_then(|text| text.get(..8));
+        let flags = flags.and_then(|text| u32::from_str_radix(text, 16).ok());
+        line.contains("HLT=1") && flags.is_some_and(|flags| flags & INTERRUPTS == 0)
+    };
+    states.peek().is_some() && states.all(is_stopped)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,5 +405,20 @@ mod tests {
         assert!(verdict("(d0) GUEST a: PASS\r\n", "a").unwrap());
         assert!(!verdict("GUEST ab: PASS\nGUEST a: PASS", "a").unwrap());
         assert!(verdict("check x: FAIL\nGUEST a: PASS\n", "a").is_err());
+    }
+
+    #[test]
+    fn a_cpu_that_sleeps_is_not_one_that_has_stopped() {
+        let cpu = |flags: &str, halted: u32| {
+            format!(
+                "RIP=ffff808000001000 RFL={flags} [-------] CPL=0 II=0 A20=1 SMM=0 HLT={halted}\n"
+            )
+        };
+        let stopped = cpu("00000046", 1);
+        assert!(all_stopped(&stopped.repeat(3)));
+        for other in [cpu("00000246", 1), cpu("00000046", 0)] {
+            assert!(!all_stopped(&format!("{stopped}{other}")));
+        }
+        assert!(!all_stopped("CR0=80050033 CR2=0"));
     }
 }

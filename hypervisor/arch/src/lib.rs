@@ -11,11 +11,15 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_memory;
+pub mod clock;
 pub mod counters;
+#[cfg(any(test, target_os = "none"))]
+mod cpu_features;
 pub mod descriptor_window;
 pub mod fpu;
 pub mod frame_bits;
 pub mod guest_range;
+pub mod interrupts;
 mod line;
 pub mod memory_map;
 pub mod paging_facts;
@@ -36,8 +40,10 @@ mod backend;
 
 pub use backend::*;
 pub use boot::CpuId;
+pub use clock::ClockTime;
 pub use descriptor_window::{BadSelector, DataSelectors, TableOffset};
 pub use fpu::FpuArea;
 pub use guest_range::GuestFault;
+pub use interrupts::{Interrupt, Ipi, SERIAL_VECTOR};
 pub use paging_facts::PagingFacts;
 pub use registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};

@@ -2,16 +2,16 @@
 //! checker can replace them.
 //!
 //! INVARIANT: a CPU takes a lock only if its [`Rank`] is above those of all locks it holds; then no circle of waiting
-//! CPUs exists. On the host every thread keeps a list of what it holds, and a lock out of order panics and names both.
+//! CPUs exists. A CPU that waits for a lock serves its mailbox (`tlb`): the holder may wait for that. On the host every thread keeps a list of what it holds, and a lock out of order panics and names both.
 #![forbid(unsafe_code)]
 
 use core::fmt;
-pub use core::hint::spin_loop;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 #[cfg(not(feature = "counters"))]
 pub use core::sync::atomic;
 
+use spin::RelaxStrategy;
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 #[cfg(feature = "counters")]
@@ -29,6 +29,25 @@ pub fn fence_behind_exchange() {
         core::sync::atomic::compiler_fence(atomic::Ordering::SeqCst);
     } else {
         atomic::fence(atomic::Ordering::SeqCst);
+    }
+}
+
+/// To be called in every loop that waits for another CPU: does meanwhile what others want of this one, so that no two wait for
+/// each other in vain. On the host the sender of a request sees to it.
+#[inline]
+pub fn spin_loop() {
+    core::hint::spin_loop();
+    #[cfg(target_os = "none")]
+    crate::backend::serve_requests();
+}
+
+/// Waiting for a lock. Who holds it may be waiting for this CPU to flush its TLB.
+struct Serving;
+
+impl RelaxStrategy for Serving {
+    #[inline]
+    fn relax() {
+        spin_loop();
     }
 }
 
@@ -69,12 +88,12 @@ pub enum Rank {
 /// A lock that serves CPUs in the order of their coming, with a rank.
 pub struct SpinLock<T: ?Sized> {
     rank: Rank,
-    inner: TicketMutex<T>,
+    inner: TicketMutex<T, Serving>,
 }
 
 /// A [`SpinLock`] that is held. It ends on the CPU on which it began.
 pub struct Guard<'a, T: ?Sized> {
-    inner: TicketMutexGuard<'a, T>,
+    inner: TicketMutexGuard<'a, T, Serving>,
     rank: Rank,
     not_send: PhantomData<*const ()>,
 }

@@ -216,6 +216,11 @@ impl Host {
         }
     }
 
+    /// Does what another CPU wants to be done on this one.
+    pub fn called(&self, cpu: &Cpu) {
+        debug_keys::answer(self, cpu);
+    }
+
     /// Ends the host. Who asked for it by `noreboot` finds the machine standing still instead of starting again.
     pub fn end(&self, cpu: &Cpu, end: HostEnd) -> ! {
         let noreboot = self.settings.noreboot;
@@ -285,12 +290,16 @@ pub enum AddDomainError {
 pub struct Pcpu {
     /// Domain and vCPU that it runs, as others may know it; see [`Pcpu::encode`].
     running: AtomicU64,
+    /// When a debug key has asked it to answer, or [`NOT_ASKED`].
+    asked_at: AtomicU64,
     /// What its TLB keeps of vCPUs.
     pub pcids: Pcids,
     /// How often others wanted what it runs to look for events ([`Host::kick`]).
     pub kicks: AtomicU64,
 }
 
+/// A time at which nobody asks.
+const NOT_ASKED: u64 = u64::MAX;
 /// A CPU that runs no vCPU.
 const NOTHING: u64 = u64::MAX;
 
@@ -298,6 +307,7 @@ impl Default for Pcpu {
     fn default() -> Self {
         Self {
             running: AtomicU64::new(NOTHING),
+            asked_at: AtomicU64::new(NOT_ASKED),
             pcids: Pcids::new(),
             kicks: AtomicU64::new(0),
         }

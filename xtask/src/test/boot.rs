@@ -114,7 +114,7 @@ pub fn tests() -> Vec<MachineTest> {
     tests.push(panic());
     tests.push(write_xor_execute());
     tests.push(module_behind_mem());
-    tests.push(cpus_found());
+    tests.extend(many_cpus());
     tests.push(debug_keys());
     tests.push(nmi());
     tests.push(reboots());
@@ -137,6 +137,7 @@ fn hello(name: &str, way: Way, memory_mib: u64) -> MachineTest {
         way,
         memory_mib,
         cpus: 1,
+        cpu_features: "",
         command_line: None,
         // With an initrd: two modules.
         kernel: Kernel::Guest("hello-initrd".into()),
@@ -225,13 +226,70 @@ fn write_xor_execute() -> MachineTest {
     test
 }
 
-/// All CPUs of the machine are found, though one is used for now.
-fn cpus_found() -> MachineTest {
-    let mut test = hello("smp/all-cpus-are-found", Way::Direct, 256);
+/// All CPUs run that the command line allows, each is reached by interrupts, and dom0 is none the wiser. Both kinds of APIC.
+fn many_cpus() -> Vec<MachineTest> {
+    const WITHOUT_X2APIC: &str = ",-x2apic";
+    let started = |name: &str, found: u32, running: u32, features: &'static str, words: &str| {
+        let mut test = hello(&format!("smp/{name}"), Way::Direct, 256);
+        test.cpus = found;
+        test.cpu_features = features;
+        test.command_line = Some(format!(
+            "noreboot dom0_mem=128m com1=115200,8n1 console=com1 {words}"
+        ));
+        let apic = if features.is_empty() {
+            "x2APIC"
+        } else {
+            "xAPIC"
+        };
+        test.expect = vec![
+            Expect::Pattern(format!(
+                "[^0-9]{found} CPUs found, {running} running, {apic}"
+            )),
+            Expect::Pass("hello".into()),
+        ];
+        test.needs_good_qemu = features.is_empty();
+        test.on_xen = false;
+        test
+    };
+    let mut tests = Vec::new();
+    for cpus in [1, 2, 4, 8] {
+        tests.push(started(&format!("{cpus}-cpus-x2apic"), cpus, cpus, "", ""));
+        let name = format!("{cpus}-cpus-xapic");
+        tests.push(started(&name, cpus, cpus, WITHOUT_X2APIC, ""));
+    }
+    tests.push(started("maxcpus-2", 4, 2, "", "maxcpus=2"));
+    tests.push(started("maxcpus-above-all", 2, 2, "", "maxcpus=100"));
+    tests.push(started("nosmp", 4, 1, "", "nosmp"));
+    tests.push(started("twins", 4, 4, WITHOUT_X2APIC, "xpti"));
+    for (name, features) in [("x2apic", ""), ("xapic", WITHOUT_X2APIC)] {
+        let mut test = waiting(&format!("smp/each-cpu-answers-{name}"));
+        test.cpus = 4;
+        test.cpu_features = features;
+        test.needs_good_qemu = features.is_empty();
+        // Several times: an interrupt that was not ended lets no other come.
+        for _ in 0..3 {
+            test.expect.push(Expect::Type("i".into()));
+            test.expect.push(Expect::Line("was interrupted".into()));
+            test.expect.push(Expect::Line("was interrupted".into()));
+            test.expect.push(Expect::Line("was interrupted".into()));
+            test.expect.push(Expect::Line("was interrupted".into()));
+        }
+        for id in 0..4 {
+            let answer = format!("CPU {id} was interrupted");
+            test.expect.push(Expect::Pattern(answer));
+        }
+        tests.push(test);
+    }
+    tests.push(panic_with_other_cpus());
+    tests
+}
+
+/// A panic stops the other CPUs before it says anything, also those that are asleep.
+fn panic_with_other_cpus() -> MachineTest {
+    let mut test = panic();
+    test.name = "smp/panic-stops-all".into();
     test.cpus = 4;
-    test.expect
-        .insert(0, Expect::Pattern("[^0-9]4 CPUs found".into()));
-    test.on_xen = false;
+    test.expect.push(Expect::AllStopped);
     test
 }
 
@@ -245,7 +303,7 @@ fn panic() -> MachineTest {
     test.expect.extend([
         Expect::Type("C".into()),
         Expect::Line("panic: vector 6".into()),
-        Expect::Line("Host::interrupt+".into()),
+        Expect::Line("trap::entry::interrupt+".into()),
         Expect::Line("r15".into()),
         Expect::Line("cr3".into()),
         Expect::Line("called from".into()),

@@ -1,4 +1,4 @@
-//! What the ACPI tables say about the machine: CPUs, interrupt controllers, the reset register.
+//! What the ACPI tables say about the machine: CPUs, interrupt controllers, timers, the reset register.
 //!
 //! The tables are firmware's and trusted. They are read once, on the first page tables, which map the first 4 GiB onto
 //! themselves; tables above that are left alone. AML is the control domain's business.
@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 
 use acpi::fadt::Fadt;
+use acpi::hpet::HpetInfo;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::rsdp::Rsdp;
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
@@ -45,6 +46,10 @@ pub(super) struct Topology {
     pub(super) io_apics: ArrayVec<IoApic, 16>,
     pub(super) overrides: ArrayVec<Override, 16>,
     pub(super) reset: Option<ResetRegister>,
+    /// The registers of the HPET.
+    pub(super) hpet: Option<Maddr>,
+    /// The port of the timer of ACPI's power management.
+    pub(super) pm_timer: Option<u16>,
 }
 
 /// Tables below 4 GiB, where they are.
@@ -73,9 +78,7 @@ impl AcpiHandler for Identity {
 
 /// Reads the tables. Without any, the machine has the CPU that runs and nothing else.
 pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
-    let boot_cpu = raw_cpuid::CpuId::new()
-        .get_feature_info()
-        .map_or(0, |info| u32::from(info.initial_local_apic_id()));
+    let boot_cpu = own_apic_id();
     let mut topology = Topology::default();
     topology.cpus.push(boot_cpu);
     let Some(tables) = tables(rsdp) else {
@@ -84,11 +87,27 @@ pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
     if let Ok(madt) = tables.find_table::<Madt>() {
         read_madt(&madt, &mut topology);
     }
-    topology.reset = tables
-        .find_table::<Fadt>()
+    if let Ok(fadt) = tables.find_table::<Fadt>() {
+        topology.reset = reset_register(&fadt);
+        topology.pm_timer = pm_timer(&fadt);
+    }
+    topology.hpet = HpetInfo::new(&tables)
         .ok()
-        .and_then(|fadt| reset_register(&fadt));
+        .map(|hpet| Maddr::new(hpet.base_address as u64))
+        .filter(|registers| registers.get() != 0);
     topology
+}
+
+/// The number of this CPU's APIC: all of its bits where the CPU says them. SPEC: Intel SDM volume 2, CPUID, leaf 0xb.
+fn own_apic_id() -> u32 {
+    const TOPOLOGY: u32 = 0xb;
+    let topology = raw_cpuid::cpuid!(TOPOLOGY);
+    if raw_cpuid::cpuid!(0).eax >= TOPOLOGY && topology.ebx != 0 {
+        return topology.edx;
+    }
+    raw_cpuid::CpuId::new()
+        .get_feature_info()
+        .map_or(0, |info| u32::from(info.initial_local_apic_id()))
 }
 
 fn tables(rsdp: Option<Maddr>) -> Option<AcpiTables<Identity>> {
@@ -112,9 +131,9 @@ fn tables(rsdp: Option<Maddr>) -> Option<AcpiTables<Identity>> {
 fn read_madt(madt: &PhysicalMapping<Identity, Madt>, topology: &mut Topology) {
     // SPEC: ACPI 6.5, 5.2.12.2.
     const ENABLED: u32 = 1;
-    let boot_cpu = topology.cpus.first().copied();
     let mut add_cpu = |id: u32, flags: u32| {
-        if flags & ENABLED != 0 && Some(id) != boot_cpu {
+        // The one that runs is there, and some tables name others twice.
+        if flags & ENABLED != 0 && !topology.cpus.contains(&id) {
             // More CPUs than there is room for are not used.
             let _ = topology.cpus.try_push(id);
         }
@@ -153,4 +172,12 @@ fn reset_register(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<ResetRegiste
         port: u16::try_from(register.address).ok()?,
         value: fadt.reset_value,
     })
+}
+
+fn pm_timer(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<u16> {
+    let timer = fadt.pm_timer_block().ok()??;
+    if timer.address_space != acpi::address::AddressSpace::SystemIo {
+        return None;
+    }
+    u16::try_from(timer.address).ok()
 }

@@ -30,8 +30,10 @@ const GS_BASE: u32 = 0xc000_0101;
 const TSC_AUX: u32 = 0xc000_0103;
 const PAT_MSR: u32 = 0x277;
 
-/// CR4 without the guest's bits. Written once, before any guest runs.
+/// CR4 without the guest's bits. Written once, before any guest or other CPU runs.
 static HOST_CR4: AtomicU64 = AtomicU64::new(0);
+/// What the first CPU had in XCR0 at first, if it has XSAVE. Written once, before any other CPU runs.
+static FIRST_XCR0: AtomicU64 = AtomicU64::new(1);
 /// Whether the CPU has TSC_AUX. Written once, before any guest runs.
 static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 /// Whether guest memory must be opened around each access (SMAP is on). Written once, before any guest runs.
@@ -177,8 +179,7 @@ impl Cpu {
 
     /// The hardware's own answer.
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
-        let raw_cpuid::CpuIdResult { eax, ebx, ecx, edx } = raw_cpuid::cpuid!(leaf, subleaf);
-        CpuidResult { eax, ebx, ecx, edx }
+        cpuid(leaf, subleaf)
     }
 
     /// Reads a model-specific register; `None` if the CPU has no such register.
@@ -395,7 +396,8 @@ impl Cpu {
 
     /// Waits for an interrupt and takes it.
     pub fn wait_for_interrupt(&self) {
-        // SAFETY: interrupts are taken on this stack, below everything in use, and off again behind the instruction.
+        // SAFETY: interrupts are taken on this stack, below everything in use, and off again behind the instruction. None is
+        // taken between the first two instructions: one that is there already ends the sleep.
         unsafe { asm!("sti", "hlt", "cli") };
     }
 
@@ -440,23 +442,65 @@ impl Cpu {
             extended.is_some_and(|id| id.has_rdtscp()),
             Ordering::Relaxed,
         );
-        // SAFETY: no mapping of ours uses an entry that changes; caches are empty when it does.
-        unsafe {
-            asm!("wbinvd", options(nostack, preserves_flags));
-            Msr::new(PAT_MSR).write(PAT);
-        }
-        // SAFETY: only bits that the CPU has; none of them changes what the hypervisor's own code means.
-        unsafe {
-            Cr4::write(cr4);
-            Cr0::write(
-                (Cr0::read() | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR)
-                    - Cr0Flags::EMULATE_COPROCESSOR,
-            );
-        }
-        if smap {
-            close_guest_memory();
+        load_protections();
+        if has_xsave {
+            // SAFETY: CR4.OSXSAVE is set.
+            FIRST_XCR0.store(unsafe { read_xcr0() }, Ordering::Relaxed);
         }
     }
+}
+
+/// Gives this CPU what [`Cpu::protect`] has decided for all: control registers, page attributes, the state of floating point.
+/// The CPU must have all that the first one has.
+pub(super) fn load_protections() {
+    // SAFETY: no mapping of ours uses an entry that changes; caches are empty when it does.
+    unsafe {
+        asm!("wbinvd", options(nostack, preserves_flags));
+        Msr::new(PAT_MSR).write(PAT);
+    }
+    // SAFETY: only bits that the CPU has; none of them changes what the hypervisor's own code means.
+    unsafe {
+        Cr4::write_raw(HOST_CR4.load(Ordering::Relaxed));
+        Cr0::write(
+            (Cr0::read() | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR)
+                - Cr0Flags::EMULATE_COPROCESSOR
+                - Cr0Flags::TASK_SWITCHED,
+        );
+        asm!("fninit", options(nomem, nostack, preserves_flags));
+    }
+    if Cr4::read().contains(Cr4Flags::OSXSAVE) {
+        // SAFETY: 1 is what a CPU starts with, and what the first CPU had it had too.
+        unsafe { write_xcr0(FIRST_XCR0.load(Ordering::Relaxed)) };
+    }
+    close_guest_memory();
+}
+
+/// # Safety
+///
+/// CR4.OSXSAVE must be set.
+unsafe fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// # Safety
+///
+/// CR4.OSXSAVE must be set, and the CPU must accept the value.
+unsafe fn write_xcr0(value: u64) {
+    // SAFETY: as the caller promises; the hypervisor uses none of the components.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// CPUID.
+pub(super) fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    let raw_cpuid::CpuIdResult { eax, ebx, ecx, edx } = raw_cpuid::cpuid!(leaf, subleaf);
+    CpuidResult { eax, ebx, ecx, edx }
 }
 
 /// The time-stamp counter.

@@ -22,7 +22,8 @@ use core::arch::{asm, naked_asm};
 use dom0_abi::arch::{CpuUserRegs, FLAT_CS32, FLAT_CS64, FLAT_SS};
 
 use super::cpu::{self, Cpu};
-use super::{fault, layout, per_cpu};
+use super::{fault, interrupt, layout, per_cpu, smp};
+use crate::interrupts::Interrupt;
 use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS};
 
 /// What the image does on each kind of entry.
@@ -38,8 +39,11 @@ pub trait Handlers: 'static {
     /// An exception, a software interrupt or SYSCALL from 32-bit code ([`ENTRY_SYSCALL32`]) of a guest; which one is in
     /// `regs.entry_vector`.
     fn exception(cpu: &Cpu, regs: &mut CpuUserRegs);
-    /// A device or another CPU. `regs` are those of the guest it interrupted, none if the CPU was idle.
-    fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8);
+    /// A device, another CPU, the CPU's own timer. `regs` are those of the guest it interrupted, none if the CPU was idle. The
+    /// interrupt has been ended.
+    fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: Interrupt);
+    /// What a CPU does that has been started and has no work yet. The first CPU may not have got further than that.
+    fn idle(cpu: &Cpu) -> !;
 }
 
 /// Flags that SYSRET does not load like `iretq`: it drops RF, and with TF it traps before the guest's first instruction, for
@@ -479,7 +483,7 @@ extern "C" fn ist_common<H: Handlers>() {
         area = const -(layout::PER_CPU_STRIDE as i64),
         regs = const layout::CPU_LOCAL_OFFSET - layout::GUEST_REGS_FROM_TOP,
         words = const PUSHED / 8,
-        handler = sym on_guest_exception::<H>,
+        handler = sym on_guest_ist_exception::<H>,
     )
 }
 
@@ -635,12 +639,21 @@ extern "C" fn on_guest_exception<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
         cpu.note_fault_address();
     }
     if vector != PAGE_FAULT && is_interrupt(vector) {
-        H::interrupt(cpu, Some(interrupted), vector as u8);
+        interrupt::arrived::<H>(cpu, Some(interrupted), vector as u8);
     } else {
         H::exception(cpu, interrupted);
     }
     // SAFETY: as in `on_hypercall`.
     unsafe { leave_for_guest(regs) }
+}
+
+/// The same for what arrives on a stack of its own: an NMI may say that this CPU is to stop.
+extern "C" fn on_guest_ist_exception<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
+    // SAFETY: as in `on_hypercall`.
+    if unsafe { (*regs).entry_vector } == fault::NMI {
+        smp::stop_if_asked();
+    }
+    on_guest_exception::<H>(regs)
 }
 
 /// Sorts what came through the IDT in the hypervisor; returns the registers to go on with.
@@ -652,7 +665,7 @@ extern "C" fn on_own_exception<H: Handlers>(regs: *mut CpuUserRegs) -> *mut CpuU
     let interrupted = unsafe { &mut *regs };
     let vector = interrupted.entry_vector;
     if is_interrupt(vector) {
-        H::interrupt(cpu, None, vector as u8);
+        interrupt::arrived::<H>(cpu, None, vector as u8);
         return regs;
     }
     match fault::in_hypervisor(cpu, interrupted) {

@@ -6,7 +6,7 @@
 use dom0_abi::arch::CpuUserRegs;
 
 use super::cpu::Cpu;
-use super::{entry, layout, per_cpu};
+use super::{entry, layout, per_cpu, smp};
 use crate::registers::ENTRY_RETURN;
 
 /// Registers the label `$at` of an `asm!` block as an instruction that may fault, and `$then` as where to go on.
@@ -52,7 +52,7 @@ fn fixups() -> &'static [Fixup] {
 }
 
 const DEBUG: u32 = 1;
-const NMI: u32 = 2;
+pub(super) const NMI: u32 = 2;
 const MACHINE_CHECK: u32 = 18;
 /// #NP, #SS, #GP, #PF, #AC: all that `iretq` can raise.
 const IRETQ_FAULTS: [u32; 5] = [11, 12, 13, 14, 17];
@@ -63,6 +63,7 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
         // Held back by `mov ss`, or a guest's watchpoint on memory that we touch for it: nothing of ours.
         DEBUG => return Resolution::Resume,
         NMI => {
+            smp::stop_if_asked();
             cpu.note_nmi();
             return Resolution::Resume;
         }

@@ -20,17 +20,19 @@ use super::memory::{self, BootSlice, M2p, PhysMem, frames_of};
 use super::paging::{Access, OwnHalf};
 use super::per_cpu::{self, CpuLocal};
 use super::segments::WindowEntries;
+use super::smp::Origin;
 use super::twin::Twin;
-use super::{apic, descriptors, layout, power, screen, serial, time, tlb};
+use super::{apic, descriptors, io_apic, layout, power, screen, serial, smp, time, tlb};
 use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
+use crate::interrupts::SERIAL_VECTOR;
 use crate::memory_map::MemoryMap;
 use crate::paging_facts::PagingFacts;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Once, Rank, SpinLock};
-use crate::tlb::{CpuSet, CpuTlb, TlbMode};
+use crate::tlb::{CpuTlb, TlbMode};
 
 /// The least memory that Oxen starts with.
 const LEAST_RAM: u64 = 64 << 20;
@@ -57,6 +59,8 @@ pub(super) unsafe fn open_frames(frames: MfnRange) {
 pub struct StartOptions {
     /// RAM at and above this address is not used.
     pub memory_limit: Option<u64>,
+    /// No more CPUs than these are used.
+    pub max_cpus: u32,
     /// Supervisor-mode execution prevention, where the CPU has it.
     pub smep: bool,
     /// Supervisor-mode access prevention, where the CPU has it.
@@ -125,7 +129,8 @@ pub(super) struct Parts {
     boot_memory: SpinLock<Option<BootMemory>>,
     root_entries: [u64; 16],
     topology: Topology,
-    tsc_khz: u32,
+    /// For how many CPUs there is room: an area and a mailbox each.
+    cpu_places: usize,
     pub(super) tlb_mode: TlbMode,
     pub(super) shared: &'static tlb::Shared,
     /// What twins of roots hold in our slots, if guests run on twins.
@@ -208,8 +213,8 @@ impl Machine {
         self.0.paging
     }
 
-    /// How many CPUs were found.
-    pub fn nr_cpus(&self) -> usize {
+    /// How many CPUs firmware named; [`Self::nr_cpus`] are used.
+    pub fn cpus_found(&self) -> usize {
         self.0.topology.cpus.len()
     }
 
@@ -223,18 +228,13 @@ impl Machine {
         serial::read()
     }
 
-    /// Lets the serial port interrupt this CPU, as `apic::SERIAL_VECTOR`. False if no IO-APIC serves that interrupt.
+    /// Lets the serial port interrupt the first CPU, as `SERIAL_VECTOR`. False if no IO-APIC serves that interrupt.
     pub fn enable_serial_input(&self, irq: u8) -> bool {
-        let is_routed = apic::route_isa(&self.0.topology, irq, apic::SERIAL_VECTOR);
+        let is_routed = io_apic::route_isa(&self.0.topology, irq, SERIAL_VECTOR);
         if is_routed {
             serial::enable_input();
         }
         is_routed
-    }
-
-    /// Ends the interrupt that is being served.
-    pub fn end_of_interrupt(&self, vector: u8) {
-        apic::end_of_interrupt(vector);
     }
 
     /// Writes to the screen, if there is one and it is still ours.
@@ -257,20 +257,15 @@ impl Machine {
         power::crash()
     }
 
-    /// Stops this CPU for ever.
+    /// Stops all CPUs for ever.
     pub fn halt(&self) -> ! {
-        power::halt()
+        power::halt_all()
     }
 
     /// Ends the machine's run. How power is switched off is known to AML, hence to the control domain alone: without its
-    /// word the CPU stops.
+    /// word the CPUs stop.
     pub fn power_off(&self) -> ! {
-        power::halt()
-    }
-
-    /// How fast the time-stamp counter runs.
-    pub fn tsc_khz(&self) -> u32 {
-        self.0.tsc_khz
+        power::halt_all()
     }
 }
 
@@ -301,6 +296,7 @@ unsafe extern "C" {
     static image_rodata_end: u8;
     static image_stack_guard: u8;
     static image_end: u8;
+    static boot_l4: u8;
 }
 
 /// Where parts of the image begin, or end, counted from its start.
@@ -338,6 +334,10 @@ impl ImageParts {
 struct Started {
     machine: Option<Machine>,
     info: Option<BootInfo>,
+    /// The first page tables.
+    low_root: Maddr,
+    /// What other CPUs call first.
+    entry: u64,
     next: fn(Machine, &'static mut BootInfo, &'static Cpu) -> !,
 }
 
@@ -386,19 +386,23 @@ pub fn start<H: Handlers>(
         }
         Ok(machine) => {
             Cpu::protect(options.smep, options.smap, machine.tlb_mode());
-            apic::mask_all(&machine.0.topology);
+            io_apic::mask_all(&machine.0.topology);
+            let first_tables = &raw const boot_l4 as u64 - layout::IMAGE;
             let mut started = Started {
                 machine: Some(machine),
                 info: Some(info),
+                low_root: Maddr::new(handover.image().get() + first_tables),
+                entry: smp::entry::<H>(),
                 next,
             };
             let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *const CpuLocal;
             // SAFETY: `build` has written the record; it stays for ever.
-            descriptors::load_gdt(unsafe { &*local });
+            let local = unsafe { &*local };
+            descriptors::load_gdt(local);
             descriptors::load_idt::<H>();
-            load_syscall::<H>(local as u64);
+            load_syscall::<H>(local);
             apic::init();
-            let top = per_cpu::area(0) + layout::MAIN_STACK.top() - layout::BOOT_STACK_ROOM;
+            let top = per_cpu::stack_at_start(0);
             // SAFETY: the stack is mapped and nothing is on it; `started` lies on the boot stack, which stays.
             unsafe { entry::switch_stack(top, on_own_stack, (&raw mut started) as usize) }
         }
@@ -409,7 +413,19 @@ extern "C" fn on_own_stack(started: usize) -> ! {
     // SAFETY: `start` passes its own variable, and does not return.
     let started = unsafe { &mut *(started as *mut Started) };
     match (started.machine.take(), started.info.as_mut()) {
-        (Some(machine), Some(info)) => (started.next)(machine, info, Cpu::current()),
+        (Some(machine), Some(info)) => {
+            let parts = machine.0;
+            time::init(&parts.topology);
+            let origin = Origin {
+                map: &info.memory_map,
+                modules: &info.modules,
+                low_root: started.low_root,
+                root: parts.shared.idle_root().start(),
+                entry: started.entry,
+            };
+            smp::start_others(&parts.topology, parts.cpu_places, &origin);
+            (started.next)(machine, info, Cpu::current())
+        }
         _ => power::halt(),
     }
 }
@@ -462,10 +478,17 @@ fn build(
         half.map_direct(&mut boot_memory, ram, image)
             .ok_or(TABLES)?;
     }
-    map_cpu_area(&mut half, twin.as_mut(), &mut boot_memory, 0).ok_or(TABLES)?;
+    let wanted = usize::try_from(options.max_cpus).unwrap_or(usize::MAX);
+    let cpu_places = topology.cpus.len().min(wanted).clamp(1, smp::CAPACITY);
     let zeros = half.zeroed_frame(&mut boot_memory).ok_or(TABLES)?.mfn();
-    let window_table = map_window(&mut half, &mut boot_memory, CpuId::BOOT, zeros).ok_or(TABLES)?;
-    for (at, to) in apic::mappings(&topology) {
+    let mut window_tables = ArrayVec::<Maddr, { smp::CAPACITY }>::new();
+    for id in (0..).take(cpu_places).map(CpuId::new) {
+        map_cpu_area(&mut half, twin.as_mut(), &mut boot_memory, id).ok_or(TABLES)?;
+        let table = map_window(&mut half, &mut boot_memory, id, zeros).ok_or(TABLES)?;
+        window_tables.push(table);
+    }
+    let devices = io_apic::mappings(&topology).chain(time::mapping(&topology));
+    for (at, to) in devices.chain([apic::mapping()]) {
         half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device)
             .ok_or(TABLES)?;
     }
@@ -495,11 +518,13 @@ fn build(
     // an address below 4 GiB again.
     unsafe { half.load() };
 
-    let local = (per_cpu::area(0) + layout::CPU_LOCAL_OFFSET) as *mut CpuLocal;
-    // SAFETY: `map_window` has found the table, which stays for ever and is reached through the direct map.
-    let window = unsafe { window_entries(window_table, CpuId::BOOT, zeros) };
-    // SAFETY: mapped by `map_cpu_area`, nobody else's.
-    unsafe { local.write(CpuLocal::new(0, window)) };
+    for (id, table) in (0..).zip(window_tables) {
+        let local = (per_cpu::area(id) + layout::CPU_LOCAL_OFFSET) as *mut CpuLocal;
+        // SAFETY: `map_window` has found the table, which stays for ever and is reached through the direct map.
+        let window = unsafe { window_entries(table, CpuId::new(id), zeros) };
+        // SAFETY: mapped by `map_cpu_area`, nobody else's until that CPU runs.
+        unsafe { local.write(CpuLocal::new(id, window)) };
+    }
     if let Some(Some(screen)) = screen {
         // SAFETY: mapped by `map_screen`.
         unsafe { screen::open(&screen, screen::AT) };
@@ -516,15 +541,14 @@ fn build(
     let bits = zeroed_table::<AtomicU64>(&mut boot_memory, words)
         .ok_or(("frame bits", words as u64 * 8))?;
     let mem = MEM.call_once(|| PhysMem::new(FrameBits::new(bits)));
-    let cpus = topology.cpus.len().clamp(1, CpuSet::CAPACITY as usize);
-    let tlbs = raw_table::<CpuTlb>(&mut boot_memory, cpus)
-        .ok_or(("mailboxes", (cpus * size_of::<CpuTlb>()) as u64))?;
-    for index in 0..cpus {
+    let tlbs = raw_table::<CpuTlb>(&mut boot_memory, cpu_places)
+        .ok_or(("mailboxes", (cpu_places * size_of::<CpuTlb>()) as u64))?;
+    for index in 0..cpu_places {
         // SAFETY: room for so many values, nobody else's.
         unsafe { tlbs.add(index).write(CpuTlb::new()) };
     }
     // SAFETY: every value has just been written.
-    let shared = tlb::init(unsafe { BootSlice::new(tlbs, cpus) }, half.root());
+    let shared = tlb::init(unsafe { BootSlice::new(tlbs, cpu_places) }, half.root());
 
     let parts = Parts {
         mem,
@@ -535,7 +559,7 @@ fn build(
         boot_memory: SpinLock::new(Rank::Machine, Some(boot_memory)),
         root_entries,
         topology,
-        tsc_khz: time::calibrate_tsc(),
+        cpu_places,
         tlb_mode: tlb::mode(options.pcid && twin_entries.is_none()),
         shared,
         twin_entries,
@@ -555,7 +579,7 @@ fn map_cpu_area(
     half: &mut OwnHalf,
     mut twin: Option<&mut Twin>,
     memory: &mut BootMemory,
-    index: u32,
+    cpu: CpuId,
 ) -> Option<()> {
     let page = PAGE_SIZE as u64;
     let record = layout::Stack {
@@ -564,7 +588,7 @@ fn map_cpu_area(
     };
     for part in layout::IST.iter().chain([&layout::MAIN_STACK, &record]) {
         let frames = memory.alloc(part.pages, 1, None)?;
-        let at = per_cpu::area(index) + part.first_page * page;
+        let at = per_cpu::area(cpu.get()) + part.first_page * page;
         half.map(
             memory,
             at,
@@ -632,7 +656,7 @@ fn map_screen(
 }
 
 /// Points SYSCALL at the entry stubs.
-fn load_syscall<H: Handlers>(local: u64) {
+pub(super) fn load_syscall<H: Handlers>(local: &CpuLocal) {
     const STAR: u32 = 0xc000_0081;
     const LSTAR: u32 = 0xc000_0082;
     const CSTAR: u32 = 0xc000_0083;
@@ -649,7 +673,7 @@ fn load_syscall<H: Handlers>(local: u64) {
         Msr::new(CSTAR).write(entry::syscall32_entry::<H> as *const () as u64);
         Msr::new(FMASK).write(MASKED);
         Msr::new(SYSENTER_CS).write(0);
-        Msr::new(KERNEL_GS_BASE).write(local);
+        Msr::new(KERNEL_GS_BASE).write(local as *const CpuLocal as u64);
         Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct CpuLocal {
     pub(super) live_pcids: Cell<u64>,
     /// The PCID of the root that is loaded.
     pub(super) pcid: Cell<Pcid>,
+    /// What is to be added to the time-stamp counter for the clock.
+    pub(super) clock_offset: Cell<u64>,
     pub(super) tss: TaskStateSegment,
     #[cfg(feature = "counters")]
     pub(super) counts: Counts,
@@ -71,6 +73,11 @@ const DATA_SELECTORS: u64 = 32;
 /// Where the area of CPU `index` begins.
 pub(super) fn area(index: u32) -> u64 {
     layout::PER_CPU + u64::from(index) * layout::PER_CPU_STRIDE
+}
+
+/// Where the stack of CPU `index` ends for what the CPU starts with.
+pub(super) fn stack_at_start(index: u32) -> u64 {
+    area(index) + layout::MAIN_STACK.top() - layout::BOOT_STACK_ROOM
 }
 
 impl CpuLocal {
@@ -99,6 +106,7 @@ impl CpuLocal {
             ldt_entries: Cell::new(0),
             live_pcids: Cell::new(0),
             pcid: Cell::new(Pcid::ZERO),
+            clock_offset: Cell::new(0),
             tss,
             #[cfg(feature = "counters")]
             counts: Counts::new(),

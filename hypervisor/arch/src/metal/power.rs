@@ -4,6 +4,7 @@ use x86_64::instructions::port::Port;
 use x86_64::instructions::{hlt, interrupts};
 
 use super::acpi::ResetRegister;
+use super::smp;
 use crate::sync::Once;
 
 static RESET: Once<ResetRegister> = Once::new();
@@ -15,9 +16,10 @@ pub(super) fn init(reset: Option<ResetRegister>) {
     }
 }
 
-/// Resets the machine: by ACPI, by the chip set, by the keyboard controller, by a triple fault.
+/// Resets the machine, with all other CPUs stopped: by ACPI, by the chip set, by the keyboard controller, by a triple fault.
 pub fn reboot() -> ! {
     interrupts::disable();
+    smp::stop_others();
     // SAFETY: the machine ends here, whatever the devices do.
     unsafe {
         if let Some(reset) = RESET.get() {
@@ -48,6 +50,13 @@ fn pause() {
 pub fn crash() -> ! {
     // SAFETY: the fault ends in a panic.
     unsafe { core::arch::asm!("ud2", options(noreturn)) }
+}
+
+/// Stops all CPUs for ever.
+pub(super) fn halt_all() -> ! {
+    interrupts::disable();
+    smp::stop_others();
+    halt()
 }
 
 /// Stops this CPU for ever.

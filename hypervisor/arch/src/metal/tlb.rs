@@ -10,12 +10,13 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::machine::Machine;
 use super::memory::BootSlice;
+use super::smp;
 use crate::counters::{Event, count};
+use crate::interrupts::FLUSH_VECTOR;
 use crate::paging_facts::{ARCH_CAPABILITIES, PagingFacts};
-use crate::registers::CpuidResult;
 use crate::sync::Once;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::tlb::{CpuSet, CpuTlb, Flush, Pcid, Tlb, TlbMode, TlbStamp};
@@ -33,12 +34,31 @@ static USES_PCIDS: AtomicBool = AtomicBool::new(false);
 /// Whether the CPU has INVPCID. Written once, before any guest runs.
 static HAS_INVPCID: AtomicBool = AtomicBool::new(false);
 
+impl Shared {
+    /// The root that leads to no guest.
+    pub(super) fn idle_root(&self) -> Mfn {
+        self.idle_root
+    }
+}
+
 /// Keeps the CPUs' mailboxes, and the root that boot has built.
 pub(super) fn init(cpus: BootSlice<CpuTlb>, idle_root: Mfn) -> &'static Shared {
     SHARED.call_once(|| Shared {
         tlb: Tlb::new(cpus),
         idle_root,
     })
+}
+
+/// Does what other CPUs want of this one: called wherever one waits.
+///
+/// Not inlined: whoever waits has time.
+#[cold]
+#[inline(never)]
+pub(crate) fn serve_requests() {
+    // Before all this is made there is one CPU, on another stack than its own, and nobody to wait for.
+    if SHARED.get().is_some() {
+        Cpu::current().serve_requests();
+    }
 }
 
 /// Decides whether PCIDs are used: where they are wanted and the CPU has them.
@@ -63,15 +83,11 @@ fn tlb_mode() -> TlbMode {
 
 /// Asks the CPU what it makes of page tables.
 pub(super) fn paging_facts() -> PagingFacts {
-    let cpuid = |leaf, subleaf| {
-        let raw_cpuid::CpuIdResult { eax, ebx, ecx, edx } = raw_cpuid::cpuid!(leaf, subleaf);
-        CpuidResult { eax, ebx, ecx, edx }
-    };
     let capabilities = || {
         // SAFETY: asked for only if CPUID says that the register exists.
         Some(unsafe { Msr::new(ARCH_CAPABILITIES).read() })
     };
-    PagingFacts::of(cpuid, capabilities)
+    PagingFacts::of(cpu::cpuid, capabilities)
 }
 
 impl Cpu {
@@ -157,6 +173,13 @@ impl Cpu {
         unsafe { invpcid(ONE_PCID, pcid, 0) };
         if self.local.pcid.get() != pcid {
             self.local.live_pcids.set(live & !pcid.bit());
+        }
+    }
+
+    /// Does what other CPUs want of this one.
+    pub(super) fn serve_requests(&self) {
+        if let Some(shared) = SHARED.get() {
+            shared.tlb.serve(self.id(), |what| self.flush(what));
         }
     }
 
@@ -253,10 +276,9 @@ impl Machine {
             cpu.id(),
             targets,
             what,
-            // One CPU runs: the others have loaded no guest root, hold nothing, and are never interrupted.
-            |_| (),
+            |other| smp::interrupt(other, FLUSH_VECTOR),
             |what| cpu.flush(what),
-            || tlb.serve(cpu.id(), |what| cpu.flush(what)),
+            || cpu.serve_requests(),
         );
     }
 }

@@ -309,14 +309,6 @@ impl Cpu {
     pub fn restore_fpu(&self, area: &FpuArea) {
         self.processor().fpu.clone_from(area);
     }
-
-    /// Idles until an interrupt: returns at once, a millisecond later by the machine's clock.
-    pub fn wait_for_interrupt(&self) {
-        self.processor().registers.waits += 1;
-        self.parts
-            .tsc
-            .fetch_add(u64::from(self.parts.tsc_khz), Ordering::SeqCst);
-    }
 }
 
 /// What only the model has.

@@ -15,6 +15,7 @@ use zerocopy::FromZeros;
 use super::config::SimConfig;
 use super::cpu::Cpu;
 use super::frames::Frames;
+use super::interrupts::SentIpi;
 use super::memory::{BootSlice, M2p, ModuleMemory, PhysMem};
 use super::processor::Processor;
 use super::stop::Stop;
@@ -47,6 +48,7 @@ pub(super) struct Devices {
     is_screen_released: bool,
     stop: Option<Stop>,
     pub(super) ports: BTreeMap<u16, u32>,
+    pub(super) ipis: Vec<SentIpi>,
 }
 
 /// What the machine and its CPUs share.
@@ -272,7 +274,7 @@ impl Machine {
         self.parts.paging
     }
 
-    /// How many CPUs were found.
+    /// How many CPUs run. They have the numbers below that.
     pub fn nr_cpus(&self) -> usize {
         self.parts.cpus.len()
     }
@@ -329,7 +331,7 @@ impl Machine {
         stop.unwind()
     }
 
-    /// How fast the time-stamp counter runs.
+    /// How fast the time-stamp counter, and with it the clock, runs.
     pub fn tsc_khz(&self) -> u32 {
         self.parts.tsc_khz
     }

@@ -8,6 +8,7 @@
 mod config;
 mod cpu;
 mod frames;
+mod interrupts;
 mod machine;
 pub mod memory;
 mod processor;
@@ -20,6 +21,7 @@ mod walk;
 
 pub use config::SimConfig;
 pub use cpu::Cpu;
+pub use interrupts::SentIpi;
 pub use machine::Machine;
 pub use processor::{CpuRegisters, Invpcid, PortAccess};
 pub use segments::SegmentFault;

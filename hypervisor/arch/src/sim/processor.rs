@@ -5,6 +5,7 @@ use std::vec::Vec;
 use dom0_abi::addr::{GuestAddr, Mfn};
 
 use super::frames::Frames;
+use super::interrupts::Waiting;
 use super::rng::Rng;
 use super::segments::MappedPages;
 use super::shootdown::CachedFrames;
@@ -98,6 +99,8 @@ pub(super) struct Processor {
     rng: Rng,
     recent: Vec<u64>,
     address_bits: u32,
+    /// Interrupts that have not been taken, and the timer.
+    pub(super) waiting: Waiting,
     /// The twin of the root, on which the guest runs.
     pub(super) twin: Option<Mfn>,
     /// The PCIDs that may have translations, one bit for each.
@@ -134,6 +137,7 @@ impl Processor {
             rng: Rng::new(seed),
             recent: Vec::new(),
             address_bits,
+            waiting: Waiting::default(),
             twin: None,
             live_pcids: 0,
         }

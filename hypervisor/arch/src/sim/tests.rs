@@ -7,6 +7,7 @@ use dom0_abi::addr::{Maddr, Mfn};
 use super::*;
 use crate::boot::{CpuId, MfnRange};
 
+mod interrupt_tests;
 mod machine_tests;
 mod memory_tests;
 mod segment_tests;

@@ -14,6 +14,8 @@ pub enum DebugKey {
     Memory,
     /// The domains and their vCPUs.
     Domains,
+    /// An answer of each CPU.
+    Cpus,
     /// A restart of the machine.
     Reboot,
     /// The log ring once more.
@@ -38,6 +40,11 @@ pub const KEYS: &[(u8, DebugKey, &str)] = &[
     ),
     (b'R', DebugKey::Reboot, "restart the machine"),
     (b'h', DebugKey::Help, "this list"),
+    (
+        b'i',
+        DebugKey::Cpus,
+        "interrupt each CPU, which then says so",
+    ),
     (b'l', DebugKey::Log, "the log once more"),
     (b'm', DebugKey::Memory, "memory"),
     (b'q', DebugKey::Domains, "domains and vcpus"),

@@ -3,10 +3,11 @@
 use dom0_abi::addr::PAGE_SIZE;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
-use oxen_arch::Cpu;
+use oxen_arch::boot::CpuId;
 use oxen_arch::sync::atomic::Ordering;
+use oxen_arch::{ClockTime, Cpu, Ipi};
 
-use super::Host;
+use super::{Host, NOT_ASKED};
 use crate::console::DebugKey;
 use crate::domain::table::MAX_DOMAINS;
 use crate::trap::crash;
@@ -22,6 +23,7 @@ pub(super) fn pressed(host: &Host, cpu: &Cpu, regs: Option<&CpuUserRegs>, key: D
         DebugKey::Crash => host.machine.crash(),
         DebugKey::Memory => memory(host, cpu),
         DebugKey::Domains => domains(host, cpu),
+        DebugKey::Cpus => ask_cpus(host, cpu),
         DebugKey::Dom0Registers => dom0_registers(host, cpu, regs),
     }
 }
@@ -34,6 +36,27 @@ fn memory(host: &Host, cpu: &Cpu) {
         kib(statistics.total),
         kib(statistics.free)
     ));
+}
+
+fn ask_cpus(host: &Host, cpu: &Cpu) {
+    let now = cpu.clock();
+    for (id, pcpu) in (0..u32::MAX).map(CpuId::new).zip(host.pcpus.iter()) {
+        pcpu.asked_at.store(now.cycles(), Ordering::Relaxed);
+        host.machine.interrupt(id, Ipi::Call);
+    }
+}
+
+/// Answers [`ask_cpus`], if it was that.
+pub(super) fn answer(host: &Host, cpu: &Cpu) {
+    let asked_at = host.pcpu(cpu).map(|pcpu| &pcpu.asked_at);
+    let asked_at = asked_at.map_or(NOT_ASKED, |place| place.swap(NOT_ASKED, Ordering::Relaxed));
+    if asked_at != NOT_ASKED {
+        let took = ClockTime::from_cycles(asked_at).until(cpu.clock());
+        host.out(cpu).answer(format_args!(
+            "CPU {} was interrupted, {took} cycles after it was sent for",
+            cpu.id()
+        ));
+    }
 }
 
 fn domains(host: &Host, cpu: &Cpu) {

@@ -5,7 +5,7 @@ use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::CpuId;
-use oxen_arch::{Cpu, Machine, SimConfig};
+use oxen_arch::{Cpu, Interrupt, Ipi, Machine, SimConfig};
 use zerocopy::FromZeros;
 
 use super::*;
@@ -206,4 +206,25 @@ fn a_domain_that_is_refused_leaves_no_memory_behind() {
             .is_ok()
     );
     assert!(host.frames.statistics().free < free);
+}
+
+#[test]
+fn each_cpu_answers_when_a_key_asks() {
+    let mut guest = Guest::dom0();
+    let (host, regs) = (&guest.host, Some(&mut guest.regs));
+    host.machine.push_serial_input(b"\x01\x01\x01i");
+    entry::interrupt(host, &guest.cpu, regs, Interrupt::Device(0xb0));
+    assert_eq!(host.machine.take_ipi_log().len(), 2);
+    for cpu in [&guest.cpu, &guest.other_cpu] {
+        let what = cpu.take_interrupt().unwrap();
+        assert_eq!(what, Interrupt::Ipi(Ipi::Call));
+        // Once, however often it is called.
+        entry::interrupt(host, cpu, None, what);
+        entry::interrupt(host, cpu, None, what);
+    }
+    let text = guest.output();
+    for id in 0..2 {
+        let answer = std::format!("CPU {id} was interrupted");
+        assert_eq!(text.matches(&answer).count(), 1, "{text}");
+    }
 }

@@ -5,7 +5,7 @@
 
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::VcpuId;
-use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
+use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, Interrupt, Ipi, NotCanonical};
 
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
@@ -30,10 +30,15 @@ pub fn exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
     settle(host, cpu, regs, next);
 }
 
-/// An interrupt of a device or another CPU. Returns as [`hypercall`] does if it came from a guest, and at once if the CPU
+/// An interrupt of a device, another CPU or the timer. Returns as [`hypercall`] does if it came from a guest, and at once if the CPU
 /// was in the hypervisor, asleep in the loop at the end of an earlier entry.
-pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, _vector: u8) {
-    host.interrupt(cpu, regs.as_deref());
+pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: Interrupt) {
+    match what {
+        Interrupt::Device(_) => host.interrupt(cpu, regs.as_deref()),
+        Interrupt::Ipi(Ipi::Call) => host.called(cpu),
+        // Whoever has sent it has noted why, where the CPU looks again.
+        Interrupt::Timer | Interrupt::Ipi(_) => {}
+    }
     if let Some(regs) = regs {
         let next = look_again(host, cpu, regs);
         settle(host, cpu, regs, next);

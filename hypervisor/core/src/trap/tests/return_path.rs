@@ -1,6 +1,7 @@
 //! What waits for a guest, and whether it runs.
 
 use dom0_abi::ids::VcpuId;
+use oxen_arch::Interrupt;
 
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
@@ -287,7 +288,7 @@ fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
     guest.set_mask(0);
     assert_eq!(again(&mut guest), Next::Idle);
     // An interrupt that ends the sleep finds no guest of its own to return to.
-    entry::interrupt(&guest.host, &guest.cpu, None, 0x30);
+    entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Device(0x30));
     guest.raise_event();
     let Guest {
         host, cpu, regs, ..
@@ -305,7 +306,7 @@ fn debug_keys_answer_while_a_guest_runs() {
     let Guest {
         host, cpu, regs, ..
     } = &mut guest;
-    entry::interrupt(host, cpu, Some(regs), 0x30);
+    entry::interrupt(host, cpu, Some(regs), Interrupt::Device(0x30));
     let output = guest.output();
     for part in [
         "r12 00000000feedf00d",
