@@ -104,7 +104,10 @@ impl Cpu {
         }
         let a_while = now.after(u64::from(self.parts.tsc_khz));
         let end = processor.waiting.timer.unwrap_or(a_while);
-        self.parts.tsc.fetch_max(end.cycles(), Ordering::SeqCst);
+        let rest = end
+            .cycles()
+            .saturating_sub(self.parts.tsc.load(Ordering::SeqCst));
+        self.parts.tsc.fetch_add(rest, Ordering::SeqCst);
     }
 }
 
