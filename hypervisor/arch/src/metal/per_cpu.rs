@@ -75,6 +75,13 @@ pub(super) fn area(index: u32) -> u64 {
     layout::PER_CPU + u64::from(index) * layout::PER_CPU_STRIDE
 }
 
+/// The number of the CPU whose stack this is; `None` on the stack with which the first CPU boots.
+#[inline(always)]
+pub(super) fn current_index() -> Option<u32> {
+    let index = current_area().checked_sub(layout::PER_CPU)? / layout::PER_CPU_STRIDE;
+    (index < layout::MAX_CPUS as u64).then_some(index as u32)
+}
+
 /// Where the stack of CPU `index` ends for what the CPU starts with.
 pub(super) fn stack_at_start(index: u32) -> u64 {
     area(index) + layout::MAIN_STACK.top() - layout::BOOT_STACK_ROOM
