@@ -68,8 +68,10 @@ pub enum Rank {
     Ports,
     /// The queues of the scheduler.
     Scheduler,
-    /// Timers and clocks.
+    /// The timers of a vCPU, and what became of its time.
     Time,
+    /// What is to happen at some time on a CPU.
+    TimerQueues,
     /// Page tables to be given back: references end everywhere.
     Undo,
     /// The list of a domain's frames.

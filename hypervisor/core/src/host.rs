@@ -18,6 +18,7 @@ use crate::address_space::Pcids;
 use crate::budget::Budget;
 use crate::cmdline::CommandLine;
 use crate::console::{Console, Input, Out};
+use crate::domain::numbers::VcpuNumbers;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Domain, teardown};
@@ -28,6 +29,7 @@ use crate::page_type::entry::EntryRules;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
 use crate::policy::io_memory::IoMemory;
 use crate::policy::msr::MsrPolicy;
+use crate::time::Time;
 use crate::trap::return_path::{HostEnd, Wish};
 
 /// The hypervisor of one machine.
@@ -51,6 +53,10 @@ pub struct Host {
     /// What the command line says.
     pub settings: CommandLine,
     command_line: ArrayString<2048>,
+    /// Time, and what is to happen when.
+    pub time: Time,
+    /// The numbers of all vCPUs.
+    pub vcpu_numbers: VcpuNumbers,
     entry_budget: AtomicU32,
     pcpus: BootSlice<Pcpu>,
 }
@@ -84,6 +90,9 @@ impl Host {
         let pcpus = machine
             .boot_slice(machine.nr_cpus(), |_| Pcpu::default())
             .ok_or(HostError::NoMemory)?;
+        let capacity = VcpuNumbers::capacity(&machine);
+        let time = Time::new(&machine, cpu, capacity).ok_or(HostError::NoMemory)?;
+        let vcpu_numbers = VcpuNumbers::new(&machine).ok_or(HostError::NoMemory)?;
         let frames = Frames::new(&machine).ok_or(HostError::NoMemory)?;
         let facts = HostFacts {
             tsc_khz: machine.tsc_khz(),
@@ -100,6 +109,8 @@ impl Host {
             msrs,
             entry_rules,
             io_memory: IoMemory::new(),
+            time,
+            vcpu_numbers,
             entry_budget: AtomicU32::new(Budget::FULL.units()),
             console,
             settings,
@@ -165,13 +176,13 @@ impl Host {
         // One after the other into frames of their own: each is too large for many copies of it on a stack.
         let mut placed = place_domain(memory, domain)?;
         for vcpu in vcpus {
-            if let Err(error) = add_vcpu(memory, &mut placed, vcpu) {
-                release_domain(memory, placed);
+            if let Err(error) = add_vcpu(self, memory, &mut placed, vcpu) {
+                self.release_domain(memory, placed);
                 return Err(error);
             }
         }
         self.domains.insert(placed).map_err(|refused| {
-            release_domain(memory, refused);
+            self.release_domain(memory, refused);
             AddDomainError::DomainNumber
         })
     }
@@ -187,8 +198,25 @@ impl Host {
         };
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
-        release_domain(memory, domain);
+        self.release_domain(memory, domain);
         true
+    }
+
+    fn release_domain(&self, memory: Memory<'_>, mut domain: FrameBox<Domain>) {
+        while let Some(vcpu) = domain.pop_vcpu() {
+            self.release_vcpu(memory, vcpu);
+        }
+        domain.map.clear(memory);
+        domain.events.clear(memory);
+        domain.grants.free(memory);
+        memory.unplace(domain);
+    }
+
+    fn release_vcpu(&self, memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {
+        vcpu.timers.stop(&self.time.queues, memory.cpu, vcpu.index);
+        self.vcpu_numbers.give_back(vcpu.index);
+        teardown::release_vcpu(memory, &mut vcpu.lock());
+        memory.unplace(vcpu);
     }
 
     /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
@@ -244,30 +272,26 @@ fn place_domain(memory: Memory<'_>, domain: Domain) -> Result<FrameBox<Domain>, 
 }
 
 #[inline(never)]
-fn add_vcpu(memory: Memory<'_>, domain: &mut Domain, vcpu: Vcpu) -> Result<(), AddDomainError> {
+fn add_vcpu(
+    host: &Host,
+    memory: Memory<'_>,
+    domain: &mut Domain,
+    mut vcpu: Vcpu,
+) -> Result<(), AddDomainError> {
+    let Some(index) = host.vcpu_numbers.take(domain.id, vcpu.id) else {
+        teardown::release_vcpu(memory, &mut vcpu.lock());
+        return Err(AddDomainError::VcpuNumber);
+    };
+    vcpu.index = index;
     let placed = memory.place(vcpu).map_err(|vcpu| {
+        host.vcpu_numbers.give_back(index);
         teardown::release_vcpu(memory, &mut vcpu.lock());
         AddDomainError::NoMemory
     })?;
     domain.add_vcpu(placed).map_err(|refused| {
-        release_vcpu(memory, refused);
+        host.release_vcpu(memory, refused);
         AddDomainError::VcpuNumber
     })
-}
-
-fn release_domain(memory: Memory<'_>, mut domain: FrameBox<Domain>) {
-    while let Some(vcpu) = domain.pop_vcpu() {
-        release_vcpu(memory, vcpu);
-    }
-    domain.map.clear(memory);
-    domain.events.clear(memory);
-    domain.grants.free(memory);
-    memory.unplace(domain);
-}
-
-fn release_vcpu(memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {
-    teardown::release_vcpu(memory, &mut vcpu.lock());
-    memory.unplace(vcpu);
 }
 
 /// Why a domain was not added.
@@ -277,7 +301,7 @@ pub enum AddDomainError {
     NoMemory,
     /// Its number is taken or too large.
     DomainNumber,
-    /// A vCPU's number is not the next one, or there are too many.
+    /// A vCPU's number is not the next one, or there are too many, in the domain or in all.
     VcpuNumber,
     /// Its page tables are not what a domain's may be.
     PageTables,

@@ -89,6 +89,28 @@ impl MemWord<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot(u64);
 
+/// A [`Spot`] that can be another one later.
+#[derive(Debug)]
+pub struct SpotCell(AtomicU64);
+
+impl SpotCell {
+    /// With this one in it.
+    pub const fn new(spot: Spot) -> Self {
+        Self(AtomicU64::new(spot.0))
+    }
+
+    /// What is in it.
+    #[inline(always)]
+    pub fn get(&self) -> Spot {
+        Spot(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Puts another one into it.
+    pub fn set(&self, spot: Spot) {
+        self.0.store(spot.0, Ordering::SeqCst);
+    }
+}
+
 impl PhysMem {
     pub(super) fn new(bits: FrameBits<BootSlice<AtomicU64>>) -> Self {
         Self { bits }

@@ -394,6 +394,12 @@ impl Machine {
         CPUS.get().map_or(1, |cpus| cpus.apic_ids.len())
     }
 
+    /// Whether the time-stamp counters of all CPUs are alike.
+    pub fn clocks_agree(&self) -> bool {
+        let started = self.cpu_reports().iter().filter_map(|cpu| cpu.outcome.ok());
+        started.into_iter().all(|cpu| cpu.skew.offset() == 0)
+    }
+
     /// What became of each of the others that were to be started.
     pub fn cpu_reports(&self) -> &[CpuReport] {
         CPUS.get().map_or(&[], |cpus| &cpus.reports)

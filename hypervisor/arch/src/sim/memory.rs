@@ -69,6 +69,28 @@ impl MemWord<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot(Maddr);
 
+/// A [`Spot`] that can be another one later.
+#[derive(Debug)]
+pub struct SpotCell(AtomicU64);
+
+impl SpotCell {
+    /// With this one in it.
+    pub const fn new(spot: Spot) -> Self {
+        Self(AtomicU64::new(spot.0.get()))
+    }
+
+    /// What is in it.
+    #[inline(always)]
+    pub fn get(&self) -> Spot {
+        Spot(Maddr::new(self.0.load(Ordering::SeqCst)))
+    }
+
+    /// Puts another one into it.
+    pub fn set(&self, spot: Spot) {
+        self.0.store(spot.0.get(), Ordering::SeqCst);
+    }
+}
+
 impl PhysMem {
     pub(super) fn new(frames: Arc<Frames>) -> Self {
         Self { frames }

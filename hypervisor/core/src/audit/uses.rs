@@ -48,6 +48,8 @@ pub enum By {
     Descriptors(DomId, VcpuId),
     /// A domain, as the page that it shares with the hypervisor.
     SharedInfo(DomId),
+    /// The page to which a vCPU's `vcpu_info` was moved.
+    VcpuInfo(DomId, VcpuId),
     /// A domain, as part of its grant table.
     GrantTable(DomId),
     /// The grant of a domain that somebody uses.
@@ -71,6 +73,7 @@ impl fmt::Display for By {
                 write!(f, "domain {domain} vcpu {vcpu} as descriptors")
             }
             Self::SharedInfo(domain) => write!(f, "domain {domain} as shared page"),
+            Self::VcpuInfo(domain, vcpu) => write!(f, "domain {domain} vcpu {vcpu} as vcpu_info"),
             Self::GrantTable(domain) => write!(f, "domain {domain} as part of its grant table"),
             Self::Grant(domain, reference) => write!(f, "grant {reference} of domain {domain}"),
             Self::DeviceMap(domain, handle) => {
@@ -233,6 +236,9 @@ fn of_domain(domain: &Domain, visit: &mut dyn FnMut(Seen)) {
         used(mfn, PageType::Writable, By::SharedInfo(domain.id));
     }
     for vcpu in domain.vcpus() {
+        if let Some(mfn) = vcpu.info_held() {
+            used(mfn, PageType::Writable, By::VcpuInfo(domain.id, vcpu.id));
+        }
         let state = vcpu.lock();
         let root = PageType::Table(Level::L4);
         if let Some(mfn) = state.kernel_root() {

@@ -4,6 +4,7 @@
 
 pub mod builder;
 pub mod dom0;
+pub mod numbers;
 pub mod privileged_state;
 pub mod shutdown;
 pub mod table;
@@ -194,6 +195,12 @@ impl Domain {
 pub struct Assists(AtomicU64);
 
 impl Assists {
+    /// Whether one is on.
+    pub fn has(&self, assist: VmAssist) -> bool {
+        let bit = 1_u64.wrapping_shl(assist.get());
+        self.0.load(Ordering::Relaxed) & bit != 0
+    }
+
     /// Switches one on or off.
     pub fn set(&self, assist: VmAssist, on: bool) {
         let bit = 1_u64.wrapping_shl(assist.get());

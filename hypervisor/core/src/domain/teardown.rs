@@ -47,6 +47,9 @@ pub fn release(
     };
     for vcpu in domain.vcpus() {
         release_vcpu(own, &mut vcpu.lock());
+        if let Some(info) = vcpu.take_info_hold() {
+            drop(TypeRef::from_held(own, info));
+        }
     }
     if !close::end(domains, own.mem(), domain, budget) {
         return Progress::More;

@@ -7,7 +7,8 @@
 use dom0_abi::addr::Maddr;
 use dom0_abi::arch::ArchVcpuInfo;
 use dom0_abi::xen::VcpuInfo;
-use oxen_arch::memory::{BadFrame, PhysMem, Spot};
+use oxen_arch::memory::{BadFrame, PhysMem, SpotCell};
+use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 
 const MASK: u64 = core::mem::offset_of!(VcpuInfo, evtchn_upcall_mask) as u64;
 const CR2: u64 =
@@ -16,9 +17,9 @@ const CR2: u64 =
 /// Where the `vcpu_info` of a vCPU is. Whoever sends an event needs it, so it is outside the vCPU's lock.
 #[derive(Debug)]
 pub struct Upcall {
-    info: Maddr,
+    info: AtomicU64,
     /// Both bytes, which every way back to the guest looks at.
-    word: Spot,
+    word: SpotCell,
 }
 
 /// Both bytes, read at once.
@@ -47,19 +48,28 @@ impl Upcall {
     /// The vCPU's `vcpu_info` is at this address, aligned to 8 bytes, in a frame of its domain that is held writable for as long as
     /// the vCPU may run.
     pub fn new(mem: &PhysMem, info: Maddr) -> Result<Self, BadFrame> {
-        let word = mem.spot(info)?;
+        let word = SpotCell::new(mem.spot(info)?);
+        let info = AtomicU64::new(info.get());
         Ok(Self { info, word })
     }
 
     /// Where it is.
     pub fn location(&self) -> Maddr {
-        self.info
+        Maddr::new(self.info.load(Ordering::SeqCst))
+    }
+
+    /// It is there from now on, held as in [`Self::new`], and has all that was in the old place. What others still write to the old place is
+    /// for the guest to look for: it is told of everything.
+    pub fn move_to(&self, mem: &PhysMem, info: Maddr) -> Result<(), BadFrame> {
+        self.word.set(mem.spot(info)?);
+        self.info.store(info.get(), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Reads both bytes.
     #[inline(always)]
     pub fn read(&self, mem: &PhysMem) -> UpcallWord {
-        UpcallWord(mem.look(self.word))
+        UpcallWord(mem.look(self.word.get()))
     }
 
     /// Writes the mask byte.
@@ -73,6 +83,6 @@ impl Upcall {
     }
 
     fn at(&self, offset: u64) -> Maddr {
-        Maddr::new(self.info.get().wrapping_add(offset))
+        Maddr::new(self.location().get().wrapping_add(offset))
     }
 }

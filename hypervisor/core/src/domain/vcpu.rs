@@ -16,6 +16,7 @@ use oxen_arch::boot::CpuId;
 use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use oxen_arch::sync::{Guard, Rank, SpinLock};
 
+use super::numbers::NO_NUMBER;
 use super::privileged_state::PrivilegedState;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
@@ -23,6 +24,10 @@ use crate::descriptor::Tables;
 use crate::event::VirqPorts;
 use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
+use crate::sched::VcpuIndex;
+use crate::time::areas::Areas;
+use crate::time::runstate::RunstateAccount;
+use crate::time::timers::VcpuTimers;
 
 /// One vCPU.
 #[derive(Debug)]
@@ -35,6 +40,18 @@ pub struct Vcpu {
     pub virqs: VirqPorts,
     /// Handles for grants that it maps next.
     pub handles: FreeHandles,
+    /// Its number among all of the machine.
+    pub index: VcpuIndex,
+    /// Its timers.
+    pub timers: VcpuTimers,
+    /// What became of its time.
+    pub runstate: RunstateAccount,
+    /// Where its guest wants to be told of time.
+    pub areas: Areas,
+    /// What keeps the page of its `vcpu_info` writable, if the guest has moved that.
+    info_hold: SpinLock<Option<HeldType>>,
+    poll_is_over: AtomicBool,
+    has_new_event: AtomicBool,
     nmi_pending: AtomicBool,
     attention: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
@@ -50,6 +67,13 @@ impl Vcpu {
             upcall,
             virqs: VirqPorts::new(),
             handles: FreeHandles::new(),
+            index: NO_NUMBER,
+            timers: VcpuTimers::new(),
+            runstate: RunstateAccount::new(),
+            areas: Areas::new(),
+            info_hold: SpinLock::new(Rank::Domain, None),
+            poll_is_over: AtomicBool::new(false),
+            has_new_event: AtomicBool::new(false),
             nmi_pending: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
@@ -89,6 +113,50 @@ impl Vcpu {
     /// Takes the waiting NMI for delivery.
     pub fn take_nmi(&self) -> bool {
         self.nmi_pending.swap(false, Ordering::AcqRel)
+    }
+
+    /// Says that the time of its poll is over.
+    pub fn end_poll(&self) {
+        self.poll_is_over.store(true, Ordering::Release);
+        self.call_attention();
+    }
+
+    /// Whether the time of its poll was over, which is forgotten.
+    pub fn take_end_of_poll(&self) -> bool {
+        self.poll_is_over.swap(false, Ordering::AcqRel)
+    }
+
+    /// Says that some port of its domain has become pending while it polled.
+    pub fn note_event(&self) {
+        self.has_new_event.store(true, Ordering::Release);
+        self.call_attention();
+    }
+
+    /// Whether one had, which is forgotten.
+    pub fn take_new_event(&self) -> bool {
+        self.has_new_event.swap(false, Ordering::AcqRel)
+    }
+
+    /// Keeps the page of its `vcpu_info` writable for good. Given back if one is kept already.
+    pub fn hold_info(&self, hold: HeldType) -> Result<(), HeldType> {
+        let mut held = self.info_hold.lock();
+        match *held {
+            Some(_) => Err(hold),
+            None => {
+                *held = Some(hold);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes that back, at the end of the domain.
+    pub fn take_info_hold(&self) -> Option<HeldType> {
+        self.info_hold.lock().take()
+    }
+
+    /// The page of its `vcpu_info`, if the guest has moved that.
+    pub(crate) fn info_held(&self) -> Option<Mfn> {
+        self.info_hold.lock().as_ref().map(HeldType::mfn)
     }
 
     /// Lets it sleep, or run. `state` is the vCPU's own.

@@ -68,6 +68,7 @@ pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu:
     }
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {
+            vcpu.note_event();
             host.kick(cpu, vcpu);
         }
     });

@@ -17,6 +17,7 @@ mod counters;
 mod cpu_state;
 mod sched;
 mod trap_table;
+mod vcpu_op;
 mod version;
 mod vm_assist;
 

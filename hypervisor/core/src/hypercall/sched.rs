@@ -10,6 +10,7 @@ use super::{CallCtx, HypercallResult, Reply};
 use crate::domain::vcpu::RunState;
 use crate::event::send;
 use crate::guest_access::GuestPtr;
+use crate::time::timers::Change;
 
 /// The most ports that one poll may name.
 const MAX_POLL_PORTS: u32 = 128;
@@ -59,13 +60,14 @@ fn block(ctx: &mut CallCtx<'_>) -> HypercallResult {
         .set_mask(ctx.host.mem(), 0)
         .map_err(|BadFrame| Errno::EFAULT)?;
     ctx.vcpu.set_run(ctx.state, RunState::Blocked);
+    ctx.host.sleep_begins(ctx.cpu, ctx.vcpu);
     Ok(Reply::DONE)
 }
 
 /// Sleeps until one of some ports is pending, masked or not.
 ///
 /// `EINVAL`: too many ports, or no such port. `EFAULT`: a port number could not be read. Callers must expect to wake for no
-/// reason, and here they do so at once when they name several ports or a time.
+/// reason, and here they do so at once when they name several ports.
 fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     if request.nr_ports > MAX_POLL_PORTS {
         return Err(Errno::EINVAL);
@@ -80,10 +82,17 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
         }
         last = Some(port);
     }
-    if request.timeout == 0 && request.nr_ports <= 1 {
+    if request.nr_ports <= 1 {
+        // What ended the last one.
+        let _: [bool; 2] = [ctx.vcpu.take_end_of_poll(), ctx.vcpu.take_new_event()];
+        if request.timeout != 0 {
+            let end = Change::Poll(Some(request.timeout));
+            ctx.host.change_timer(ctx.cpu, ctx.vcpu, end);
+        }
         // The way back to the guest looks at the port once more: an event that comes from here on wakes it.
         ctx.domain.events.pollers.enter(ctx.vcpu.id);
         ctx.vcpu.set_run(ctx.state, RunState::Polling(last));
+        ctx.host.sleep_begins(ctx.cpu, ctx.vcpu);
     }
     Ok(Reply::DONE)
 }

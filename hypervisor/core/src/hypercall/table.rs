@@ -12,7 +12,7 @@ use super::at_once::Caller;
 use super::decode::{Arguments, Request};
 use super::{
     CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
-    version, vm_assist,
+    vcpu_op, version, vm_assist,
 };
 use crate::descriptor;
 use crate::event;
@@ -164,7 +164,7 @@ table! {
         mmu::update_va_mapping_at_once(ctx, va, entry, flags),
         mmu::update_va_mapping(ctx, va, entry, flags)
     );
-    SetTimerOp => Planned("time and timers");
+    SetTimerOp { deadline_ns } => Done("", vcpu_op::set_timer_op(ctx, deadline_ns));
     EventChannelOpCompat { op } => Done("", event::ops::event_channel_op_compat(ctx, op));
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
@@ -179,7 +179,7 @@ table! {
         mmu::update_va_mapping_otherdomain(ctx, va, entry, flags, owner)
     );
     Iret => Done("", iret::iret(ctx));
-    VcpuOp => Planned("several vCPUs");
+    VcpuOp { command, vcpu, arg } => Done("no `initialise` and `up` yet; `down` of the only vCPU", vcpu_op::vcpu_op(ctx, command, vcpu, arg));
     SetSegmentBase { which, base } => Done("", cpu_state::set_segment_base(ctx, which, base));
     MmuextOp { ops, count, done, foreign } => Done("", mmu::mmuext_op(ctx, ops, count, done, foreign));
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");

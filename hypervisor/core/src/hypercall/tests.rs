@@ -8,4 +8,5 @@ mod hostile;
 mod multicall;
 mod sched;
 mod state;
+mod vcpu_op;
 mod version;

@@ -16,6 +16,7 @@ use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
 use crate::hypercall::{CallCtx, at_once};
+use crate::time::timers::{Change, FIRST_PERIOD};
 
 /// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
 pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
@@ -37,7 +38,8 @@ pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: I
         Interrupt::Device(_) => host.interrupt(cpu, regs.as_deref()),
         Interrupt::Ipi(Ipi::Call) => host.called(cpu),
         // Whoever has sent it has noted why, where the CPU looks again.
-        Interrupt::Timer | Interrupt::Ipi(_) => {}
+        Interrupt::Timer => host.timer_fired(cpu),
+        Interrupt::Ipi(_) => {}
     }
     if let Some(regs) = regs {
         let next = look_again(host, cpu, regs);
@@ -60,6 +62,7 @@ pub fn start(
     let Some(pcpu) = host.pcpu(cpu) else {
         return Next::Idle;
     };
+    let is_first;
     {
         let state = target.lock();
         let Some(root) = state.kernel_root() else {
@@ -69,6 +72,7 @@ pub fn start(
             return Next::Idle;
         }
         pcpu.runs(domain.id, vcpu);
+        is_first = target.last_cpu().is_none();
         let is_new_here = target.last_cpu() != Some(cpu.id());
         target.runs_on(cpu.id());
         address_space::enter(host, cpu, domain.id, vcpu, root, is_new_here);
@@ -92,6 +96,10 @@ pub fn start(
         cpu.set_task_switched(state.privileged.task_switched());
         cpu.load_debug_registers(state.privileged.debug_registers());
         *regs = state.regs;
+    }
+    host.tell_time(cpu, target);
+    if is_first {
+        host.change_timer(cpu, target, Change::Periodic(Some(FIRST_PERIOD)));
     }
     if domain.capabilities.contains(Capabilities::CONSOLE) {
         host.console.dom0_starts();

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use dom0_abi::sched::ShutdownReason;
+use dom0_abi::vcpu::Runstate;
 use oxen_arch::Cpu;
 
 use super::bounce::{Bounce, bounce};
@@ -19,6 +20,7 @@ use crate::domain::vcpu::{RunState, Vcpu};
 use crate::event::send;
 use crate::host::Host;
 use crate::hypercall::CallCtx;
+use crate::time::timers::Change;
 
 /// What this CPU does next.
 #[must_use = "a CPU that does not do this runs a guest that must not run"]
@@ -100,6 +102,12 @@ pub(crate) fn is_quiet(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> bool {
 fn deliver_and_decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
     ctx.vcpu.take_attention();
     let next = decide(ctx, injection);
+    let state = match next {
+        Next::Guest => Runstate::Running,
+        _ if ctx.must_leave() && ctx.domain.shutdown.is_down() => Runstate::Offline,
+        _ => Runstate::Blocked,
+    };
+    (ctx.host).enter_runstate(ctx.cpu, ctx.domain, ctx.vcpu, state);
     if next != Next::Guest {
         ctx.state.regs = *ctx.regs;
     }
@@ -178,7 +186,8 @@ fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) {
     let awake = match ctx.state.run() {
         RunState::Running | RunState::Offline => return,
         RunState::Blocked => upcall.is_deliverable(),
-        RunState::Polling(None) => upcall.is_pending(),
+        RunState::Polling(_) if ctx.vcpu.take_end_of_poll() => true,
+        RunState::Polling(None) => upcall.is_deliverable() || ctx.vcpu.take_new_event(),
         RunState::Polling(Some(port)) => {
             // The port was checked when the poll began; one that has been closed since ends it.
             upcall.is_deliverable() || send::is_pending(ctx.host, ctx.domain, port) != Ok(false)
@@ -187,8 +196,10 @@ fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) {
     if awake || has_nmi {
         if let RunState::Polling(_) = ctx.state.run() {
             ctx.domain.events.pollers.leave(ctx.vcpu.id);
+            ctx.host.change_timer(ctx.cpu, ctx.vcpu, Change::Poll(None));
         }
         ctx.vcpu.set_run(ctx.state, RunState::Running);
+        ctx.host.sleep_ends(ctx.cpu, ctx.domain, ctx.vcpu);
     }
 }
 

@@ -6,7 +6,7 @@ use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall::{self, SchedOp, SchedOpCompat};
 use dom0_abi::ids::Port;
 use dom0_abi::sched::SchedPoll;
-use oxen_arch::{Stop, catch_stop};
+use oxen_arch::{Interrupt, Stop, catch_stop};
 
 use crate::domain::Capabilities;
 use crate::domain::shutdown::Reason;
@@ -140,9 +140,39 @@ fn poll_refuses_what_it_cannot_watch() {
     guest.put(DATA, &request);
     assert_eq!(with_args(&mut guest, SchedOp, [3, DATA]), Next::Guest);
     assert_eq!(guest.regs.rax as i64, failure(Errno::EFAULT));
-    // Early, for want of a timer.
-    assert_eq!(poll(&mut guest, &[1], 1, 1), Next::Guest);
+}
+
+#[test]
+fn a_poll_ends_in_time() {
+    let mut guest = Guest::ordinary();
+    bind(&mut guest, 1);
+    guest.state(|state| state.callbacks.event = CODE);
+    assert_eq!(poll(&mut guest, &[1], 1, 1_000_000_000), Next::Idle);
+    // Who sleeps is not woken by the tick that it has from the beginning.
+    guest.host.timer_fired(&guest.cpu);
+    let again = |guest: &mut Guest| entry::look_again(&guest.host, &guest.cpu, &mut guest.regs);
+    assert_eq!(guest.cpu.take_interrupt(), None);
+    assert_eq!(again(&mut guest), Next::Idle);
+    // Asleep, time goes on to the timer.
+    guest.cpu.wait_for_interrupt();
+    assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
+    entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Timer);
+    assert!(guest.host.time.now(&guest.cpu) >= 1_000_000_000);
+    assert_eq!(again(&mut guest), Next::Guest);
     assert_eq!(guest.regs.rax, 0);
+    // One that an event ends leaves no timer behind.
+    assert_eq!(poll(&mut guest, &[1], 1, 3_000_000_000), Next::Idle);
+    assert!(guest.cpu.timer().is_some());
+    guest.host.timer_fired(&guest.cpu);
+    assert_eq!(again(&mut guest), Next::Idle);
+    guest.raise_event();
+    guest.set_mask(0);
+    assert_eq!(again(&mut guest), Next::Guest);
+    let first = guest.host.time.queues.first(guest.cpu.id());
+    assert!(
+        first.is_none_or(|time| time < 3_000_000_000),
+        "only its tick"
+    );
 }
 
 #[test]

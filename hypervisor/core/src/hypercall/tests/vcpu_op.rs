@@ -1,0 +1,176 @@
+//! `vcpu_op` and `set_timer_op`. What fires when is shown by `tests/guests/timers`; here: that it costs nobody else anything, and what stays.
+
+use dom0_abi::errno::Errno;
+use dom0_abi::hypercalls::Hypercall::{SchedOp, SetTimerOp, VcpuOp};
+use dom0_abi::ids::VcpuId;
+use dom0_abi::vcpu::{VcpuRegisterVcpuInfo, VcpuRunstateInfo, VcpuSetSingleshotTimer};
+use dom0_abi::xen::VcpuInfo;
+use oxen_arch::Interrupt;
+
+use crate::audit;
+use crate::frame::UndoQueue;
+use crate::testing::{DATA, Guest, failure, frame};
+use crate::trap::entry;
+use crate::trap::return_path::Next;
+
+const IS_UP: u64 = 3;
+const RUNSTATE_AREA: u64 = 5;
+const SINGLESHOT: u64 = 8;
+const STOP_SINGLESHOT: u64 = 9;
+const VCPU_INFO: u64 = 10;
+const NMI: u64 = 11;
+
+fn op(guest: &mut Guest, command: u64, vcpu: u64) -> i64 {
+    guest.call(VcpuOp, [command, vcpu, DATA])
+}
+
+/// Stops the timer that runs from the beginning.
+fn stop_ticks(guest: &mut Guest) {
+    assert_eq!(op(guest, 7, 0), 0);
+}
+
+fn first(guest: &Guest) -> Option<u64> {
+    guest.host.time.queues.first(guest.cpu.id())
+}
+
+#[test]
+fn who_is_not_there_is_not_found() {
+    let mut guest = Guest::ordinary();
+    for command in [0, 1, 14, u64::from(u32::MAX)] {
+        assert_eq!(op(&mut guest, command, 0), failure(Errno::ENOSYS));
+    }
+    for command in 0..20 {
+        for vcpu in [1, 127, 128, u64::from(u32::MAX)] {
+            assert_eq!(op(&mut guest, command, vcpu), failure(Errno::ENOENT));
+        }
+    }
+    assert_eq!(op(&mut guest, IS_UP, 0), 1);
+    assert_eq!(op(&mut guest, 12, 0), failure(Errno::EINVAL));
+}
+
+#[test]
+fn a_timer_is_in_the_queue_of_its_cpu_until_it_ends() {
+    let mut guest = Guest::ordinary();
+    assert!(first(&guest).is_some(), "it ticks from the beginning");
+    stop_ticks(&mut guest);
+    assert_eq!(first(&guest), None);
+    let timer = |timeout_abs_ns| VcpuSetSingleshotTimer {
+        timeout_abs_ns,
+        flags: 0,
+        _pad0: 0,
+    };
+    guest.put(DATA, &timer(5_000_000));
+    assert_eq!(op(&mut guest, SINGLESHOT, 0), 0);
+    assert_eq!(first(&guest), Some(5_000_000));
+    assert!(guest.cpu.timer().is_some());
+    assert_eq!(op(&mut guest, STOP_SINGLESHOT, 0), 0);
+    assert_eq!(first(&guest), None);
+    assert_eq!(guest.call(SetTimerOp, [7_000_000]), 0);
+    assert_eq!(first(&guest), Some(7_000_000));
+    assert_eq!(guest.call(SetTimerOp, [0]), 0);
+    assert_eq!(first(&guest), None);
+    // One that is long over, or in a thousand years, comes soon.
+    for time in [1, u64::MAX, 1 << 62] {
+        assert_eq!(guest.call(SetTimerOp, [time]), 0);
+        let soon = guest.host.time.now(&guest.cpu) + 100_000_000;
+        assert!(first(&guest).unwrap() <= soon);
+    }
+}
+
+#[test]
+fn who_waits_for_a_timer_sleeps_until_then() {
+    let mut guest = Guest::ordinary();
+    stop_ticks(&mut guest);
+    assert_eq!(guest.call(SetTimerOp, [900_000_000]), 0);
+    guest.regs.rax = SchedOp.number();
+    guest.regs.rdi = 1;
+    assert_eq!(guest.syscall(), Next::Idle);
+    guest.cpu.wait_for_interrupt();
+    assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
+    entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Timer);
+    assert!(guest.host.time.now(&guest.cpu) >= 900_000_000);
+    assert_eq!((first(&guest), guest.cpu.timer()), (None, None), "no tick");
+}
+
+#[test]
+fn time_that_is_slept_is_accounted_for() {
+    let mut guest = Guest::ordinary();
+    stop_ticks(&mut guest);
+    guest.put(DATA, &(DATA + 0x800));
+    assert_eq!(op(&mut guest, RUNSTATE_AREA, 0), 0);
+    assert_eq!(guest.call(SetTimerOp, [800_000_000]), 0);
+    guest.regs.rax = SchedOp.number();
+    guest.regs.rdi = 1;
+    assert_eq!(guest.syscall(), Next::Idle);
+    let area: VcpuRunstateInfo = guest.get(DATA + 0x800);
+    assert_eq!(area.state, 2);
+    guest.cpu.wait_for_interrupt();
+    guest.raise_event();
+    guest.set_mask(0);
+    let _ = entry::look_again(&guest.host, &guest.cpu, &mut guest.regs);
+    let now = guest.host.time.now(&guest.cpu);
+    let info = guest.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().runstate.info(now));
+    assert!(info.time[2] > 700_000_000, "{info:?}");
+}
+
+#[test]
+fn vcpu_info_is_moved_once_with_all_that_is_in_it() {
+    let mut guest = Guest::ordinary();
+    let undo = UndoQueue::new();
+    let page = frame(guest.host.memory(&guest.cpu, &undo), guest.domid);
+    let place = |mfn, offset| VcpuRegisterVcpuInfo {
+        mfn,
+        offset,
+        rsvd: 0,
+    };
+    for offset in [4, 4033, 4096, u32::MAX] {
+        guest.put(DATA, &place(page.get(), offset));
+        assert_eq!(op(&mut guest, VCPU_INFO, 0), failure(Errno::ENXIO));
+    }
+    for mfn in [guest.root.get(), 1 << 40, u64::MAX, 0] {
+        guest.put(DATA, &place(mfn, 64));
+        assert_eq!(op(&mut guest, VCPU_INFO, 0), failure(Errno::EINVAL));
+    }
+    guest.set_mask(1);
+    guest.put(DATA, &place(page.get(), 64));
+    assert_eq!(op(&mut guest, VCPU_INFO, 0), 0);
+    let info: VcpuInfo = guest.host.mem().read(page.at(64)).unwrap();
+    assert_eq!(
+        (info.evtchn_upcall_pending, info.evtchn_upcall_mask),
+        (1, 1)
+    );
+    assert_eq!(info.evtchn_pending_sel, u64::MAX);
+    assert!(info.time.tsc_to_system_mul != 0 && info.time.version.is_multiple_of(2));
+    assert_eq!(op(&mut guest, VCPU_INFO, 0), failure(Errno::EINVAL));
+    audit::clean(&guest.host, &mut |finding| panic!("{finding}"));
+    // The old place means nothing any more.
+    guest.set_mask(0);
+    let upcall = guest.domain(|domain| {
+        domain
+            .vcpu(VcpuId::new(0))
+            .unwrap()
+            .upcall
+            .read(guest.host.mem())
+    });
+    assert!(upcall.is_pending() && !upcall.is_deliverable());
+}
+
+#[test]
+fn a_domain_without_a_vcpu_that_is_up_has_shut_down() {
+    let mut guest = Guest::ordinary();
+    guest.regs.rax = VcpuOp.number();
+    [guest.regs.rdi, guest.regs.rsi] = [2, 0];
+    assert_eq!(guest.syscall(), Next::Idle);
+    let reason = guest.domain(|domain| domain.shutdown.reason());
+    assert_eq!(reason.map(|reason| reason.0), Some(0));
+}
+
+#[test]
+fn an_nmi_to_oneself_is_delivered() {
+    let mut guest = Guest::ordinary();
+    guest.set_trap(2, 0, 0x1234_5000);
+    guest.regs.rax = VcpuOp.number();
+    [guest.regs.rdi, guest.regs.rsi] = [NMI, 0];
+    assert_eq!(guest.syscall(), Next::Guest);
+    assert_eq!(guest.regs.rip, 0x1234_5000);
+}

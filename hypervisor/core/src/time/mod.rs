@@ -1,0 +1,115 @@
+//! Time: what the clock means, what guests are told of it, and what happens at some time.
+//!
+//! *System time* is nanoseconds since the hypervisor began, by a scale that guests are told: so a guest that reads its own
+//! time-stamp counter comes to the same number as we do. All times here are of it.
+
+pub mod areas;
+pub mod guest;
+pub mod queue;
+pub mod runstate;
+pub mod scale;
+pub mod timers;
+
+use dom0_abi::xen::Virq;
+use oxen_arch::{ClockTime, Cpu, Machine};
+
+use crate::domain::Domain;
+use crate::domain::vcpu::Vcpu;
+use crate::event::virq;
+use crate::host::Host;
+use queue::Queues;
+use scale::Scale;
+use timers::Change;
+
+/// How many vCPUs are told of their timers before the CPU looks at something else.
+const BATCH: usize = 32;
+
+/// The time of a machine.
+pub struct Time {
+    scale: Scale,
+    start: ClockTime,
+    /// The counters of all CPUs are alike.
+    is_stable: bool,
+    /// What is to happen on each CPU.
+    pub(crate) queues: Queues,
+}
+
+impl Time {
+    /// System time begins now. `vcpus`: how many there can be. `None`: there is too little memory.
+    pub fn new(machine: &Machine, cpu: &Cpu, vcpus: usize) -> Option<Self> {
+        Some(Self {
+            scale: Scale::of_khz(machine.tsc_khz()),
+            start: cpu.clock(),
+            is_stable: machine.clocks_agree(),
+            queues: Queues::new(machine, vcpus)?,
+        })
+    }
+
+    /// System time.
+    pub fn now(&self, cpu: &Cpu) -> u64 {
+        self.scale.nanoseconds(self.start.until(cpu.clock()))
+    }
+
+    /// Sets the CPU's timer to what is to be done first. Not called when that is later than it was, since an interrupt for nothing, once, is
+    /// cheaper than to set the timer each time.
+    pub(crate) fn arm(&self, cpu: &Cpu) {
+        let first = self.queues.first(cpu.id());
+        cpu.set_timer(first.map(|time| self.start.after(self.scale.cycles(time))));
+    }
+}
+
+impl Host {
+    /// Changes a timer of a vCPU; it fires on this CPU.
+    pub fn change_timer(&self, cpu: &Cpu, vcpu: &Vcpu, change: Change) {
+        let (queues, now) = (&self.time.queues, self.time.now(cpu));
+        if vcpu.timers.change(queues, cpu, vcpu.index, now, change) {
+            self.time.arm(cpu);
+        }
+    }
+
+    /// Does what is to be done by now on this CPU, whose timer has fired.
+    pub fn timer_fired(&self, cpu: &Cpu) {
+        let now = self.time.now(cpu);
+        let due = || self.time.queues.take_due(cpu.id(), now);
+        for index in core::iter::from_fn(due).take(BATCH) {
+            let Some((domain, vcpu)) = self.vcpu_numbers.get(index) else {
+                continue;
+            };
+            // Its number may be another one's by now, whose timers say so.
+            if let Some(domain) = self.domains.get(domain)
+                && let Some(vcpu) = domain.vcpu(vcpu)
+            {
+                self.tell_due(cpu, &domain, vcpu, now);
+            }
+        }
+        self.time.arm(cpu);
+    }
+
+    /// A vCPU sleeps from now on: only what happens to it once wakes it.
+    pub fn sleep_begins(&self, cpu: &Cpu, vcpu: &Vcpu) {
+        vcpu.timers.sleep_begins(&self.time.queues, cpu, vcpu.index);
+    }
+
+    /// A vCPU sleeps no more, and hears of what it has missed.
+    pub fn sleep_ends(&self, cpu: &Cpu, domain: &Domain, vcpu: &Vcpu) {
+        let (queues, now) = (&self.time.queues, self.time.now(cpu));
+        let (has_missed, is_first) = vcpu.timers.sleep_ends(queues, cpu, vcpu.index, now);
+        if has_missed {
+            virq::raise(self, cpu, domain, vcpu, Virq::Timer);
+        }
+        if is_first {
+            self.time.arm(cpu);
+        }
+    }
+
+    fn tell_due(&self, cpu: &Cpu, domain: &Domain, vcpu: &Vcpu, now: u64) {
+        let due = (vcpu.timers).take_due(&self.time.queues, cpu, vcpu.index, now);
+        if due.timer {
+            virq::raise(self, cpu, domain, vcpu, Virq::Timer);
+        }
+        if due.poll {
+            vcpu.end_poll();
+            self.kick(cpu, vcpu);
+        }
+    }
+}
