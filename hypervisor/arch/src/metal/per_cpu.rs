@@ -34,6 +34,8 @@ pub(super) struct CpuLocal {
     pub(super) user_gs_base: Cell<u64>,
     /// The components that guest floating-point state now has (XCR0); 0 where the CPU has no XSAVE.
     pub(super) xcr0: Cell<u64>,
+    /// The components that the vCPU here has ever had: those of its registers that are its own.
+    pub(super) fpu_components: Cell<u64>,
     /// An NMI arrived while the CPU was in the hypervisor.
     pub(super) nmi_seen: AtomicBool,
     /// Where the CPU sees descriptor tables.
@@ -107,6 +109,7 @@ impl CpuLocal {
             fault_address: Cell::new(0),
             user_gs_base: Cell::new(0),
             xcr0: Cell::new(0),
+            fpu_components: Cell::new(0),
             nmi_seen: AtomicBool::new(false),
             window_at: Window::of(CpuId::new(index)),
             window,
