@@ -87,7 +87,8 @@ fn started(
     test
 }
 
-/// Interrupts between CPUs arrive, and are ended: one that was not would let no other come.
+/// Interrupts between CPUs arrive, and are ended: one that was not would let no other come. Then they sleep again, without
+/// a tick.
 fn each_cpu_answers(name: &str, options: &'static [&'static str]) -> MachineTest {
     const CPUS: u32 = 4;
     let mut test = waiting(&format!("smp/each-cpu-answers-{name}"));
@@ -101,6 +102,7 @@ fn each_cpu_answers(name: &str, options: &'static [&'static str]) -> MachineTest
     }
     let answers = (0..CPUS).map(|id| Expect::Pattern(format!("CPU {id} was interrupted")));
     test.expect.extend(answers);
+    test.expect.push(Expect::OthersAsleep);
     test
 }
 
