@@ -15,6 +15,7 @@ mod console_io;
 #[cfg(feature = "counters")]
 mod counters;
 mod cpu_state;
+mod physdev;
 mod sched;
 mod trap_table;
 mod vcpu_op;

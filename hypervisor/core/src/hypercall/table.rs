@@ -11,8 +11,8 @@ use dom0_abi::hypercalls::{Callers, Hypercall};
 use super::at_once::Caller;
 use super::decode::{Arguments, Request};
 use super::{
-    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, sched, trap_table,
-    vcpu_op, version, vm_assist,
+    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, physdev, sched,
+    trap_table, vcpu_op, version, vm_assist,
 };
 use crate::descriptor;
 use crate::event;
@@ -196,7 +196,7 @@ table! {
          before `physdev_op` maps some; `reset` of another domain comes with pausing",
         event::ops::event_channel_op(ctx, command, arg)
     );
-    PhysdevOp => Planned("Debian's kernel as dom0");
+    PhysdevOp { command, arg } => Done("`set_iopl` alone", physdev::physdev_op(ctx, command, arg));
     HvmOp => Refused(ENOSYS, "for guests in hardware containers");
     Sysctl => Planned("Debian's tools");
     Domctl => Planned("Debian's tools");

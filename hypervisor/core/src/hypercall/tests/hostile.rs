@@ -25,6 +25,7 @@ const POINTERS: &[(Hypercall, &[u64], u64, bool, bool)] = &[
     (Hypercall::SchedOp, &[2], 4, false, false),
     (Hypercall::SchedOp, &[3], 24, false, false),
     (Hypercall::SchedOp, &[5], 4, false, false),
+    (Hypercall::PhysdevOp, &[6], 4, false, false),
     (Hypercall::CallbackOp, &[0], 16, false, false),
     (Hypercall::CallbackOp, &[1], 4, false, false),
 ];

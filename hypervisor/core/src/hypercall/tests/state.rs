@@ -1,8 +1,9 @@
-//! `stack_switch`, `fpu_taskswitch`, `set_segment_base`, debug registers, `vm_assist`, `console_io`.
+//! `stack_switch`, `fpu_taskswitch`, `set_segment_base`, debug registers, `vm_assist`, `console_io`, `physdev_op`.
 
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall::{
-    ConsoleIo, FpuTaskswitch, GetDebugreg, SetDebugreg, SetSegmentBase, StackSwitch, VmAssist,
+    ConsoleIo, FpuTaskswitch, GetDebugreg, PhysdevOp, SetDebugreg, SetSegmentBase, StackSwitch,
+    VmAssist,
 };
 
 use crate::domain::vcpu::KernelStack;
@@ -21,6 +22,28 @@ fn stack_switch_takes_anything() {
             sp,
         };
         assert_eq!(guest.state(|state| state.kernel_stack), expected);
+    }
+}
+
+#[test]
+fn the_io_privilege_level_is_one_of_four() {
+    let mut guest = Guest::ordinary();
+    let iopl = |guest: &Guest| guest.state(|state| state.privileged.iopl());
+    for level in 0..4_u32 {
+        guest.put(DATA, &level);
+        assert_eq!(guest.call(PhysdevOp, [6, DATA]), 0);
+        assert_eq!(u32::from(iopl(&guest)), level);
+    }
+    for level in [4, 0x100, u32::MAX] {
+        guest.put(DATA, &level);
+        assert_eq!(guest.call(PhysdevOp, [6, DATA]), failure(Errno::EINVAL));
+        assert_eq!(iopl(&guest), 3);
+    }
+    for command in (0..6).chain(7..40).chain([0xffff_ffff]) {
+        assert_eq!(
+            guest.call(PhysdevOp, [command, DATA]),
+            failure(Errno::ENOSYS)
+        );
     }
 }
 
