@@ -35,6 +35,9 @@ fn panic(panic: &PanicInfo<'_>) -> ! {
 
 fn report(panic: &PanicInfo<'_>) -> fmt::Result {
     writeln!(Emergency, "(OXEN) panic: {}", panic.message())?;
+    if let Some(cpu) = emergency::cpu() {
+        writeln!(Emergency, "(OXEN)   on CPU {cpu}")?;
+    }
     if let Some(place) = panic.location() {
         writeln!(Emergency, "(OXEN)   at {place}")?;
     }

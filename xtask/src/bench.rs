@@ -185,7 +185,8 @@ fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Res
         name: name.clone(),
         accel: Accel::Tcg,
         cpus: 1,
-        cpu_features: "",
+        // One instruction is one nanosecond, and the clocks stand still while the CPU does.
+        options: &["-cpu", CPU, "-icount", "shift=0,sleep=off"],
         memory: guest.memory_mib.to_string(),
         firmware: Firmware::Bios,
         medium: Medium::Direct(payload(
@@ -199,9 +200,7 @@ fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Res
             guest.initrd()?,
         )?),
     };
-    let mut command = machine.command(qemu)?;
-    // One instruction is one nanosecond, and the clocks stand still while the CPU does.
-    command.args(["-cpu", CPU, "-icount", "shift=0,sleep=off"]);
+    let command = machine.command(qemu)?;
     let log = logs_dir()?.join(format!("{name}.log"));
     let mut session = Session::start(command, &log, LIMIT)?;
     session

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -74,7 +75,12 @@ impl Guest {
         let bytes: Vec<u8> = (0..size)
             .map(|index| u8::try_from(index * 7 % 251).unwrap_or_default())
             .collect();
-        fs::write(&path, bytes)?;
+        // Once: another machine, for which it was written, may be reading it.
+        static WRITING: Mutex<()> = Mutex::new(());
+        let _writing = WRITING.lock();
+        if !fs::read(&path).is_ok_and(|there| there == bytes) {
+            fs::write(&path, bytes)?;
+        }
         Ok(Some(path))
     }
 

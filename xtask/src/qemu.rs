@@ -194,8 +194,8 @@ pub struct Machine {
     pub accel: Accel,
     /// Number of CPUs.
     pub cpus: u32,
-    /// What the CPUs have or lack beside their model, as QEMU's `-cpu` takes it behind the model.
-    pub cpu_features: &'static str,
+    /// More of QEMU's options, behind the others: of two that contradict each other the last one counts.
+    pub options: &'static [&'static str],
     /// Memory, as QEMU's `-m` takes it.
     pub memory: String,
     /// What starts it.
@@ -222,7 +222,7 @@ impl Machine {
             "-accel",
             accel,
             "-cpu",
-            &format!("{cpu}{}", self.cpu_features),
+            cpu,
         ]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
         if self.firmware == Firmware::Uefi {
@@ -265,6 +265,7 @@ impl Machine {
                 command.arg("-initrd").arg(modules.join(","));
             }
         }
+        command.args(self.options);
         Ok(command)
     }
 }

@@ -95,7 +95,7 @@ pub fn run_machine(how: &How) -> Result<()> {
         name: "run".into(),
         accel: how.accel.resolve(),
         cpus: how.smp,
-        cpu_features: "",
+        options: &[],
         memory: how.what.memory.clone(),
         firmware: if how.uefi {
             Firmware::Uefi

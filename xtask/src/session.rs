@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use regex_lite::Regex;
 
 use crate::mapping;
@@ -37,6 +37,8 @@ pub enum Expect {
     WriteXorExecute,
     /// Every CPU is halted, and no interrupt will wake it.
     AllStopped,
+    /// Every CPU but the first is halted until an interrupt comes, not once but for a while.
+    OthersAsleep,
     /// The machine resets or powers off.
     End,
     /// The machine shows nothing of this kind until it ends or stays silent for a while.
@@ -45,6 +47,8 @@ pub enum Expect {
 
 /// How long a machine must be silent for `Expect::Never` to hold.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How often sleeping CPUs are looked at.
+const LOOKS_AT_SLEEPERS: u32 = 20;
 /// The VGA text buffer.
 const SCREEN: (u32, usize) = (0xb8000, 80 * 25 * 2);
 
@@ -151,8 +155,20 @@ impl Session {
                     mapping::check(&pages)?;
                 }
                 Expect::AllStopped => self.wait_for("every CPU to stop", |session| {
-                    Ok(all_stopped(&session.ask("info registers -a")?))
+                    let states = halted(&session.ask("info registers -a")?, false);
+                    Ok(!states.is_empty() && states.into_iter().all(|is_halted| is_halted))
                 })?,
+                Expect::OthersAsleep => {
+                    let are_asleep = |session: &mut Session| -> Result<bool> {
+                        let states = halted(&session.ask("info registers -a")?, true);
+                        Ok(states.len() > 1
+                            && states.into_iter().skip(1).all(|is_halted| is_halted))
+                    };
+                    self.wait_for("the other CPUs to sleep", are_asleep)?;
+                    for _ in 0..LOOKS_AT_SLEEPERS {
+                        ensure!(are_asleep(self)?, "a CPU wakes that has nothing to do");
+                    }
+                }
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
@@ -321,19 +337,17 @@ impl Drop for Session {
     }
 }
 
-/// Whether all CPUs of which QEMU's monitor has shown the registers are halted with interrupts off.
-fn all_stopped(registers: &str) -> bool {
+/// Of each CPU, in the order in which QEMU's monitor has shown the registers, whether it is halted, with interrupts on or off.
+fn halted(registers: &str, takes_interrupts: bool) -> Vec<bool> {
     const INTERRUPTS: u32 = 1 << 9;
-    let mut states = registers
-        .lines()
-        .filter(|line| line.contains("HLT="))
-        .peekable();
-    let is_stopped = |line: &str| {
+    let is_halted = |line: &str| {
         let flags = line.split("FL=").nth(1).and_then(|text| text.get(..8));
         let flags = flags.and_then(|text| u32::from_str_radix(text, 16).ok());
-        line.contains("HLT=1") && flags.is_some_and(|flags| flags & INTERRUPTS == 0)
+        let is_so = |flags| (flags & INTERRUPTS != 0) == takes_interrupts;
+        line.contains("HLT=1") && flags.is_some_and(is_so)
     };
-    states.peek().is_some() && states.all(is_stopped)
+    let states = registers.lines().filter(|line| line.contains("HLT="));
+    states.map(is_halted).collect()
 }
 
 #[cfg(test)]
@@ -414,11 +428,14 @@ mod tests {
                 "RIP=ffff808000001000 RFL={flags} [-------] CPL=0 II=0 A20=1 SMM=0 HLT={halted}\n"
             )
         };
-        let stopped = cpu("00000046", 1);
-        assert!(all_stopped(&stopped.repeat(3)));
-        for other in [cpu("00000246", 1), cpu("00000046", 0)] {
-            assert!(!all_stopped(&format!("{stopped}{other}")));
-        }
-        assert!(!all_stopped("CR0=80050033 CR2=0"));
+        let states = [
+            cpu("00000046", 1),
+            cpu("00000246", 1),
+            cpu("00000046", 0),
+            cpu("00000246", 0),
+        ];
+        assert_eq!(halted(&states.concat(), false), [true, false, false, false]);
+        assert_eq!(halted(&states.concat(), true), [false, true, false, false]);
+        assert!(halted("CR0=80050033 CR2=0", false).is_empty());
     }
 }

@@ -2,7 +2,8 @@
 //! checker can replace them.
 //!
 //! INVARIANT: a CPU takes a lock only if its [`Rank`] is above those of all locks it holds; then no circle of waiting
-//! CPUs exists. A CPU that waits for a lock serves its mailbox (`tlb`): the holder may wait for that. On the host every thread keeps a list of what it holds, and a lock out of order panics and names both.
+//! CPUs exists. A CPU that waits for a lock serves its mailbox (`tlb`): the holder may wait for that. On the host every
+//! thread keeps a list of what it holds, and a lock out of order panics and names both.
 #![forbid(unsafe_code)]
 
 use core::fmt;

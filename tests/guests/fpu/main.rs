@@ -221,6 +221,15 @@ fn survival(report: &mut Report, wide: bool) {
     survives(report, wide, "an emulated instruction", emulated);
     survives(report, wide, "a faulting move", operand);
     survives(report, wide, "a switched task", switched);
+    if wide {
+        let off_and_on = || {
+            probe!(
+                "xsetbv; mov eax, 7; xsetbv";
+                in("ecx") 0, inout("eax") 3 => _, in("edx") 0
+            )
+        };
+        survives(report, wide, "AVX switched off and on", off_and_on);
+    }
 }
 
 /// How a kernel that saves lazily notices the first use: #NM, which also clears the flag.

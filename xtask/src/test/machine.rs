@@ -51,8 +51,8 @@ pub struct MachineTest {
     pub memory_mib: u64,
     /// Number of CPUs.
     pub cpus: u32,
-    /// What the CPUs have or lack beside their model.
-    pub cpu_features: &'static str,
+    /// More of QEMU's options.
+    pub options: &'static [&'static str],
     /// The hypervisor's command line; half of the memory for dom0 and a serial console if `None`.
     pub command_line: Option<String>,
     /// What runs as dom0.
@@ -98,7 +98,7 @@ fn guest_test(guest: &Guest) -> MachineTest {
         way: Way::Direct,
         memory_mib: guest.memory_mib,
         cpus: 1,
-        cpu_features: "",
+        options: &[],
         command_line: command_line(guest),
         kernel: Kernel::Guest(guest.name.clone()),
         expect: expect(Hypervisor::Oxen),
@@ -188,7 +188,7 @@ impl Bench {
             name: file_name,
             accel: Accel::Tcg,
             cpus: test.cpus,
-            cpu_features: test.cpu_features,
+            options: test.options,
             memory,
             firmware,
             medium,

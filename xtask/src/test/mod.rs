@@ -4,6 +4,7 @@
 //! line of output is always `N passed, N failed, N skipped`.
 
 mod boot;
+mod cpus;
 mod host;
 mod machine;
 
@@ -148,7 +149,8 @@ fn all(options: &Options) -> Result<Vec<Test>> {
     }
     let machines = machine::guest_tests(&guests::list()?)
         .into_iter()
-        .chain(boot::tests());
+        .chain(boot::tests())
+        .chain(cpus::tests());
     tests.extend(
         machines
             .filter(|test| options.hypervisor == Hypervisor::Oxen || test.on_xen)
@@ -329,13 +331,14 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_begin_with_their_area() {
-        const AREAS: [&str; 8] = [
-            "host", "boot", "guests", "memory", "smp", "dom0", "domu", "drivers",
+        const AREAS: [&str; 9] = [
+            "host", "boot", "guests", "memory", "smp", "time", "dom0", "domu", "drivers",
         ];
         let mut names: Vec<String> = host::tests(true)
             .into_iter()
             .map(|test| test.name)
             .chain(boot::tests().into_iter().map(|test| test.name))
+            .chain(cpus::tests().into_iter().map(|test| test.name))
             .collect();
         for name in &names {
             assert!(AREAS.contains(&name.split('/').next().unwrap()), "{name}");

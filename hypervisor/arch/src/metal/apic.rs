@@ -133,11 +133,12 @@ pub(super) fn enable(is_first: bool) {
             }
         }
     }
+    // First: while an APIC is off, its interrupts stay masked whatever is written.
+    write(SPURIOUS, SPURIOUS_ENABLED | u32::from(SPURIOUS_VECTOR));
     write(LINT0, LVT_MASKED);
     write(LINT1, LVT_NMI | if is_first { 0 } else { LVT_MASKED });
     write(LVT_ERROR, LVT_MASKED | u32::from(ERROR_VECTOR));
     write(TASK_PRIORITY, 0);
-    write(SPURIOUS, SPURIOUS_ENABLED | u32::from(SPURIOUS_VECTOR));
     write(TIMER_DIVIDER, DIVIDE_BY_1);
     let mode = if has_deadline() { TIMER_DEADLINE } else { 0 };
     write(LVT_TIMER, mode | u32::from(TIMER_VECTOR));

@@ -265,10 +265,14 @@ impl Cpu {
     }
 
     /// Loads XCR0, after the CPU has agreed to the value. Components that an `FpuArea` has no room for are refused: saving
-    /// would write behind it.
+    /// would write behind it. Those that the vCPU here has for the first time are as after a reset: what is in them may be another's
+    /// (I30).
     pub fn set_xcr0(&self, value: u64) -> Result<(), BadXcr0> {
         if value & !FpuArea::COMPONENTS != 0 || !Cr4::read().contains(Cr4Flags::OSXSAVE) {
             return Err(BadXcr0);
+        }
+        if value == self.local.xcr0.get() {
+            return Ok(());
         }
         let done: u32;
         // SAFETY: the hypervisor uses none of the components; a value that the CPU refuses faults and changes nothing.
@@ -289,7 +293,51 @@ impl Cpu {
             return Err(BadXcr0);
         }
         self.local.xcr0.set(value);
+        let owned = self.local.fpu_components.get();
+        if value & !owned != 0 {
+            self.reset_fpu_components(value & !owned);
+            self.local.fpu_components.set(owned | value);
+        }
         Ok(())
+    }
+
+    /// Gives components that are in XCR0 their initial values; MXCSR, which goes with two of them, stays.
+    fn reset_fpu_components(&self, components: u64) {
+        static RESET: FpuArea = FpuArea::new();
+        let task_switched = self.open_fpu();
+        let mut mxcsr = 0_u32;
+        // SAFETY: CR4.OSXSAVE is set, since XCR0 was written. The image has no component, hence initial values for all, and
+        // is one that no CPU refuses.
+        unsafe {
+            asm!(
+                "stmxcsr [{mxcsr}]",
+                "xrstor64 [{reset}]",
+                "ldmxcsr [{mxcsr}]",
+                mxcsr = in(reg) &raw mut mxcsr,
+                reset = in(reg) &raw const RESET,
+                in("eax") components as u32,
+                in("edx") (components >> 32) as u32,
+                options(nostack),
+            );
+        }
+        self.set_task_switched(task_switched);
+    }
+
+    /// Does something with those components in XCR0 that the vCPU here has ever had, which are more than those it has if it
+    /// has switched some off.
+    fn with_fpu_components<R>(&self, work: impl FnOnce() -> R) -> R {
+        let (own, all) = (self.local.xcr0.get(), self.local.fpu_components.get());
+        if own == all {
+            return work();
+        }
+        // SAFETY: the CPU has agreed to values that had these components, and where one fits together, several do: what a component
+        // needs came with it. `own` was there before.
+        unsafe {
+            write_xcr0(all);
+            let result = work();
+            write_xcr0(own);
+            result
+        }
     }
 
     /// Loads the breakpoints of a guest, which `core` has checked: none of them is at an address of ours.
@@ -338,30 +386,35 @@ impl Cpu {
         unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
     }
 
-    /// Saves the floating-point and vector registers of a guest.
+    /// Saves the floating-point and vector registers of a guest, components that it has switched off among them.
     pub fn save_fpu(&self, area: &mut FpuArea) {
         let task_switched = self.open_fpu();
         let at = area.bytes.as_mut_ptr();
         let xcr0 = self.local.xcr0.get();
         // SAFETY: the area is aligned and as large as all components that `set_xcr0` can have allowed.
-        unsafe {
+        self.with_fpu_components(|| unsafe {
             if xcr0 != 0 {
                 asm!("xsave64 [{}]", in(reg) at, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack));
             } else {
                 asm!("fxsave64 [{}]", in(reg) at, options(nostack));
             }
-        }
+        });
+        area.components = self.local.fpu_components.get();
         self.set_task_switched(task_switched);
     }
 
-    /// Loads the floating-point and vector registers of a guest: all of them, so that nothing of the last guest's stays
-    /// (I30). An image that the CPU refuses is replaced by the reset image (XSA-52 class).
+    /// Loads the floating-point and vector registers of a guest, whose XCR0 has been loaded: all of them, so that nothing of the
+    /// last guest's stays (I30). An image that the CPU refuses is replaced by the reset image (XSA-52 class).
     pub fn restore_fpu(&self, area: &FpuArea) {
+        let components = area.components | self.local.xcr0.get();
+        self.local.fpu_components.set(components);
         let task_switched = self.open_fpu();
-        if !self.try_restore_fpu(area) {
-            const { assert!(size_of::<FpuArea>() <= 4096) };
-            self.try_restore_fpu(&FpuArea::new());
-        }
+        self.with_fpu_components(|| {
+            if !self.try_restore_fpu(area) {
+                const { assert!(size_of::<FpuArea>() <= 4096) };
+                self.try_restore_fpu(&FpuArea::new());
+            }
+        });
         self.set_task_switched(task_switched);
     }
 

@@ -47,6 +47,11 @@ pub mod emergency {
     pub use super::power::{halt, reboot};
     pub use super::smp::stop_others;
 
+    /// The CPU that calls; `None` as long as it is the first one and boots.
+    pub fn cpu() -> Option<crate::CpuId> {
+        super::per_cpu::current_index().map(crate::CpuId::new)
+    }
+
     /// Writes to serial port and screen, whoever holds them.
     pub fn write(bytes: &[u8]) {
         super::serial::write_by_force(bytes);

@@ -34,6 +34,8 @@ pub(super) struct CpuLocal {
     pub(super) user_gs_base: Cell<u64>,
     /// The components that guest floating-point state now has (XCR0); 0 where the CPU has no XSAVE.
     pub(super) xcr0: Cell<u64>,
+    /// The components that the vCPU here has ever had: those of its registers that are its own.
+    pub(super) fpu_components: Cell<u64>,
     /// An NMI arrived while the CPU was in the hypervisor.
     pub(super) nmi_seen: AtomicBool,
     /// Where the CPU sees descriptor tables.
@@ -75,6 +77,13 @@ pub(super) fn area(index: u32) -> u64 {
     layout::PER_CPU + u64::from(index) * layout::PER_CPU_STRIDE
 }
 
+/// The number of the CPU whose stack this is; `None` on the stack with which the first CPU boots.
+#[inline(always)]
+pub(super) fn current_index() -> Option<u32> {
+    let index = current_area().checked_sub(layout::PER_CPU)? / layout::PER_CPU_STRIDE;
+    (index < layout::MAX_CPUS as u64).then_some(index as u32)
+}
+
 /// Where the stack of CPU `index` ends for what the CPU starts with.
 pub(super) fn stack_at_start(index: u32) -> u64 {
     area(index) + layout::MAIN_STACK.top() - layout::BOOT_STACK_ROOM
@@ -100,6 +109,7 @@ impl CpuLocal {
             fault_address: Cell::new(0),
             user_gs_base: Cell::new(0),
             xcr0: Cell::new(0),
+            fpu_components: Cell::new(0),
             nmi_seen: AtomicBool::new(false),
             window_at: Window::of(CpuId::new(index)),
             window,

@@ -32,8 +32,10 @@ use crate::tlb::CpuSet;
 /// How long a CPU may take for each step, in milliseconds: it is there in less than one, but a machine that is itself simulated, on
 /// busy CPUs, may let it wait.
 const PATIENCE_MS: u64 = 2_000;
-/// How often a CPU that starts is asked for the time.
+/// How often a CPU that starts is asked for the time at least, and for how long at most if the answers say little: a CPU of a machine
+/// that is itself simulated does not always run.
 const QUESTIONS: u32 = 16;
+const QUESTIONING_MS: u64 = 4;
 /// The most CPUs that are used.
 pub(super) const CAPACITY: usize = CpuSet::CAPACITY as usize;
 
@@ -249,9 +251,16 @@ fn meet(id: CpuId) -> Result<StartedCpu, CpuRefusal> {
         let lacks = Lack::from_bits(MEETING.lacks.load(Ordering::Relaxed));
         return Err(lacks.map_or(CpuRefusal::Impostor, CpuRefusal::Lacks));
     }
+    // Within a microsecond.
+    let is_near = |skew: &Skew| skew.error() <= u64::from(time::tsc_khz() / 1000);
+    let begin = read_tsc();
     let mut skew = Skew::UNKNOWN;
-    for question in 1..=QUESTIONS {
+    for question in 1.. {
         let asked = read_tsc();
+        let is_late = asked.wrapping_sub(begin) > time::cycles(QUESTIONING_MS);
+        if question > QUESTIONS && (is_late || is_near(&skew)) {
+            break;
+        }
         MEETING.question.store(question, Ordering::Release);
         let has_answer = || MEETING.answer.load(Ordering::Acquire) == question;
         if !time::wait_until(PATIENCE_MS, has_answer) {
@@ -345,9 +354,11 @@ pub(super) fn interrupt(cpu: CpuId, vector: u8) {
     }
 }
 
-/// The end is near: every CPU but one stands still.
-static IS_STOPPING: AtomicBool = AtomicBool::new(false);
-/// How many do.
+/// The end is near: every CPU but the one with this APIC stands still.
+static STOPPER: AtomicU32 = AtomicU32::new(NOBODY);
+/// The number of no APIC: interrupts to it go to all.
+const NOBODY: u32 = u32::MAX;
+/// How many CPUs stand still.
 static STOPPED: AtomicU32 = AtomicU32::new(0);
 
 /// Stops all other CPUs for ever, whatever they do, and waits a moment until they have. The second call does nothing.
@@ -357,19 +368,21 @@ pub fn stop_others() {
         return;
     };
     let others = (cpus.apic_ids.len() as u32).wrapping_sub(1);
-    if others == 0 || IS_STOPPING.swap(true, Ordering::AcqRel) {
+    let me = apic::id();
+    let is_first = || STOPPER.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Relaxed);
+    if others == 0 || is_first().is_err() {
         return;
     }
-    let me = apic::id();
     for id in cpus.apic_ids.iter().filter(|id| **id != me) {
         apic::interrupt_by_nmi(*id);
     }
     time::wait_until(MS, || STOPPED.load(Ordering::Relaxed) == others);
 }
 
-/// Called at each NMI: if the CPU is to stop, it does.
+/// Called at each NMI: if the CPU is to stop, it does. One that comes to the CPU that stops the others is a device's.
 pub(super) fn stop_if_asked() {
-    if IS_STOPPING.load(Ordering::Acquire) {
+    let stopper = STOPPER.load(Ordering::Acquire);
+    if stopper != NOBODY && stopper != apic::id() {
         STOPPED.fetch_add(1, Ordering::Relaxed);
         power::halt()
     }

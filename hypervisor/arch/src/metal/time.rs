@@ -133,6 +133,8 @@ fn by_pit() -> Option<u32> {
     const HERTZ: u64 = 1_193_182;
     const TICKS: u64 = HERTZ / PART_OF_A_SECOND;
     const IS_DONE: u8 = 0x20;
+    /// A counter that goes on by more meanwhile would be one of more than 10 GHz.
+    const MOST_CYCLES: u64 = 10_000_000_000 / PART_OF_A_SECOND;
     let (mut gate, mut mode, mut counter) = (
         Port::<u8>::new(0x61),
         Port::<u8>::new(0x43),
@@ -147,9 +149,11 @@ fn by_pit() -> Option<u32> {
         counter.write(TICKS as u8);
         counter.write((TICKS >> 8) as u8);
         let start = read_tsc();
-        // A read takes a microsecond: so often in four times the time that is waited for.
-        let is_done = (0..40 * PATIENCE).any(|_| gate.read() & IS_DONE != 0);
-        let cycles = read_tsc().wrapping_sub(start);
+        let (mut is_done, mut cycles) = (false, 0);
+        while !is_done && cycles < MOST_CYCLES {
+            is_done = gate.read() & IS_DONE != 0;
+            cycles = read_tsc().wrapping_sub(start);
+        }
         gate.write(before);
         frequency_khz(cycles, TICKS, HERTZ).filter(|_| is_done)
     }
@@ -205,10 +209,15 @@ pub(super) fn tsc_khz() -> u32 {
     FACTS.get().map_or(FALLBACK_KHZ, |facts| facts.tsc_khz)
 }
 
+/// How far the counter goes on in so many milliseconds.
+pub(super) fn cycles(milliseconds: u64) -> u64 {
+    u64::from(tsc_khz()).wrapping_mul(milliseconds)
+}
+
 /// Waits until something holds, for so many milliseconds at most; whether it did.
 pub(super) fn wait_until(milliseconds: u64, mut holds: impl FnMut() -> bool) -> bool {
     let start = read_tsc();
-    let cycles = u64::from(tsc_khz()) * milliseconds;
+    let cycles = cycles(milliseconds);
     loop {
         if holds() {
             return true;
@@ -252,9 +261,10 @@ impl Cpu {
         match (FACTS.get().and_then(|facts| facts.timer), deadline) {
             (None, None) => apic::set_deadline(0),
             (None, Some(then)) => {
-                // 0 would be no time.
-                let tsc = then.cycles().wrapping_sub(self.clock_offset());
-                apic::set_deadline(tsc.max(1));
+                // By what is left until then: less than the clock's offset from the counter is also a time.
+                let tsc = read_tsc();
+                let now = ClockTime::from_cycles(tsc.wrapping_add(self.clock_offset()));
+                apic::set_deadline(tsc.saturating_add(now.until(then)));
             }
             (Some(_), None) => apic::set_ticks(0),
             (Some(rate), Some(then)) => apic::set_ticks(rate.ticks(self.clock().until(then))),
