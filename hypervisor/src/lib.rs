@@ -10,6 +10,7 @@ mod panic;
 use dom0_abi::arch::CpuUserRegs;
 use oxen_arch::boot::BootInfo;
 use oxen_arch::entry::Handlers;
+use oxen_arch::registers::AtOnce;
 use oxen_arch::sync::Once;
 use oxen_arch::{
     Cpu, Handover, Interrupt, Machine, SerialConfig, SerialLine, SerialParity, StartOptions,
@@ -168,7 +169,7 @@ impl Handlers for Entries {
     const STRAIGHT: u64 = at_once::NUMBERS;
 
     #[inline(always)]
-    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<u64> {
+    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<AtOnce> {
         at_once::hypercall(HOST.get()?, cpu, number, arguments)
     }
 
@@ -178,6 +179,14 @@ impl Handlers for Entries {
             #[cfg(feature = "longest")]
             let _entry = longest::Entry::begin(host, cpu, regs);
             entry::hypercall(host, cpu, regs);
+        }
+    }
+
+    fn rest_of_hypercall(cpu: &Cpu, regs: &mut CpuUserRegs) {
+        if let Some(host) = HOST.get() {
+            #[cfg(feature = "longest")]
+            let _entry = longest::Entry::begin(host, cpu, regs);
+            entry::rest_of_hypercall(host, cpu, regs);
         }
     }
 

@@ -20,6 +20,15 @@ pub const PAT: u64 = 0x0000_0501_0007_0406;
 /// The bits of CR4 that follow the guest that runs: TSD and DE. SPEC: Intel SDM volume 3, 2.5.
 pub const GUEST_CR4: u64 = 1 << 2 | 1 << 3;
 
+/// What a call has come to that was made without the registers of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AtOnce {
+    /// What the caller gets in rax.
+    pub result: u64,
+    /// Whether the caller can go on. If not, something has to be seen to first, with all of its registers at hand.
+    pub is_settled: bool,
+}
+
 /// The answer of `CPUID`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct CpuidResult {

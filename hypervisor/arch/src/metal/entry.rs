@@ -1,7 +1,8 @@
 //! The ways into the hypervisor and out again.
 //!
 //! Every entry leaves the interrupted registers, in the layout of the ABI's `cpu_user_regs`, on the CPU's main stack, calls
-//! one function of the image and goes back through [`restore_guest`]. Registers of a guest always lie at the same place, the
+//! one function of the image and goes back through [`restore_guest`]. A hypercall that needs no more of them than its arguments is
+//! spared most of that (`syscall_entry`). Registers of a guest always lie at the same place, the
 //! very top of that stack: a guest that enters has the whole stack for itself, since nothing of ours is ever left there.
 //!
 //! INVARIANT: the CPU's record is found from the stack pointer (`per_cpu`), never through GS: the base of GS is the guest's
@@ -16,6 +17,9 @@
 //! INVARIANT: #DB, NMI, #MC and #DF arrive on stacks of their own (XSA-260: a #DB held back by `mov ss` is taken on the
 //! first instruction of the SYSCALL stub, still on the guest's stack). Coming from a guest they move to the main stack
 //! at once; coming from the hypervisor they stay and return there.
+//!
+//! A guest's rbp ends the chain of frames: the stubs clear it before they call Rust. Only a hypercall at once is made with it, and what
+//! is in a chain that it continues means nothing; whoever walks one stays within the stack (`backtrace`).
 
 use core::arch::{asm, naked_asm};
 
@@ -24,7 +28,7 @@ use dom0_abi::arch::{CpuUserRegs, FLAT_CS32, FLAT_CS64, FLAT_SS};
 use super::cpu::{self, Cpu};
 use super::{fault, interrupt, layout, per_cpu, smp};
 use crate::interrupts::Interrupt;
-use crate::registers::{ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS};
+use crate::registers::{AtOnce, ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS};
 
 /// What the image does on each kind of entry.
 pub trait Handlers: 'static {
@@ -32,8 +36,11 @@ pub trait Handlers: 'static {
     /// looked at.
     const STRAIGHT: u64;
     /// SYSCALL from 64-bit code of a guest, if all that it does is to take a number (rax) and arguments (rdi, rsi, rdx, r10) and to
-    /// bring a result (rax). `None`: it may be more; nothing was done, and [`Self::hypercall`] comes next.
-    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<u64>;
+    /// bring a result (rax). `None`: it may be more; nothing was done, and [`Self::hypercall`] comes next. If it is not settled
+    /// [`Self::rest_of_hypercall`] comes next.
+    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<AtOnce>;
+    /// What is left of SYSCALL, with its result in the registers.
+    fn rest_of_hypercall(cpu: &Cpu, regs: &mut CpuUserRegs);
     /// SYSCALL from 64-bit code of a guest.
     fn hypercall(cpu: &Cpu, regs: &mut CpuUserRegs);
     /// An exception, a software interrupt or SYSCALL from 32-bit code ([`ENTRY_SYSCALL32`]) of a guest; which one is in
@@ -221,6 +228,51 @@ macro_rules! syscall_begins {
     };
 }
 
+/// Completes registers that a SYSCALL stub has begun: r11, and what Rust preserves.
+macro_rules! push_missing_registers {
+    () => {
+        concat!(
+            "push [rsp + {rflags} - {missing}]",
+            push_preserved_registers!()
+        )
+    };
+}
+
+/// Goes on at a label if SYSRET would not load rip and flags of a guest as `iretq` does: with TF, RF or flags that are not a guest's,
+/// or a RIP that is not canonical (XSA-7: it would fault in ring 0, on the guest's stack). In: both where SYSRET takes them from,
+/// rcx and r11. Takes rdx.
+macro_rules! jump_unless_for_sysret {
+    ($else:literal) => {
+        concat!(
+            // None of the flags that are checked is left, if those that are forced were set: they were no others' to borrow from.
+            "lea edx, [r11 - {forced}]
+        test edx, {checked}
+        jne ",
+            $else,
+            "
+        ",
+            // Counted from where the upper half begins, past the last address to 0, canonical ones are the first 2^48.
+            "mov rdx, {half}
+        add rdx, rcx
+        shr rdx, 48
+        jne ",
+            $else
+        )
+    };
+}
+
+/// Goes back to the guest by SYSRET. In: rsp at the slot of rdx, all other registers loaded.
+macro_rules! sysret {
+    () => {
+        concat!(
+            pop_last_registers!(),
+            // rsp is at error code and vector; the stack pointer is the last register to load.
+            "mov rsp, [rsp + {rsp_from_code}]
+        sysretq"
+        )
+    };
+}
+
 /// SYSCALL from 64-bit code. First the straight way, on which nothing is saved that Rust preserves, and the guest goes on as
 /// [`restore_guest`] would let it; then the general one.
 // SAFETY: only ever reached through LSTAR, which `machine` loads; touches nothing of the guest's but its registers. What it leaves
@@ -237,8 +289,9 @@ pub(super) extern "C" fn syscall_entry<H: Handlers>() {
         "lea r8, [rsp + {cpu} - {missing}]",
         "mov r9, r10",
         "call {at_once}",
-        "test edx, edx",
-        "jz 2f",
+        // 0: nothing was done, 1: it is done, 2: there is more to see to.
+        "dec edx",
+        "jnz 5f",
         "cmp qword ptr [rsp + {exit_root} - {missing}], 0",
         "jne 3f",
         "pop r10",
@@ -248,24 +301,24 @@ pub(super) extern "C" fn syscall_entry<H: Handlers>() {
         "pop rcx",
         // As in `restore_guest`; rsp is at the slot of rdx.
         "mov r11, [rsp + {rflags} - {last}]",
-        "lea edx, [r11 - {forced}]",
-        "test edx, {checked}",
-        "jne 4f",
-        "mov rdx, {half}",
-        "add rdx, rcx",
-        "shr rdx, 48",
-        "jne 4f",
-        pop_last_registers!(),
-        "mov rsp, [rsp + {rsp_from_code}]",
-        "sysretq",
+        jump_unless_for_sysret!("4f"),
+        sysret!(),
         // The general way, from the beginning.
         "2:",
-        "push [rsp + {rflags} - {missing}]",
-        push_preserved_registers!(),
+        push_missing_registers!(),
         "mov rdi, rsp",
         "xor ebp, ebp",
         "sub rsp, 8",
         "call {handler}",
+        "5:",
+        "js 2b",
+        // The end of the general way, for what is done.
+        "mov [rsp + {rax} - {missing}], rax",
+        push_missing_registers!(),
+        "mov rdi, rsp",
+        "xor ebp, ebp",
+        "sub rsp, 8",
+        "call {rest}",
         // It is done, but the way back is another one: the registers are completed for that.
         "4:",
         "push rcx",
@@ -275,8 +328,7 @@ pub(super) extern "C" fn syscall_entry<H: Handlers>() {
         "push r10",
         "3:",
         "mov [rsp + {rax} - {missing}], rax",
-        "push [rsp + {rflags} - {missing}]",
-        push_preserved_registers!(),
+        push_missing_registers!(),
         "jmp {restore}",
         load_own_root!("{missing}"),
         entry_root = const ENTRY_ROOT,
@@ -300,6 +352,7 @@ pub(super) extern "C" fn syscall_entry<H: Handlers>() {
         rsp_from_code = const RSP - (RIP - 8),
         at_once = sym on_hypercall_at_once::<H>,
         handler = sym on_hypercall::<H>,
+        rest = sym on_rest_of_hypercall::<H>,
         restore = sym restore_guest,
     )
 }
@@ -487,15 +540,14 @@ extern "C" fn ist_common<H: Handlers>() {
     )
 }
 
-/// The only way out to a guest. The twin of its root is loaded first, if there is one; what follows touches nothing but this
+/// The way out to a guest, but for the short one of [`syscall_entry`]. The twin of its root is loaded first, if there is one; what follows touches nothing but this
 /// text and the end of the main stack.
 ///
 /// INVARIANT (I24): whatever a handler left in the registers, selectors are of ring 3 and flags are a guest's: SYSRET is taken only
 /// if they are, and before `iretq` they are forced.
 ///
 /// SYSRET is taken when it has the same effect as `iretq`: registers that came by SYSCALL (an NMI is over for the CPU only
-/// with `iretq`), rcx and r11 as SYSRET wants them, neither TF nor RF, flat selectors and a canonical RIP (XSA-7: it would
-/// fault in ring 0, on the guest's stack).
+/// with `iretq`), rcx and r11 as SYSRET wants them and fit for it, flat selectors.
 ///
 /// `iretq` may fault, on selectors that the guest chose; the fault finds [`iretq_from_restore`] and is delivered to the
 /// guest.
@@ -514,23 +566,12 @@ extern "C" fn restore_guest() {
         "jne 3f",
         "cmp r11, [rsp + {rflags}]",
         "jne 3f",
-        // None of the flags that are checked is left, if those that are forced were set: they were no others' to borrow from.
-        "lea edx, [r11 - {forced}]",
-        "test edx, {checked}",
-        "jne 3f",
         "cmp word ptr [rsp + {cs}], {guest_cs}",
         "jne 3f",
         "cmp word ptr [rsp + {ss}], {guest_ss}",
         "jne 3f",
-        // Counted from where the upper half begins, past the last address to 0, canonical ones are the first 2^48.
-        "mov rdx, {half}",
-        "add rdx, rcx",
-        "shr rdx, 48",
-        "jne 3f",
-        pop_last_registers!(),
-        // rsp is at error code and vector; the stack pointer is the last register to load.
-        "mov rsp, [rsp + {rsp_from_code}]",
-        "sysretq",
+        jump_unless_for_sysret!("3f"),
+        sysret!(),
         "3:",
         "and qword ptr [rsp + {rflags}], {own}",
         "or qword ptr [rsp + {rflags}], {forced}",
@@ -597,9 +638,10 @@ pub(super) unsafe extern "C" fn switch_stack(
 
 /// What [`syscall_entry`] gets from [`on_hypercall_at_once`], in rax and rdx.
 #[repr(C)]
-struct AtOnce {
+struct InTwoRegisters {
     result: u64,
-    is_done: u64,
+    /// 0: nothing was done, 1: it is done, 2: there is more to see to.
+    progress: u64,
 }
 
 /// Hands SYSCALL on, as it came.
@@ -610,11 +652,16 @@ extern "C" fn on_hypercall_at_once<H: Handlers>(
     number: u64,
     cpu: &Cpu,
     d: u64,
-) -> AtOnce {
-    let result = H::hypercall_at_once(cpu, number, [a, b, c, d]);
-    AtOnce {
-        result: result.unwrap_or(0),
-        is_done: result.is_some().into(),
+) -> InTwoRegisters {
+    match H::hypercall_at_once(cpu, number, [a, b, c, d]) {
+        None => InTwoRegisters {
+            result: 0,
+            progress: 0,
+        },
+        Some(AtOnce { result, is_settled }) => InTwoRegisters {
+            result,
+            progress: if is_settled { 1 } else { 2 },
+        },
     }
 }
 
@@ -625,6 +672,15 @@ extern "C" fn on_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
     let (cpu, interrupted) = unsafe { (Cpu::of_guest(regs), &mut *regs) };
     H::hypercall(cpu, interrupted);
     // SAFETY: they are complete and in their place, and not used again.
+    unsafe { leave_for_guest(regs) }
+}
+
+/// Hands the rest of SYSCALL on, and goes back to the guest.
+extern "C" fn on_rest_of_hypercall<H: Handlers>(regs: *mut CpuUserRegs) -> ! {
+    // SAFETY: as in `on_hypercall`.
+    let (cpu, interrupted) = unsafe { (Cpu::of_guest(regs), &mut *regs) };
+    H::rest_of_hypercall(cpu, interrupted);
+    // SAFETY: as in `on_hypercall`.
     unsafe { leave_for_guest(regs) }
 }
 

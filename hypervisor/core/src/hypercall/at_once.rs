@@ -3,10 +3,13 @@
 //! The entry stub tries it first, with nothing saved but what it needs itself. So a call on this way has no budget, cannot be gone on
 //! with, and changes nothing of the caller but rax.
 //!
-//! INVARIANT: it does what the general way does, all of it, or nothing at all: then the general way is taken.
+//! INVARIANT: it makes the call as the general way does, all of it, or does nothing at all: then the general way is taken. What comes
+//! behind a call is looked at behind it, as there: tables that it took out of use, events that it made deliverable. If there is any,
+//! the rest of the general way is taken ([`AtOnce::is_settled`]).
 
 use dom0_abi::addr::Mfn;
 use oxen_arch::Cpu;
+use oxen_arch::registers::AtOnce;
 
 use super::decode::Arguments;
 use super::table;
@@ -17,7 +20,7 @@ use crate::frame::Memory;
 use crate::host::Host;
 use crate::trap::return_path::is_quiet;
 
-/// Who calls, on the straight way: a kernel for which nothing waits.
+/// Who calls, on the straight way: a kernel.
 pub(crate) struct Caller<'a> {
     pub(crate) host: &'a Host,
     pub(crate) cpu: &'a Cpu,
@@ -34,10 +37,10 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Makes a call for the kernel that this CPU runs, and returns its result. `None`: it has to go the general way; nothing was done.
+/// Makes a call for the kernel that this CPU runs. `None`: it has to go the general way; nothing was done.
 /// Worth trying for [`NUMBERS`] only: the other calls are to pay for nothing of this.
 #[inline(always)]
-pub fn hypercall(host: &Host, cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<u64> {
+pub fn hypercall(host: &Host, cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<AtOnce> {
     let [a, b, c, d] = arguments;
     let arguments = Arguments([a, b, c, d, 0]);
     if !table::may_go_straight(number, arguments) {
@@ -45,10 +48,6 @@ pub fn hypercall(host: &Host, cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Op
     }
     let running = host.domains.running(cpu)?;
     let (domain, vcpu) = running.both();
-    // What comes from here on is for the time after the call, and whoever brings it interrupts this CPU.
-    if !is_quiet(host, cpu, vcpu) || !domain.undo.is_empty() {
-        return None;
-    }
     let state = vcpu.lock();
     if state.mode != GuestMode::Kernel {
         return None;
@@ -59,5 +58,8 @@ pub fn hypercall(host: &Host, cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Op
         domain,
         root: state.kernel_root()?,
     };
-    table::dispatch_at_once(&caller, number, arguments)
+    Some(AtOnce {
+        result: table::dispatch_at_once(&caller, number, arguments)?,
+        is_settled: is_quiet(host, cpu, vcpu) && domain.undo.is_empty(),
+    })
 }

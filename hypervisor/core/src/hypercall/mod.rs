@@ -112,7 +112,19 @@ pub type HypercallResult = Result<Reply, Errno>;
 /// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
 #[inline(always)]
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
-    let mut result = by_number(ctx);
+    let result = by_number(ctx);
+    settle(ctx, result);
+}
+
+/// Does what comes behind a call that was made [at once](at_once), whose result is in the registers already.
+pub fn settle_at_once(ctx: &mut CallCtx<'_>) {
+    let result = Ok(Reply::Value(ctx.regs.rax));
+    settle(ctx, result);
+}
+
+/// Puts the result of a call into the registers when what the call took out of use is given back.
+#[inline(always)]
+fn settle(ctx: &mut CallCtx<'_>, mut result: HypercallResult) {
     if !ctx.domain.undo.is_empty() {
         result = undone(ctx, result);
     }

@@ -249,8 +249,8 @@ pub(crate) struct UsedL1<'m> {
     record: &'m FrameRecord,
     mfn: Mfn,
     /// Its type word without this reference, and with it.
-    free: TypeWord,
-    used: TypeWord,
+    without: TypeWord,
+    with: TypeWord,
 }
 
 impl<'m> UsedL1<'m> {
@@ -261,7 +261,7 @@ impl<'m> UsedL1<'m> {
         if !record.word().is_of(owner) {
             return None;
         }
-        let (free, used) = record.share_type_at_once(PageType::Table(Level::L1))?;
+        let (without, with) = record.share_type_at_once(PageType::Table(Level::L1))?;
         if !record.word().is_of(owner) {
             end_last(memory, mfn);
             return None;
@@ -270,8 +270,8 @@ impl<'m> UsedL1<'m> {
             memory,
             record,
             mfn,
-            free,
-            used,
+            without,
+            with,
         })
     }
 
@@ -291,8 +291,9 @@ impl<'m> UsedL1<'m> {
 impl Drop for UsedL1<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        // As long as nobody else refers to it, its word is what it was made by this reference.
-        if !self.record.exchange_type(self.used, self.free) {
+        // Nearly always nobody has come or gone meanwhile. Who is the last one is told by the word, not by what was in between: with
+        // this reference it was not the only one, so a word that is the same has another one left.
+        if !self.record.exchange_type(self.with, self.without) {
             end_last(self.memory, self.mfn);
         }
     }

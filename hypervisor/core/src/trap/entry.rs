@@ -5,6 +5,7 @@
 
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::VcpuId;
+use oxen_arch::registers::AtOnce;
 use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, Interrupt, Ipi, NotCanonical};
 
 use super::dispatch::{self, Stop};
@@ -15,12 +16,18 @@ use crate::descriptor::Tables;
 use crate::domain::Capabilities;
 use crate::domain::table::DomainRef;
 use crate::host::Host;
-use crate::hypercall::{CallCtx, at_once};
+use crate::hypercall::{self, CallCtx, at_once};
 use crate::time::timers::{Change, FIRST_PERIOD};
 
 /// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
 pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
     let next = handle_hypercall(host, cpu, regs);
+    settle(host, cpu, regs, next);
+}
+
+/// What is left of a `syscall` that was made at once, whose result is in `regs`. Returns as [`hypercall`] does.
+pub fn rest_of_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
+    let next = handle_rest_of_hypercall(host, cpu, regs);
     settle(host, cpu, regs, next);
 }
 
@@ -123,9 +130,13 @@ pub fn stop(host: &Host, cpu: &Cpu) {
 pub fn handle_syscall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
     let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10];
     match at_once::hypercall(host, cpu, regs.rax, arguments) {
-        Some(result) => {
+        Some(AtOnce { result, is_settled }) => {
             regs.rax = result;
-            Next::Guest
+            if is_settled {
+                Next::Guest
+            } else {
+                handle_rest_of_hypercall(host, cpu, regs)
+            }
         }
         None => handle_hypercall(host, cpu, regs),
     }
@@ -137,6 +148,14 @@ pub fn handle_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next 
     with_running(host, cpu, regs, |ctx| {
         let injection = dispatch::syscall(ctx);
         before_return(ctx, injection)
+    })
+}
+
+/// Handles what is left of a `syscall` that was made at once, up to the decision what comes next.
+fn handle_rest_of_hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
+    with_running(host, cpu, regs, |ctx| {
+        hypercall::settle_at_once(ctx);
+        before_return(ctx, None)
     })
 }
 
