@@ -6,6 +6,7 @@ use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::CpuId;
+use oxen_arch::tlb::CpuSet;
 use oxen_arch::{Cpu, Machine, SimConfig};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -21,6 +22,7 @@ use crate::host::Host;
 use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, Level, PageType, TypeRef, promote};
 use crate::policy::ports::PortRights;
+use crate::switch;
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 
@@ -307,15 +309,25 @@ fn start(
     let vcpu = Vcpu::new(
         VcpuId::new(0),
         Upcall::new(host.mem(), shared_info.at(0)).unwrap(),
-        VcpuState::new(regs, held, privileged),
+        VcpuState::new(regs, Some(held), privileged),
     );
-    let mut started = CpuUserRegs::new_zeroed();
-    {
-        let domain = host.add_domain(cpu, domain, [vcpu]).unwrap();
-        let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut started);
-        assert_eq!(next, Next::Guest);
-    }
+    let domain = host.add_domain(cpu, domain, [vcpu]).unwrap();
+    let started = run(host, cpu, domain.vcpu(VcpuId::new(0)).unwrap());
+    drop(domain);
     (started, root, shared_info)
+}
+
+/// Starts a vCPU, lets it run on this CPU alone, and does so; returns its registers.
+pub fn run(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> CpuUserRegs {
+    host.cpu_up(cpu);
+    let (here, now) = (CpuSet::one(cpu.id()), host.time.now(cpu));
+    (host.scheduler())
+        .set_affinity(vcpu.index, &here, &here, now)
+        .unwrap();
+    host.bring_up(cpu, vcpu);
+    let mut regs = CpuUserRegs::new_zeroed();
+    assert_eq!(switch::next(host, cpu, &mut regs), Next::Guest);
+    regs
 }
 
 /// What a failed call returns.

@@ -11,12 +11,15 @@ use super::check::is_64bit_code;
 use crate::frame::Memory;
 use crate::page_type::{HeldType, TypeRef};
 
+/// The pages of a GDT, in their order.
+pub(super) type Pages = ArrayVec<HeldType, GDT_PAGES>;
+
 /// The tables of a vCPU, with the references to the frames they lie in.
 #[derive(Debug)]
 pub struct Tables {
-    pub(super) gdt: ArrayVec<HeldType, GDT_PAGES>,
+    pub(super) gdt: Pages,
     /// The first pages of a GDT that `set_gdt` has not finished with.
-    pub(super) next_gdt: ArrayVec<HeldType, GDT_PAGES>,
+    pub(super) next_gdt: Pages,
     pub(super) ldt: Ldt,
 }
 

@@ -4,6 +4,7 @@
 
 pub mod builder;
 pub mod dom0;
+pub mod initialise;
 pub mod numbers;
 pub mod privileged_state;
 pub mod shutdown;
@@ -165,14 +166,6 @@ impl Domain {
     /// All vCPUs, in the order of their numbers.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.vcpus.iter().map(|vcpu| &**vcpu)
-    }
-
-    /// Shuts it down; none of its vCPUs goes on. The reason is the one that was settled first.
-    pub fn shut_down(&self, reason: u8) {
-        self.shutdown.enter(reason);
-        for vcpu in self.vcpus() {
-            vcpu.call_attention();
-        }
     }
 
     /// Why the last NMI came, as the shared page says it.

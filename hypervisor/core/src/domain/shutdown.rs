@@ -32,8 +32,8 @@ impl Shutdown {
         );
     }
 
-    /// Shuts down. The reason is the one that was settled first. The domain's vCPUs have to hear of it ([`super::Domain::shut_down`]).
-    pub(super) fn enter(&self, reason: u8) {
+    /// Shuts down. The reason is the one that was settled first. The domain's vCPUs have to hear of it ([`crate::host::Host::shut_down`]).
+    pub(crate) fn enter(&self, reason: u8) {
         self.latch(reason);
         self.0.fetch_or(DOWN, Ordering::AcqRel);
     }

@@ -53,6 +53,10 @@ pub struct Vcpu {
     poll_is_over: AtomicBool,
     has_new_event: AtomicBool,
     nmi_pending: AtomicBool,
+    /// Its state says what it begins with, or has become.
+    is_initialised: AtomicBool,
+    /// It stands still because its domain has shut down.
+    stands_still: AtomicBool,
     attention: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
     last_cpu: AtomicU32,
@@ -60,8 +64,9 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes a vCPU that was never run.
+    /// Makes a vCPU that was never run. It may be started if `state` has a root.
     pub const fn new(id: VcpuId, upcall: Upcall, state: VcpuState) -> Self {
+        let is_initialised = state.root.is_some();
         Self {
             id,
             upcall,
@@ -75,6 +80,8 @@ impl Vcpu {
             poll_is_over: AtomicBool::new(false),
             has_new_event: AtomicBool::new(false),
             nmi_pending: AtomicBool::new(false),
+            is_initialised: AtomicBool::new(is_initialised),
+            stands_still: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),
@@ -84,6 +91,21 @@ impl Vcpu {
     /// Locks the state.
     pub fn lock(&self) -> Guard<'_, VcpuState> {
         self.state.lock()
+    }
+
+    /// Locks the state, unless somebody has locked it: for whoever has locked another one's.
+    pub fn try_lock(&self) -> Option<Guard<'_, VcpuState>> {
+        self.state.try_lock()
+    }
+
+    /// Whether its state says what it begins with, or has become.
+    pub fn is_initialised(&self) -> bool {
+        self.is_initialised.load(Ordering::Acquire)
+    }
+
+    /// Says so, once and for all.
+    pub(crate) fn initialised(&self) {
+        self.is_initialised.store(true, Ordering::Release);
     }
 
     /// Notes the CPU that is going to run it.
@@ -159,6 +181,11 @@ impl Vcpu {
         self.info_hold.lock().as_ref().map(HeldType::mfn)
     }
 
+    /// Notes that it stands still because its domain has shut down. `false`: it did before.
+    pub(crate) fn stops(&self) -> bool {
+        !self.stands_still.swap(true, Ordering::AcqRel)
+    }
+
     /// Lets it sleep, or run. `state` is the vCPU's own.
     pub fn set_run(&self, state: &mut VcpuState, run: RunState) {
         state.run = run;
@@ -167,7 +194,7 @@ impl Vcpu {
 
     /// Says that something was caused.
     // ORDERING: pairs with `take_attention`, which is an exchange: a cause that it does not see says so behind it.
-    pub(crate) fn call_attention(&self) {
+    pub fn call_attention(&self) {
         self.attention.store(true, Ordering::Release);
     }
 
@@ -219,15 +246,19 @@ pub struct VcpuState {
 }
 
 impl VcpuState {
-    /// The state of a vCPU whose first instruction is described by `regs` and which runs on `root`.
-    pub const fn new(regs: CpuUserRegs, root: HeldType, privileged: PrivilegedState) -> Self {
+    /// The state of a vCPU whose first instruction is described by `regs` and which runs on `root`; without one it is none to begin with.
+    pub const fn new(
+        regs: CpuUserRegs,
+        root: Option<HeldType>,
+        privileged: PrivilegedState,
+    ) -> Self {
         Self {
             regs,
             mode: GuestMode::Kernel,
             traps: TrapTable::EMPTY,
             callbacks: Callbacks::NONE,
             kernel_stack: KernelStack { ss: 0, sp: 0 },
-            root: Some(root),
+            root,
             user_root: None,
             tables: Tables::EMPTY,
             bases: SegmentBases {
@@ -252,6 +283,15 @@ impl VcpuState {
     /// Says that it never runs again, once no CPU runs it.
     pub fn retire(&mut self) {
         self.run = RunState::Offline;
+    }
+
+    /// The root that it runs on in its mode.
+    pub fn loaded_root(&self) -> Option<Mfn> {
+        let root = match self.mode {
+            GuestMode::Kernel => &self.root,
+            GuestMode::User => &self.user_root,
+        };
+        root.as_ref().map(HeldType::mfn)
     }
 
     /// The root that kernel mode runs on.
@@ -289,7 +329,7 @@ pub enum RunState {
     Blocked,
     /// It sleeps until that, or until this port is pending; with no port, until any event is pending.
     Polling(Option<Port>),
-    /// It was never started, or stopped.
+    /// It never runs again.
     Offline,
 }
 

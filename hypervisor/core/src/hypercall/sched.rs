@@ -4,6 +4,7 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::Port;
 use dom0_abi::sched::{SchedCommand, SchedPoll, SchedShutdown};
+use oxen_arch::Notes;
 use oxen_arch::memory::BadFrame;
 
 use super::{CallCtx, HypercallResult, Reply};
@@ -19,12 +20,11 @@ const MAX_POLL_PORTS: u32 = 128;
 #[inline(never)]
 pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> HypercallResult {
     match SchedCommand::try_from(command as u32).map_err(|_| Errno::ENOSYS)? {
-        // Who yields goes on at once as long as each CPU has one vCPU.
-        SchedCommand::Yield => Ok(Reply::DONE),
+        SchedCommand::Yield => Ok(yields(ctx)),
         SchedCommand::Block => block(ctx),
         SchedCommand::Shutdown => {
             let request: SchedShutdown = GuestPtr::new(arg).read(ctx.cpu)?;
-            ctx.domain.shut_down(request.reason as u8);
+            (ctx.host).shut_down(ctx.cpu, ctx.domain, request.reason as u8);
             Ok(Reply::DONE)
         }
         SchedCommand::ShutdownCode => {
@@ -43,14 +43,22 @@ pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hypercal
 #[inline(never)]
 pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> HypercallResult {
     match SchedCommand::try_from(command as u32) {
-        Ok(SchedCommand::Yield) => Ok(Reply::DONE),
+        Ok(SchedCommand::Yield) => Ok(yields(ctx)),
         Ok(SchedCommand::Block) => block(ctx),
         Ok(SchedCommand::Shutdown) => {
-            ctx.domain.shut_down(arg as u8);
+            ctx.host.shut_down(ctx.cpu, ctx.domain, arg as u8);
             Ok(Reply::DONE)
         }
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// Lets others run that wait for this CPU, if there are any.
+fn yields(ctx: &CallCtx<'_>) -> Reply {
+    if !ctx.host.scheduler().is_alone(ctx.cpu.id()) {
+        ctx.cpu.note(Notes::SCHEDULE | Notes::YIELD);
+    }
+    Reply::DONE
 }
 
 /// Unmasks events and sleeps. The way back to the guest looks for pending events after this, so none is missed.

@@ -28,6 +28,17 @@ pub struct VcpuInfo {
     pub ran: u64,
 }
 
+/// What somebody has to do who brings a vCPU something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glance {
+    /// To wake it.
+    Sleeps,
+    /// To interrupt this CPU, which runs it.
+    Runs(CpuId),
+    /// Nothing: it begins to run before it does anything else.
+    Awake,
+}
+
 /// What of its affinity is to change.
 enum Change<'a> {
     Affinity(&'a CpuSet, &'a CpuSet),
@@ -117,6 +128,31 @@ impl Scheduler<'_> {
         self.count(record, before.is_runnable(), after.is_runnable());
         fence(Ordering::SeqCst);
         Ok(())
+    }
+
+    /// What there is to do for whoever brings a vCPU something, and has made that visible as for [`Self::wake`].
+    #[inline(always)]
+    pub fn glance(&self, vcpu: VcpuIndex) -> Glance {
+        let Some(record) = self.records.vcpu(vcpu) else {
+            return Glance::Awake;
+        };
+        let state = record.state();
+        match state.place() {
+            _ if state.is_blocked() => Glance::Sleeps,
+            Place::Running(cpu) => Glance::Runs(cpu),
+            _ => Glance::Awake,
+        }
+    }
+
+    /// Whether a vCPU is down. One that does not exist is.
+    pub fn is_down(&self, vcpu: VcpuIndex) -> bool {
+        let record = self.records.vcpu(vcpu);
+        record.is_none_or(|record| record.state().is_down())
+    }
+
+    /// Whether nobody waits for the CPU of the vCPU that it runs: then a yield changes nothing.
+    pub fn is_alone(&self, cpu: CpuId) -> bool {
+        self.cpu(cpu).is_ok_and(|cpu| cpu.hints.is_alone())
     }
 
     /// Lets a vCPU go on that sleeps; nothing, if it does not. This is all that is needed to wake, on whatever CPU.

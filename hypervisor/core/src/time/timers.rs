@@ -147,6 +147,13 @@ impl VcpuTimers {
         (has_missed, queues.set(cpu.id(), vcpu, times.first()))
     }
 
+    /// Lets them fire on this CPU from now on. Returns as [`Self::change`] does.
+    pub fn come_here(&self, queues: &Queues, cpu: &Cpu, vcpu: VcpuIndex) -> bool {
+        let times = self.0.lock();
+        let first = times.first();
+        first.is_some() && queues.set(cpu.id(), vcpu, first)
+    }
+
     /// Ends them all: the vCPU stops.
     pub fn stop(&self, queues: &Queues, cpu: &Cpu, vcpu: VcpuIndex) {
         let mut times = self.0.lock();

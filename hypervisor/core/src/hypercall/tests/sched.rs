@@ -43,13 +43,13 @@ fn block_unmasks_and_sleeps_until_an_event() {
         let mut guest = Guest::ordinary();
         guest.state(|state| state.callbacks.event = CODE + 0x40);
         assert_eq!(guest.mask(), 1);
-        assert_eq!(with_args(&mut guest, call, [1, 0]), Next::Idle);
+        assert_eq!(with_args(&mut guest, call, [1, 0]), Next::Schedule);
         assert_eq!(guest.mask(), 0);
         assert_eq!(guest.state(|state| state.run()), RunState::Blocked);
         let mut regs = guest.regs;
         assert_eq!(
             entry::look_again(&guest.host, &guest.cpu, &mut regs),
-            Next::Idle
+            Next::Schedule
         );
         guest.raise_event();
         assert_eq!(
@@ -104,12 +104,12 @@ fn set_port_bit(guest: &Guest, port: usize) {
 fn poll_wakes_for_a_masked_port() {
     let mut guest = Guest::ordinary();
     bind(&mut guest, 3);
-    assert_eq!(poll(&mut guest, &[2], 1, 0), Next::Idle);
+    assert_eq!(poll(&mut guest, &[2], 1, 0), Next::Schedule);
     set_port_bit(&guest, 1);
     let mut regs = guest.regs;
     assert_eq!(
         entry::look_again(&guest.host, &guest.cpu, &mut regs),
-        Next::Idle
+        Next::Schedule
     );
     set_port_bit(&guest, 2);
     assert_eq!(
@@ -147,12 +147,12 @@ fn a_poll_ends_in_time() {
     let mut guest = Guest::ordinary();
     bind(&mut guest, 1);
     guest.state(|state| state.callbacks.event = CODE);
-    assert_eq!(poll(&mut guest, &[1], 1, 1_000_000_000), Next::Idle);
+    assert_eq!(poll(&mut guest, &[1], 1, 1_000_000_000), Next::Schedule);
     // Who sleeps is not woken by the tick that it has from the beginning.
     guest.host.timer_fired(&guest.cpu);
     let again = |guest: &mut Guest| entry::look_again(&guest.host, &guest.cpu, &mut guest.regs);
     assert_eq!(guest.cpu.take_interrupt(), None);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     // Asleep, time goes on to the timer.
     guest.cpu.wait_for_interrupt();
     assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
@@ -161,10 +161,10 @@ fn a_poll_ends_in_time() {
     assert_eq!(again(&mut guest), Next::Guest);
     assert_eq!(guest.regs.rax, 0);
     // One that an event ends leaves no timer behind.
-    assert_eq!(poll(&mut guest, &[1], 1, 3_000_000_000), Next::Idle);
+    assert_eq!(poll(&mut guest, &[1], 1, 3_000_000_000), Next::Schedule);
     assert!(guest.cpu.timer().is_some());
     guest.host.timer_fired(&guest.cpu);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     guest.raise_event();
     guest.set_mask(0);
     assert_eq!(again(&mut guest), Next::Guest);
@@ -180,7 +180,7 @@ fn shutdown_with_every_reason_ends_an_ordinary_domain_alone() {
     for reason in 0..=255_u32 {
         let mut guest = Guest::ordinary();
         guest.put(DATA, &reason);
-        assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Idle);
+        assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Schedule);
         let expected = Some(Reason(reason as u8));
         assert_eq!(guest.domain(|domain| domain.shutdown.reason()), expected);
         assert_eq!(guest.host.machine.stopped(), None);
@@ -270,7 +270,7 @@ fn a_latched_code_is_the_one_reported() {
     guest.put(DATA, &3_u32);
     assert_eq!(guest.call(SchedOp, [5, DATA]), 0);
     guest.put(DATA, &0_u32);
-    assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Idle);
+    assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Schedule);
     assert_eq!(
         guest.domain(|domain| domain.shutdown.reason()),
         Some(Reason(3))

@@ -84,7 +84,7 @@ fn who_waits_for_a_timer_sleeps_until_then() {
     assert_eq!(guest.call(SetTimerOp, [900_000_000]), 0);
     guest.regs.rax = SchedOp.number();
     guest.regs.rdi = 1;
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     guest.cpu.wait_for_interrupt();
     assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
     entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Timer);
@@ -101,7 +101,7 @@ fn time_that_is_slept_is_accounted_for() {
     assert_eq!(guest.call(SetTimerOp, [800_000_000]), 0);
     guest.regs.rax = SchedOp.number();
     guest.regs.rdi = 1;
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     let area: VcpuRunstateInfo = guest.get(DATA + 0x800);
     assert_eq!(area.state, 2);
     guest.cpu.wait_for_interrupt();
@@ -160,7 +160,7 @@ fn a_domain_without_a_vcpu_that_is_up_has_shut_down() {
     let mut guest = Guest::ordinary();
     guest.regs.rax = VcpuOp.number();
     [guest.regs.rdi, guest.regs.rsi] = [2, 0];
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     let reason = guest.domain(|domain| domain.shutdown.reason());
     assert_eq!(reason.map(|reason| reason.0), Some(0));
 }

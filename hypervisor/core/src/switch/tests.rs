@@ -1,0 +1,1 @@
+//! Several vCPUs, on the model machine.
