@@ -186,7 +186,6 @@ impl Host {
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
         // One after the other into frames of their own: each is too large for many copies of it on a stack.
-        self.forget_parameters(domain.id);
         let mut placed = place_domain(memory, domain)?;
         for vcpu in vcpus {
             if let Err(error) = add_vcpu(self, memory, &mut placed, vcpu) {
@@ -212,6 +211,7 @@ impl Host {
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
         self.release_domain(memory, domain);
+        self.forget_parameters(id);
         true
     }
 

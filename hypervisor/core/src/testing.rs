@@ -96,6 +96,16 @@ impl Guest {
         capabilities: Capabilities,
         configure: impl FnOnce(&mut SimConfig),
     ) -> Self {
+        Self::with_vcpus(domid, capabilities, 1, configure)
+    }
+
+    /// One with so many vCPUs, of which the first runs and the others were never initialised.
+    pub fn with_vcpus(
+        domid: DomId,
+        capabilities: Capabilities,
+        nr_vcpus: u32,
+        configure: impl FnOnce(&mut SimConfig),
+    ) -> Self {
         let mut config = SimConfig::new(16 << 20);
         config.cpus = 2;
         configure(&mut config);
@@ -107,7 +117,7 @@ impl Guest {
         let host = Host::new(machine, &cpu, &boot, settings.clone(), console).unwrap();
         host.out(&cpu).configure(&settings, boot.entry_tsc);
 
-        let (started, root, shared_info) = start(&host, &cpu, domid, capabilities);
+        let (started, root, shared_info) = start(&host, &cpu, domid, capabilities, nr_vcpus);
         Self {
             host,
             cpu,
@@ -122,7 +132,7 @@ impl Guest {
     /// A second domain on the same machine, which runs on the other CPU.
     pub fn neighbour(&self) -> Neighbour {
         let domid = DomId::new(9);
-        let mut regs = start(&self.host, &self.other_cpu, domid, Capabilities::empty()).0;
+        let mut regs = start(&self.host, &self.other_cpu, domid, Capabilities::empty(), 1).0;
         regs.rbx = 0x6e65_6967;
         Neighbour { domid, regs }
     }
@@ -276,12 +286,13 @@ pub struct Neighbour {
     pub regs: CpuUserRegs,
 }
 
-/// Makes a domain with one vCPU and lets the CPU run it; returns its registers, root and shared page.
+/// Makes a domain and lets the CPU run its first vCPU; returns its registers, root and shared page.
 fn start(
     host: &Host,
     cpu: &Cpu,
     domid: DomId,
     capabilities: Capabilities,
+    nr_vcpus: u32,
 ) -> (CpuUserRegs, Mfn, Mfn) {
     let undo = UndoQueue::new();
     let memory = host.memory(cpu, &undo);
@@ -296,7 +307,6 @@ fn start(
     (regs.rip, regs.cs) = (CODE, FLAT_CS64);
     (regs.rsp, regs.ss) = (STACK, FLAT_SS);
     regs.rflags = 0x202;
-    let privileged = PrivilegedState::new(host.cpuid.owned_bits());
     let ports = if domid == DomId::DOM0 {
         PortRights::dom0(&[]).unwrap()
     } else {
@@ -306,12 +316,17 @@ fn start(
     let held = promote_root(memory, host, &domain, root);
     let shared = TypeRef::writable(memory, shared_info, domid).unwrap();
     domain.hold_shared_info(shared.into_held());
-    let vcpu = Vcpu::new(
-        VcpuId::new(0),
-        Upcall::new(host.mem(), shared_info.at(0)).unwrap(),
-        VcpuState::new(regs, Some(held), privileged),
-    );
-    let domain = host.add_domain(cpu, domain, [vcpu]).unwrap();
+    let mut held = Some(held);
+    let vcpus = (0..nr_vcpus).map(|number| {
+        let info = shared_info.at(number as usize * 64);
+        let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+        Vcpu::new(
+            VcpuId::new(number),
+            Upcall::new(host.mem(), info).unwrap(),
+            VcpuState::new(regs, held.take(), privileged),
+        )
+    });
+    let domain = host.add_domain(cpu, domain, vcpus).unwrap();
     let started = run(host, cpu, domain.vcpu(VcpuId::new(0)).unwrap());
     drop(domain);
     (started, root, shared_info)

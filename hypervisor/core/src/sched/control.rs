@@ -196,6 +196,14 @@ impl Scheduler<'_> {
         self.change_affinity(vcpu, Change::Pin(cpu), now)
     }
 
+    /// The CPU that a vCPU is to run on whatever its affinity is, if that is so.
+    pub fn pin_override(&self, vcpu: VcpuIndex) -> Option<CpuId> {
+        match self.vcpu(vcpu).ok()?.pinned.load(Ordering::Relaxed) {
+            NONE => None,
+            cpu => Some(CpuId::new(cpu)),
+        }
+    }
+
     /// What there is to know of a vCPU.
     pub fn info(&self, vcpu: VcpuIndex, now: u64) -> Result<VcpuInfo, Error> {
         let record = self.vcpu(vcpu)?;

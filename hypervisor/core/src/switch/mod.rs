@@ -99,6 +99,7 @@ fn runs(host: &Host, cpu: &Cpu, vcpu: VcpuIndex) -> bool {
 /// Sleeps until something has happened, unless it has already.
 fn idle(host: &Host, cpu: &Cpu) -> Next {
     if !cpu.has_notes() {
+        host.arm(cpu);
         cpu.wait_for_interrupt();
     }
     if cpu.take_notes(Notes::NMI).contains(Notes::NMI) {

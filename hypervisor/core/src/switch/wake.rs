@@ -32,7 +32,7 @@ impl Host {
     }
 
     /// Sees to it that CPUs ask the scheduler, soon.
-    pub(super) fn interrupt_to_ask(&self, cpu: &Cpu, cpus: &CpuSet) {
+    pub(crate) fn interrupt_to_ask(&self, cpu: &Cpu, cpus: &CpuSet) {
         if cpus.is_empty() {
             return;
         }
@@ -153,7 +153,7 @@ impl Host {
         })
     }
 
-    /// The weight and cap of a new domain are those that every domain begins with.
+    /// The next domain of this number begins with the weight and cap that every domain begins with.
     pub(crate) fn forget_parameters(&self, domain: DomId) {
         if let Some(record) = self.schedule.domain(domain.get().into()) {
             record.set_params(sched::DomainParams::DEFAULT);

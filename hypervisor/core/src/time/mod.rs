@@ -10,6 +10,7 @@ pub mod runstate;
 pub mod scale;
 pub mod timers;
 
+use dom0_abi::sched::ShutdownReason;
 use dom0_abi::xen::Virq;
 use oxen_arch::sync::atomic::Ordering;
 use oxen_arch::{ClockTime, Cpu, Machine, Notes};
@@ -60,25 +61,31 @@ impl Time {
 }
 
 impl Host {
-    /// Sets the CPU's timer to what is to be done first, for a vCPU or by the scheduler. It is not set to later than it was, since an
-    /// interrupt for nothing, once, is cheaper than to set it each time.
-    fn arm(&self, cpu: &Cpu) {
+    /// Sets the CPU's timer to what is to be done first, for a vCPU or by the scheduler.
+    pub(crate) fn arm(&self, cpu: &Cpu) {
+        self.arm_if(cpu, |first, armed| first != armed);
+    }
+
+    /// Sets it if `is_needed` says so of what is to be done first, and what it is set to.
+    fn arm_if(&self, cpu: &Cpu, is_needed: impl FnOnce(u64, u64) -> bool) {
         let Some(pcpu) = self.pcpu(cpu) else {
             return;
         };
         let first = self.time.queues.first(cpu.id()).unwrap_or(NEVER);
         let first = first.min(pcpu.asks_at.load(Ordering::Relaxed));
-        if first < pcpu.armed.load(Ordering::Relaxed) {
+        if is_needed(first, pcpu.armed.load(Ordering::Relaxed)) {
             pcpu.armed.store(first, Ordering::Relaxed);
-            cpu.set_timer(Some(self.time.clock_at(first)));
+            let is_ever = first != NEVER;
+            cpu.set_timer(is_ever.then(|| self.time.clock_at(first)));
         }
     }
 
-    /// The CPU asks the scheduler again at this time at the latest.
+    /// The CPU asks the scheduler again at this time at the latest. Its timer is not set to later than it was: an interrupt for nothing,
+    /// once, is cheaper than to set it each time.
     pub(crate) fn ask_at(&self, cpu: &Cpu, time: Option<u64>) {
         if let Some(pcpu) = self.pcpu(cpu) {
             pcpu.asks_at.store(time.unwrap_or(NEVER), Ordering::Relaxed);
-            self.arm(cpu);
+            self.arm_if(cpu, |first, armed| first < armed);
         }
     }
 
@@ -143,6 +150,10 @@ impl Host {
         let due = (vcpu.timers).take_due(&self.time.queues, cpu, vcpu.index, now);
         if due.timer {
             virq::raise(self, cpu, domain, vcpu, Virq::Timer);
+        }
+        if due.watchdog {
+            let reason = ShutdownReason::Watchdog.get() as u8;
+            self.shut_down(cpu, domain, reason);
         }
         if due.poll {
             vcpu.end_poll();

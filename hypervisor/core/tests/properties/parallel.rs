@@ -15,7 +15,7 @@ use oxen_core::trap::return_path::Next;
 
 use crate::ops::{Call, Maker};
 use crate::rng::Rng;
-use crate::world::{Config, RIP, Scene, World, stack, stop};
+use crate::world::{Config, RIP, Scene, World, shut_down, stack, stop};
 
 const ROUNDS: u64 = 3;
 const CALLS: u64 = 250;
@@ -82,7 +82,7 @@ fn run(seed: u64) {
                         return;
                     }
                     let domain = scene.host.domains.get(scene.players[slot].id).unwrap();
-                    scene.host.shut_down(&cpu, &domain, 3);
+                    shut_down(scene.host, &cpu, &domain);
                     stop(scene.host, &cpu);
                     both_stopped.wait();
                     let undo = UndoQueue::new();

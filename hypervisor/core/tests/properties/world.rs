@@ -515,7 +515,7 @@ impl World {
     fn end(&mut self, slot: usize) {
         let player = &self.players[slot];
         let domain = self.host.domains.get(player.id).unwrap();
-        self.host.shut_down(&self.cpus[0], &domain, 3);
+        shut_down(&self.host, &self.cpus[0], &domain);
         drop(domain);
         for seat in &player.seats {
             stop(&self.host, &self.cpus[seat.cpu]);
@@ -601,6 +601,14 @@ pub fn run(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> CpuUserRegs {
     let mut regs = CpuUserRegs::new_zeroed();
     assert_eq!(switch::next(host, cpu, &mut regs), Next::Guest);
     regs
+}
+
+/// Shuts a domain down, one that owns the hardware too, which would end the host.
+pub fn shut_down(host: &Host, cpu: &Cpu, domain: &Domain) {
+    host.shut_down(cpu, domain, 3);
+    for vcpu in domain.vcpus() {
+        host.bring_down(cpu, vcpu);
+    }
 }
 
 /// Lets a CPU leave its vCPU, whose domain has shut down.

@@ -5,8 +5,8 @@ use oxen_arch::Interrupt;
 
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
-use crate::testing::{CODE, Guest, STACK};
 use crate::switch;
+use crate::testing::{CODE, Guest, STACK};
 use crate::trap::entry;
 use crate::trap::return_path::{HostEnd, Next};
 
@@ -298,7 +298,11 @@ fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
     assert_eq!(switch::next(host, cpu, regs), Next::Schedule);
     assert_eq!(cpu.registers().waits, 2);
     guest.raise_event();
-    guest.domain(|domain| guest.host.kick(&guest.cpu, domain.vcpu(VcpuId::new(0)).unwrap()));
+    guest.domain(|domain| {
+        guest
+            .host
+            .kick(&guest.cpu, domain.vcpu(VcpuId::new(0)).unwrap())
+    });
     let Guest {
         host, cpu, regs, ..
     } = &mut guest;
