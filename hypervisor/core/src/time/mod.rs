@@ -9,9 +9,10 @@ pub mod queue;
 pub mod runstate;
 pub mod scale;
 pub mod timers;
+pub mod wall;
 
 use dom0_abi::xen::Virq;
-use oxen_arch::{ClockTime, Cpu, Machine};
+use oxen_arch::{CalendarTime, ClockTime, Cpu, Machine};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
@@ -20,6 +21,7 @@ use crate::host::Host;
 use queue::Queues;
 use scale::Scale;
 use timers::Change;
+use wall::WallClock;
 
 /// How many vCPUs are told of their timers before the CPU looks at something else.
 const BATCH: usize = 32;
@@ -32,16 +34,25 @@ pub struct Time {
     is_stable: bool,
     /// What is to happen on each CPU.
     pub(crate) queues: Queues,
+    /// What time it is outside.
+    pub(crate) wall: WallClock,
+    /// What the real-time clock said when the hypervisor began, to a second.
+    pub real_time_clock: Option<CalendarTime>,
 }
 
 impl Time {
     /// System time begins now. `vcpus`: how many there can be. `None`: there is too little memory.
     pub fn new(machine: &Machine, cpu: &Cpu, vcpus: usize) -> Option<Self> {
+        let (scale, start) = (Scale::of_khz(machine.tsc_khz()), cpu.clock());
+        let real_time_clock = machine.real_time_clock();
+        let read_at = scale.nanoseconds(start.until(cpu.clock()));
         Some(Self {
-            scale: Scale::of_khz(machine.tsc_khz()),
-            start: cpu.clock(),
+            scale,
+            start,
             is_stable: machine.clocks_agree(),
             queues: Queues::new(machine, vcpus)?,
+            wall: WallClock::new(real_time_clock, read_at),
+            real_time_clock,
         })
     }
 
