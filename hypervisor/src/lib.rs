@@ -94,6 +94,13 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
         host.machine.tsc_khz() / 1000,
         host.machine.time_source(),
     );
+    match host.time.real_time_clock {
+        Some(time) => info!(out, "real-time clock: {time}"),
+        None => warn!(
+            out,
+            "no real-time clock tells the time: it begins with 1970 for guests, until dom0 sets it"
+        ),
+    }
     report_cpus(&host.machine, out);
     let is_needed = host.machine.paging().leaks_supervisor;
     match (host.machine.uses_twins(), is_needed) {

@@ -11,6 +11,7 @@ mod fuzz;
 mod guests;
 mod image_build;
 mod iso;
+mod linux;
 mod mapping;
 mod packages;
 mod picture;

@@ -41,7 +41,7 @@ pub enum Expect {
     OthersAsleep,
     /// The machine resets or powers off.
     End,
-    /// The machine shows nothing of this kind until it ends or stays silent for a while.
+    /// The machine shows no line that this pattern matches, until it ends or stays silent for a while.
     Never(String),
 }
 
@@ -172,7 +172,7 @@ impl Session {
                 Expect::End => {
                     self.wait_for("the end of the machine", |session| Ok(session.ended))?
                 }
-                Expect::Never(text) => self.stays_without(text)?,
+                Expect::Never(pattern) => self.stays_without(pattern)?,
             }
         }
         Ok(())
@@ -212,9 +212,10 @@ impl Session {
         }
     }
 
-    fn stays_without(&mut self, text: &str) -> Result<()> {
+    fn stays_without(&mut self, pattern: &str) -> Result<()> {
+        let regex = Regex::new(pattern).with_context(|| format!("bad pattern {pattern}"))?;
         loop {
-            if let Some(line) = self.text.lines().find(|line| line.contains(text)) {
+            if let Some(line) = self.text.lines().find(|line| regex.is_match(line)) {
                 bail!("the machine shows {:?}", line.trim());
             }
             if self.ended || Instant::now() >= self.deadline || !self.read(SILENCE)? {
@@ -400,7 +401,7 @@ mod tests {
             machine(script, 5000, &[Expect::Never("three".into())]),
             Ok(())
         );
-        assert!(machine(script, 5000, &[Expect::Never("two".into())]).is_err());
+        assert!(machine(script, 5000, &[Expect::Never("three|tw[o]".into())]).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_memory;
+mod calendar;
 pub mod clock;
 pub mod counters;
 #[cfg(any(test, target_os = "none"))]
@@ -40,6 +41,7 @@ mod backend;
 
 pub use backend::*;
 pub use boot::CpuId;
+pub use calendar::CalendarTime;
 pub use clock::ClockTime;
 pub use descriptor_window::{BadSelector, DataSelectors, TableOffset};
 pub use fpu::FpuArea;

@@ -193,10 +193,12 @@ impl Host {
                 return Err(error);
             }
         }
-        self.domains.insert(placed).map_err(|refused| {
+        let added = self.domains.insert(placed).map_err(|refused| {
             self.release_domain(memory, refused);
             AddDomainError::DomainNumber
-        })
+        });
+        // Behind that, so that whoever sets it finds either a domain or nobody who has not read it yet.
+        added.inspect(|domain| self.tell_wall_clock(domain))
     }
 
     /// Takes a domain out of the table whose end is done ([`teardown::release`]) and whose frames are all free, and frees

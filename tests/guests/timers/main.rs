@@ -1,5 +1,5 @@
 //! Time and timers of one vCPU: system time, the timers that fire once and again and again, polls that end, what became of the
-//! vCPU's time, and the move of `vcpu_info`.
+//! vCPU's time, the wall clock, and the move of `vcpu_info`.
 //!
 //! No check asks how long something took, but for what may not be: a timer that fires early, a clock that goes back.
 #![no_std]
@@ -10,6 +10,7 @@
 mod clock;
 mod runstate;
 mod vcpu_info;
+mod wall;
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +69,7 @@ fn main(report: &mut Report) {
     polls(report, timer);
     arguments(report);
     runstate::check(report, clock);
+    wall::check(report, shared, clock);
     vcpu_info::check(report, shared);
 }
 

@@ -16,7 +16,7 @@ const ABI_PACKAGE: &str = "abi-layout";
 const INTERLEAVINGS_PACKAGE: &str = "interleavings";
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Packages that only exist for the bare target.
-const BARE_PACKAGES: [&str; 3] = ["oxen-boot", "oxen", "oxen-guests"];
+const BARE_PACKAGES: [&str; 4] = ["oxen-boot", "oxen", "oxen-guests", "linux-init"];
 
 /// All host tests; with `full` those too that want more than a stable toolchain.
 pub fn tests(full: bool) -> Vec<Test> {

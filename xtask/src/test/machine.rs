@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::debian;
 use crate::guests::{self, Guest, Verdict};
 use crate::image_build::{self, Built, Profile};
 use crate::iso::{self, Entry};
+use crate::linux;
 use crate::qemu::{Accel, Firmware, GOOD_VERSION, Hypervisor, Machine, Medium, Qemu};
 use crate::run::{command_line_with, default_command_line, payload};
 use crate::session::{Expect, Session};
@@ -38,6 +40,8 @@ pub enum Kernel {
     Hypervisor,
     /// A text.
     Text,
+    /// Debian's, with a RAM disk of one program.
+    Linux,
 }
 
 /// A test that boots a machine.
@@ -158,6 +162,11 @@ impl Bench {
 
     /// Why the test would say nothing here, if so.
     pub fn reason_to_skip(&self, test: &MachineTest) -> Option<String> {
+        if matches!(test.kernel, Kernel::Linux)
+            && let Err(error) = debian::kernel()
+        {
+            return Some(format!("no kernel from Debian's packages: {error:#}"));
+        }
         let too_old = test.needs_good_qemu && self.qemu.major < GOOD_VERSION;
         too_old.then(|| {
             format!(
@@ -249,6 +258,11 @@ impl Bench {
                     None,
                 )
             }
+            Kernel::Linux => (
+                debian::kernel()?,
+                linux::COMMAND_LINE.into(),
+                Some(linux::ram_disk()?),
+            ),
             Kernel::Text => {
                 fs::write(&own, "This is a text, and no kernel at all.\n".repeat(100))?;
                 (own, String::new(), None)

@@ -6,6 +6,7 @@
 mod boot;
 mod cpus;
 mod host;
+mod linux;
 mod machine;
 
 use std::collections::VecDeque;
@@ -150,7 +151,8 @@ fn all(options: &Options) -> Result<Vec<Test>> {
     let machines = machine::guest_tests(&guests::list()?)
         .into_iter()
         .chain(boot::tests())
-        .chain(cpus::tests());
+        .chain(cpus::tests())
+        .chain(linux::tests());
     tests.extend(
         machines
             .filter(|test| options.hypervisor == Hypervisor::Oxen || test.on_xen)
@@ -339,6 +341,7 @@ mod tests {
             .map(|test| test.name)
             .chain(boot::tests().into_iter().map(|test| test.name))
             .chain(cpus::tests().into_iter().map(|test| test.name))
+            .chain(linux::tests().into_iter().map(|test| test.name))
             .collect();
         for name in &names {
             assert!(AREAS.contains(&name.split('/').next().unwrap()), "{name}");

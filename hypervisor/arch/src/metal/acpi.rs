@@ -1,4 +1,4 @@
-//! What the ACPI tables say about the machine: CPUs, interrupt controllers, timers, the reset register.
+//! What the ACPI tables say about the machine: CPUs, interrupt controllers, timers, the real-time clock, the reset register.
 //!
 //! The tables are firmware's and trusted. They are read once, on the first page tables, which map the first 4 GiB onto
 //! themselves; tables above that are left alone. AML is the control domain's business.
@@ -38,6 +38,24 @@ pub(super) struct ResetRegister {
     pub(super) value: u8,
 }
 
+/// The real-time clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rtc {
+    /// There is none at the usual ports.
+    Absent,
+    /// There is one, as far as is known.
+    There {
+        /// The register that has the century, if any has.
+        century: Option<u8>,
+    },
+}
+
+impl Default for Rtc {
+    fn default() -> Self {
+        Self::There { century: None }
+    }
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Topology {
@@ -50,6 +68,7 @@ pub(super) struct Topology {
     pub(super) hpet: Option<Maddr>,
     /// The port of the timer of ACPI's power management.
     pub(super) pm_timer: Option<u16>,
+    pub(super) rtc: Rtc,
 }
 
 /// Tables below 4 GiB, where they are.
@@ -90,6 +109,7 @@ pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         topology.reset = reset_register(&fadt);
         topology.pm_timer = pm_timer(&fadt);
+        topology.rtc = rtc(&fadt);
     }
     topology.hpet = HpetInfo::new(&tables)
         .ok()
@@ -172,6 +192,18 @@ fn reset_register(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<ResetRegiste
         port: u16::try_from(register.address).ok()?,
         value: fadt.reset_value,
     })
+}
+
+/// SPEC: ACPI 6.5, 5.2.9, `CENTURY`, and 5.2.9.3, `CMOS RTC Not Present`.
+fn rtc(fadt: &PhysicalMapping<Identity, Fadt>) -> Rtc {
+    const REGISTERS: u8 = 0x80;
+    let (flags, century) = (fadt.iapc_boot_arch, fadt.century);
+    if flags.use_time_and_alarm_namespace_for_rtc() {
+        return Rtc::Absent;
+    }
+    Rtc::There {
+        century: (century != 0 && century < REGISTERS).then_some(century),
+    }
 }
 
 fn pm_timer(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<u16> {

@@ -12,7 +12,7 @@ use x86_64::registers::control::{Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 use zerocopy::FromZeros;
 
-use super::acpi::{self, Topology};
+use super::acpi::{self, Rtc, Topology};
 use super::cpu::{self, Cpu};
 use super::entry::{self, Handlers};
 use super::handover::Handover;
@@ -240,6 +240,11 @@ impl Machine {
     /// Writes to the screen, if there is one and it is still ours.
     pub fn screen_write(&self, bytes: &[u8]) {
         screen::write(bytes);
+    }
+
+    /// What is known of the real-time clock.
+    pub(super) fn rtc(&self) -> Rtc {
+        self.0.topology.rtc
     }
 
     /// Leaves the screen to the control domain.

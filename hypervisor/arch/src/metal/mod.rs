@@ -22,6 +22,7 @@ mod mtrr;
 mod paging;
 mod per_cpu;
 mod power;
+mod rtc;
 mod screen;
 mod segments;
 mod serial;

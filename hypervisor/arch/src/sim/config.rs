@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
 
+use crate::CalendarTime;
 use crate::boot::{MemoryKind, MemoryMap, MemoryRange, Screen};
 use crate::paging_facts::{ARCH_CAPABILITIES, PagingFacts};
 use crate::registers::CpuidResult;
@@ -36,6 +37,8 @@ pub struct SimConfig {
     pub paging: Option<PagingFacts>,
     /// How fast the time-stamp counter runs.
     pub tsc_khz: u32,
+    /// What the real-time clock says, if there is one.
+    pub real_time_clock: Option<CalendarTime>,
     /// From where the adversary's choices follow.
     pub seed: u64,
     /// Flushes that follow from stamps are left out: a machine on which nothing is safe, to show that tests notice.
@@ -59,6 +62,7 @@ impl SimConfig {
             xpti: Some(false),
             paging: None,
             tsc_khz: 2_000_000,
+            real_time_clock: CalendarTime::new((2024, 2, 29), (12, 34, 56)),
             seed: 1,
             forgets_flushes: false,
         }

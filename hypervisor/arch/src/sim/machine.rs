@@ -19,6 +19,7 @@ use super::interrupts::SentIpi;
 use super::memory::{BootSlice, M2p, ModuleMemory, PhysMem};
 use super::processor::Processor;
 use super::stop::Stop;
+use crate::CalendarTime;
 use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::paging_facts::{PagingFacts, SPARE_SLOT};
@@ -59,6 +60,7 @@ pub(super) struct Parts {
     pub(super) msrs: BTreeMap<u32, u64>,
     pub(super) tsc: AtomicU64,
     pub(super) tsc_khz: u32,
+    real_time_clock: Option<CalendarTime>,
     pub(super) devices: SpinLock<Devices>,
     /// How many guest writes are left until one fails; 0 if none is to fail.
     pub(super) failing_write: AtomicU64,
@@ -176,6 +178,7 @@ impl Machine {
             msrs: config.msrs,
             tsc: AtomicU64::new(1),
             tsc_khz: config.tsc_khz,
+            real_time_clock: config.real_time_clock,
             devices: SpinLock::new(Rank::Devices, Devices::default()),
             failing_write: AtomicU64::new(0),
             spoils_reads: AtomicBool::new(false),
@@ -339,6 +342,11 @@ impl Machine {
     /// How fast the time-stamp counter, and with it the clock, runs.
     pub fn tsc_khz(&self) -> u32 {
         self.parts.tsc_khz
+    }
+
+    /// What the real-time clock says, if there is one.
+    pub fn real_time_clock(&self) -> Option<CalendarTime> {
+        self.parts.real_time_clock
     }
 }
 

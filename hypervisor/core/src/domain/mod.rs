@@ -136,6 +136,14 @@ impl Domain {
         *self.shared_info_hold.lock() = Some(hold);
     }
 
+    /// Does something with the shared page, if it is still held: it stays so meanwhile.
+    pub(crate) fn with_shared_page(&self, act: impl FnOnce(Mfn)) {
+        let hold = self.shared_info_hold.lock();
+        if let Some(hold) = &*hold {
+            act(hold.mfn());
+        }
+    }
+
     /// What keeps the shared page writable.
     pub(crate) fn shared_info_held(&self) -> Option<Mfn> {
         self.shared_info_hold.lock().as_ref().map(HeldType::mfn)

@@ -11,6 +11,7 @@ use dom0_abi::arch::{CpuUserRegs, TrapInfo};
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
+use dom0_abi::platform::PlatformOp;
 use dom0_abi::xen::{ConsoleIoCommand, MMU_COUNT_PREEMPTED, MmuUpdate, MmuextOp, MulticallEntry};
 
 use super::decode::Arguments;
@@ -117,6 +118,11 @@ pub enum Continuation {
         /// The argument.
         arg: GuestAddr,
     },
+    /// Of `platform_op`: all of it, with what is done not to be found any more.
+    PlatformOp {
+        /// The argument.
+        op: GuestHandle<PlatformOp>,
+    },
     /// Of `grant_table_op`: the operations from `ops` on.
     GrantTableOp {
         /// The command.
@@ -215,6 +221,10 @@ impl Continuation {
             Self::EventChannelOp { command, arg } => (
                 Hypercall::EventChannelOp,
                 Arguments([command as u64, arg.get(), 0, 0, 0]),
+            ),
+            Self::PlatformOp { op } => (
+                Hypercall::PlatformOp,
+                Arguments([op.addr().get(), 0, 0, 0, 0]),
             ),
             Self::GrantTableOp {
                 command,

@@ -16,6 +16,7 @@ mod console_io;
 mod counters;
 mod cpu_state;
 mod physdev;
+mod platform;
 mod sched;
 mod trap_table;
 mod vcpu_op;

@@ -11,8 +11,8 @@ use dom0_abi::hypercalls::{Callers, Hypercall};
 use super::at_once::Caller;
 use super::decode::{Arguments, Request};
 use super::{
-    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, physdev, sched,
-    trap_table, vcpu_op, version, vm_assist,
+    CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, physdev, platform,
+    sched, trap_table, vcpu_op, version, vm_assist,
 };
 use crate::descriptor;
 use crate::event;
@@ -150,7 +150,7 @@ table! {
     SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
     FpuTaskswitch { set } => Done("", cpu_state::fpu_taskswitch(ctx, set));
     SchedOpCompat { command, arg } => Done("`yield`, `block`, `shutdown`: all it has", sched::sched_op_compat(ctx, command, arg));
-    PlatformOp => Planned("Debian's kernel as dom0");
+    PlatformOp { op } => Done("`settime64` and `settime32` alone", platform::platform_op(ctx, op));
     SetDebugreg { register, value } => Done("", cpu_state::set_debugreg(ctx, register, value));
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
     UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));

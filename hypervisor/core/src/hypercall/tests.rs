@@ -6,6 +6,7 @@ mod callbacks;
 mod entry;
 mod hostile;
 mod multicall;
+mod platform;
 mod sched;
 mod state;
 mod vcpu_op;

@@ -9,11 +9,12 @@ pub mod queue;
 pub mod runstate;
 pub mod scale;
 pub mod timers;
+pub mod wall;
 
 use dom0_abi::sched::ShutdownReason;
 use dom0_abi::xen::Virq;
 use oxen_arch::sync::atomic::Ordering;
-use oxen_arch::{ClockTime, Cpu, Machine, Notes};
+use oxen_arch::{CalendarTime, ClockTime, Cpu, Machine, Notes};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
@@ -22,6 +23,7 @@ use crate::host::Host;
 use queue::Queues;
 use scale::Scale;
 use timers::Change;
+use wall::WallClock;
 
 /// A time that does not come.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -36,16 +38,25 @@ pub struct Time {
     is_stable: bool,
     /// What is to happen on each CPU.
     pub(crate) queues: Queues,
+    /// What time it is outside.
+    pub(crate) wall: WallClock,
+    /// What the real-time clock said when the hypervisor began, to a second.
+    pub real_time_clock: Option<CalendarTime>,
 }
 
 impl Time {
     /// System time begins now. `vcpus`: how many there can be. `None`: there is too little memory.
     pub fn new(machine: &Machine, cpu: &Cpu, vcpus: usize) -> Option<Self> {
+        let (scale, start) = (Scale::of_khz(machine.tsc_khz()), cpu.clock());
+        let real_time_clock = machine.real_time_clock();
+        let read_at = scale.nanoseconds(start.until(cpu.clock()));
         Some(Self {
-            scale: Scale::of_khz(machine.tsc_khz()),
-            start: cpu.clock(),
+            scale,
+            start,
             is_stable: machine.clocks_agree(),
             queues: Queues::new(machine, vcpus)?,
+            wall: WallClock::new(real_time_clock, read_at),
+            real_time_clock,
         })
     }
 

@@ -26,6 +26,7 @@ const POINTERS: &[(Hypercall, &[u64], u64, bool, bool)] = &[
     (Hypercall::SchedOp, &[3], 24, false, false),
     (Hypercall::SchedOp, &[5], 4, false, false),
     (Hypercall::PhysdevOp, &[6], 4, false, false),
+    (Hypercall::PlatformOp, &[], 136, false, false),
     (Hypercall::CallbackOp, &[0], 16, false, false),
     (Hypercall::CallbackOp, &[1], 4, false, false),
 ];

@@ -1,0 +1,51 @@
+//! `platform_op`: what the control domain does with the machine.
+
+use dom0_abi::errno::Errno;
+use dom0_abi::handle::GuestHandle;
+use dom0_abi::platform::{INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64};
+
+use super::continuation::Continuation;
+use super::{CallCtx, HypercallResult, Reply};
+use crate::guest_access::GuestPtr;
+use crate::time::wall::WallTime;
+
+/// `EFAULT`: the argument cannot be read. `EACCES`: it is of another version of the interface. `ENOSYS`: no such command, or one that is
+/// not here; further as the command's. ABI: `public/platform.h`, `HYPERVISOR_platform_op`.
+#[doc(alias = "HYPERVISOR_platform_op")]
+#[inline(never)]
+pub fn platform_op(ctx: &mut CallCtx<'_>, op: GuestHandle<PlatformOp>) -> HypercallResult {
+    let request = GuestPtr::from(op).read(ctx.cpu)?;
+    if request.interface_version != INTERFACE_VERSION {
+        return Err(Errno::EACCES);
+    }
+    let done = match PlatformCommand::try_from(request.cmd) {
+        Ok(PlatformCommand::Settime32) => {
+            let time: Settime32 = request.variant();
+            set_time(ctx, time.secs.into(), time.nsecs, time.system_time)?
+        }
+        Ok(PlatformCommand::Settime64) => {
+            let time: Settime64 = request.variant();
+            if time.mbz != 0 {
+                return Err(Errno::EINVAL);
+            }
+            set_time(ctx, time.secs, time.nsecs, time.system_time)?
+        }
+        _ => return Err(Errno::ENOSYS),
+    };
+    match done {
+        true => Ok(Reply::DONE),
+        false => ctx.goes_on(Continuation::PlatformOp { op }),
+    }
+}
+
+/// Sets the wall clock: it is `secs` s and `nsecs` ns after the beginning of 1970 at a system time in ns. Returns whether all domains have been
+/// told.
+///
+/// `EINVAL`: system time 0 would be before 1970, or later than the page that domains share with us can say.
+/// ABI: `public/platform.h`, `XENPF_settime64`, `XENPF_settime32`.
+#[doc(alias = "XENPF_settime64")]
+#[doc(alias = "XENPF_settime32")]
+fn set_time(ctx: &mut CallCtx<'_>, secs: u64, nsecs: u32, system_time: u64) -> Result<bool, Errno> {
+    let origin = WallTime::of_system_time_0(secs, nsecs, system_time).ok_or(Errno::EINVAL)?;
+    Ok(ctx.host.set_wall_clock(origin, &mut ctx.budget))
+}

@@ -1,0 +1,126 @@
+//! The first and only program of a Linux: it uses what a kernel depends on its hypervisor for (processes, memory that they share
+//! until one writes, sleep, clocks), says how that went as the micro-guests do, and switches the machine off.
+//!
+//! It speaks to Linux itself, without a library: so it is built by the same toolchain as everything else and weighs nothing. ABI: Linux,
+//! `syscalls(2)`, and the System V ABI for x86-64, appendix A.2.1.
+#![no_std]
+#![no_main]
+// UNSAFETY: system calls, and the start of the program.
+#![allow(unsafe_code)]
+
+mod system;
+
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use system::{Clock, Failure, Output};
+
+/// How often it forks: often enough for the kernel to use page tables again that it has given back.
+const FORKS: u8 = 200;
+/// Every child writes to so many pages that it shares with its parent.
+const PAGES: usize = 64;
+const PAGE: usize = 4096;
+/// What a child leaves that was content.
+const CONTENT: i32 = 7;
+/// What it is called with when it calls itself.
+const AGAIN: &[u8] = b"again\0";
+const SECOND: u64 = 1_000_000_000;
+
+static SHARED: [AtomicU8; PAGES * PAGE] = [const { AtomicU8::new(0) }; PAGES * PAGE];
+
+/// Begins, by the start code in [`system`]. `arguments`: how many there are.
+extern "C" fn begin(arguments: usize) -> ! {
+    if arguments > 1 {
+        system::exit(CONTENT)
+    }
+    let mut has_passed = true;
+    let mut check = |name: &str, result: Result<(), Failure>| {
+        match result {
+            Ok(()) => say(format_args!("linux: {name}: ok")),
+            Err(failure) => say(format_args!("linux: {name}: FAIL ({failure})")),
+        }
+        has_passed &= result.is_ok();
+    };
+    say(format_args!("linux: user mode"));
+    check("forks", forks());
+    check("another program", another_program());
+    check("sleep", sleep());
+    check("wall clock", wall_clock());
+    check("hypervisor", hypervisor());
+    if has_passed {
+        say(format_args!("GUEST linux: PASS"));
+    }
+    system::power_off()
+}
+
+fn say(text: fmt::Arguments<'_>) {
+    // Without a console there is nobody to tell.
+    let _ = writeln!(Output, "{text}");
+}
+
+/// Children see what their parent wrote before, and it does not see what they write.
+fn forks() -> Result<(), Failure> {
+    let pages = || SHARED.iter().step_by(PAGE);
+    for round in 1..=FORKS {
+        pages().for_each(|byte| byte.store(round, Ordering::Relaxed));
+        let holds = |value: u8| pages().all(|byte| byte.load(Ordering::Relaxed) == value);
+        let Some(child) = system::fork()? else {
+            let is_right = holds(round);
+            pages().for_each(|byte| byte.store(0, Ordering::Relaxed));
+            system::exit(if is_right && holds(0) { CONTENT } else { 1 })
+        };
+        expect(system::wait(child)?, CONTENT)?;
+        expect(holds(round), true)?;
+    }
+    Ok(())
+}
+
+/// A child becomes another program: this one, from the beginning.
+fn another_program() -> Result<(), Failure> {
+    match system::fork()? {
+        Some(child) => expect(system::wait(child)?, CONTENT),
+        None => {
+            let _ = system::execute(b"/init\0", AGAIN);
+            system::exit(1)
+        }
+    }
+}
+
+/// Who sleeps wakes, and not before its time.
+fn sleep() -> Result<(), Failure> {
+    let before = system::time(Clock::Monotonic)?;
+    system::sleep(SECOND)?;
+    let after = system::time(Clock::Monotonic)?;
+    expect(after >= before.saturating_add(SECOND), true)
+}
+
+/// Whoever reads this knows what time it is.
+fn wall_clock() -> Result<(), Failure> {
+    let time = system::time(Clock::Real)?;
+    say(format_args!("linux: seconds since 1970: {}", time / SECOND));
+    Ok(())
+}
+
+/// The kernel knows what it runs on.
+fn hypervisor() -> Result<(), Failure> {
+    system::make_folder(b"/sys\0")?;
+    system::mount(b"sysfs\0", b"/sys\0")?;
+    let mut kind = [0; 8];
+    let length = system::read_file(b"/sys/hypervisor/type\0", &mut kind)?;
+    expect(kind.get(..length) == Some(b"xen\n"), true)
+}
+
+fn expect<T: PartialEq>(found: T, expected: T) -> Result<(), Failure> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Failure::Unexpected)
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    say(format_args!("linux: FAIL ({info})"));
+    system::power_off()
+}
