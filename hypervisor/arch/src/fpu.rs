@@ -41,18 +41,18 @@ impl FpuArea {
         }
     }
 
-    /// Makes it the state that an image of `FXSAVE` describes; nothing else is set. What a CPU refuses of it is replaced when it is loaded.
-    pub fn set_legacy(&mut self, image: &[u8; 512]) {
+    /// The part that is the image of `FXSAVE`, to be written: it describes the state then, and nothing else is set. What a CPU refuses of
+    /// it is replaced when it is loaded.
+    pub fn as_legacy_mut(&mut self) -> &mut [u8] {
         /// Behind the legacy part, which of its components are there. SPEC: Intel SDM volume 1, 13.4.2.
         const XSTATE_BV: usize = 512;
         const X87_AND_SSE: u8 = 0b11;
-        *self = Self::new();
+        self.components = X87_AND_SSE.into();
         let (legacy, rest) = self.bytes.split_at_mut(XSTATE_BV);
-        legacy.copy_from_slice(image);
         if let Some(components) = rest.first_mut() {
             *components = X87_AND_SSE;
         }
-        self.components = X87_AND_SSE.into();
+        legacy
     }
 
     /// The image.

@@ -345,6 +345,13 @@ pub fn run(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> CpuUserRegs {
     regs
 }
 
+/// Shuts a domain down whose only vCPU the CPU runs, and lets it leave.
+pub fn stop(host: &Host, cpu: &Cpu, domain: &Domain) {
+    host.shut_down(cpu, domain, 3);
+    let mut regs = CpuUserRegs::new_zeroed();
+    assert_eq!(switch::next(host, cpu, &mut regs), Next::Schedule);
+}
+
 /// What a failed call returns.
 pub fn failure(errno: Errno) -> i64 {
     errno.as_return()

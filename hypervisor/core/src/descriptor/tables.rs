@@ -72,9 +72,10 @@ impl Tables {
 
     /// Gives all frames back. No CPU may see the tables any more, or run the vCPU before it sees others.
     pub fn release(&mut self, memory: Memory<'_>) {
-        let Self { gdt, next_gdt, ldt } = core::mem::replace(self, Self::EMPTY);
-        let local = ldt.pages.into_iter().flatten();
-        for held in gdt.into_iter().chain(next_gdt).chain(local) {
+        self.ldt.entries = 0;
+        let local = self.ldt.pages.iter_mut().filter_map(Option::take);
+        let global = self.gdt.drain(..).chain(self.next_gdt.drain(..));
+        for held in global.chain(local) {
             drop(TypeRef::from_held(memory, held));
         }
     }

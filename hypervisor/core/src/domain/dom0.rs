@@ -68,7 +68,10 @@ pub fn add<'h>(
     for number in 0..nr_vcpus(host) as usize {
         let place = number.saturating_mul(size_of::<VcpuInfo>());
         let upcall = Upcall::new(host.mem(), built.shared_info.at(place));
-        upcalls.push(upcall.map_err(|BadFrame| AddDomainError::PageTables)?);
+        let upcall = upcall.map_err(|BadFrame| AddDomainError::PageTables)?;
+        upcalls
+            .try_push(upcall)
+            .map_err(|_| AddDomainError::VcpuNumber)?;
     }
     // Made where they are needed: they are large.
     let vcpus = (0..).zip(upcalls).map(|(number, upcall)| {

@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 
 use dom0_abi::addr::{GuestAddr, Mfn, PAGE_SHIFT};
-use dom0_abi::arch::{CpuUserRegs, FpuContext, TrapInfo, VcpuGuestContext, VgcfFlags};
+use dom0_abi::arch::{CpuUserRegs, TrapInfo, VcpuGuestContext, VgcfFlags};
 use dom0_abi::errno::Errno;
 use oxen_arch::Cpu;
 use oxen_arch::guest_range::is_canonical;
@@ -150,8 +150,11 @@ fn read_registers(
     wants: VgcfFlags,
 ) -> Result<(), Errno> {
     if wants.contains(VgcfFlags::I387_VALID) {
-        let image: FpuContext = field!(cpu, at, fpu_ctxt);
-        state.fpu.set_legacy(&image.x);
+        let image = at
+            .get()
+            .wrapping_add(offset_of!(VcpuGuestContext, fpu_ctxt) as u64);
+        let read = cpu.read_guest_bytes(GuestAddr::new(image), state.fpu.as_legacy_mut());
+        read.map_err(|_| Errno::EFAULT)?;
     }
     let debug: [u64; 8] = field!(cpu, at, debugreg);
     for (number, value) in (0..).zip(debug) {

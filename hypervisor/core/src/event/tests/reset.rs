@@ -8,8 +8,7 @@ use crate::budget::Budget;
 use crate::domain::teardown::{self, Progress};
 use crate::event::word::Binding;
 use crate::frame::UndoQueue;
-use crate::switch;
-use crate::testing::{CODE, DATA, Guest};
+use crate::testing::{CODE, DATA, Guest, stop};
 use crate::trap::return_path::Next;
 use dom0_abi::hypercalls::Hypercall;
 
@@ -83,10 +82,7 @@ fn the_end_of_a_domain_disconnects_all_its_ports_in_steps() {
     }
     fill(&mut other, 30);
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
-    guest.host.shut_down(&guest.other_cpu, &domain, 3);
-    let mut regs = neighbour.regs;
-    let next = switch::next(&guest.host, &guest.other_cpu, &mut regs);
-    assert_eq!(next, Next::Schedule);
+    stop(&guest.host, &guest.other_cpu, &domain);
     let undo = UndoQueue::new();
     let memory = guest.host.memory(&guest.cpu, &undo);
     let mut steps = 0;
