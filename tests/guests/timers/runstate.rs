@@ -61,7 +61,11 @@ pub fn check(report: &mut Report, clock: Clock) {
         grown(&second, BLOCKED) >= 2 * MS,
         grown(&second, BLOCKED),
     );
-    report.check("what is not slept is run", grown(&second, RUNNING) > 0, "nothing");
+    report.check(
+        "what is not slept is run",
+        grown(&second, RUNNING) > 0,
+        "nothing",
+    );
     report.check(
         "the state began with its end",
         second.state_entry_time >= first.state_entry_time + 2 * MS,

@@ -74,12 +74,14 @@ pub fn add<'h>(
             .map_err(|_| AddDomainError::VcpuNumber)?;
     }
     // Made where they are needed: they are large.
-    let vcpus = (0..).zip(upcalls).map(|(number, upcall)| {
-        let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-        // The others are described by the first one's kernel.
-        let state = VcpuState::new(built.start, root.take(), privileged);
-        Vcpu::new(VcpuId::new(number), upcall, state)
-    });
+    let vcpus = (0..LEGACY_MAX_VCPUS as u32)
+        .zip(upcalls)
+        .map(|(number, upcall)| {
+            let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+            // The others are described by the first one's kernel.
+            let state = VcpuState::new(built.start, root.take(), privileged);
+            Vcpu::new(VcpuId::new(number), upcall, state)
+        });
     let domain = host.add_domain(cpu, domain, vcpus)?;
     if host.settings.dom0_vcpus_pin {
         host.pin_vcpus(cpu, &domain);
