@@ -34,10 +34,17 @@ pub struct Guest {
     timeout_s: u64,
     /// Memory of the machine.
     pub memory_mib: u64,
+    /// CPUs of the machine.
+    #[serde(default = "one")]
+    pub cpus: u32,
     /// How much of it the guest gets, if not half: what stands behind `dom0_mem=`.
     pub dom0_mem: Option<String>,
     /// More words on the hypervisor's command line.
     pub hypervisor: Option<String>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How a boot should end.

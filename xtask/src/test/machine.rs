@@ -101,7 +101,7 @@ fn guest_test(guest: &Guest) -> MachineTest {
         name: format!("guests/{}", guest.name),
         way: Way::Direct,
         memory_mib: guest.memory_mib,
-        cpus: 1,
+        cpus: guest.cpus,
         options: &[],
         command_line: command_line(guest),
         kernel: Kernel::Guest(guest.name.clone()),
