@@ -22,6 +22,7 @@ use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
 use crate::event::VirqPorts;
+use crate::event::polled::PolledPorts;
 use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 use crate::sched::VcpuIndex;
@@ -212,6 +213,8 @@ pub struct VcpuState {
     pub privileged: PrivilegedState,
     /// FPU registers, while it is on no CPU.
     pub fpu: FpuArea,
+    /// What it polls, if that is several ports.
+    pub polled: PolledPorts,
     /// An NMI was delivered and its handler has not ended by `iret` yet.
     pub in_nmi: bool,
     /// Whether it runs.
@@ -237,6 +240,7 @@ impl VcpuState {
             },
             privileged,
             fpu: FpuArea::new(),
+            polled: PolledPorts::new(),
             in_nmi: false,
             run: RunState::Running,
         }
@@ -287,7 +291,8 @@ pub enum RunState {
     Running,
     /// It sleeps until an event or an NMI can be delivered.
     Blocked,
-    /// It sleeps until that, or until this port is pending; with no port, until any event is pending.
+    /// It sleeps until that, or until this port is pending; with no port, until one of [`VcpuState::polled`] is, or if these are none, until any
+    /// port has become so.
     Polling(Option<Port>),
     /// It was never started, or stopped.
     Offline,

@@ -185,8 +185,8 @@ table! {
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");
     NmiOp { command, arg } => Done("", callbacks::nmi_op(ctx, command, arg));
     SchedOp { command, arg } => Done(
-        "`yield`, `block`, `shutdown`, `shutdown_code`; `poll` returns early where it would need a timer or several \
-         ports; `remote_shutdown`, `watchdog`, `pin_override` come with the scheduler",
+        "`yield`, `block`, `poll`, `shutdown`, `shutdown_code`; `remote_shutdown`, `watchdog`, `pin_override` come with the \
+         scheduler",
         sched::sched_op(ctx, command, arg)
     );
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
