@@ -175,7 +175,7 @@ impl Domain {
         self.vcpus.iter().map(|vcpu| &**vcpu)
     }
 
-    /// Shuts it down; none of its vCPUs goes on. The reason is the one that was settled first.
+    /// Shuts it down where nobody is to be told of it, as [`Host::shut_down`](crate::host::Host::shut_down) does.
     pub fn shut_down(&self, reason: u8) {
         self.shutdown.enter(reason);
         for vcpu in self.vcpus() {

@@ -22,7 +22,7 @@ pub fn sched_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> Hypercal
         SchedCommand::Block => block(ctx),
         SchedCommand::Shutdown => {
             let request: SchedShutdown = GuestPtr::new(arg).read(ctx.cpu)?;
-            ctx.domain.shut_down(request.reason as u8);
+            (ctx.host).shut_down(ctx.cpu, ctx.domain, request.reason as u8);
             Ok(Reply::DONE)
         }
         SchedCommand::ShutdownCode => {
@@ -44,7 +44,7 @@ pub fn sched_op_compat(ctx: &mut CallCtx<'_>, command: i32, arg: u64) -> Hyperca
         Ok(SchedCommand::Yield) => Ok(Reply::DONE),
         Ok(SchedCommand::Block) => block(ctx),
         Ok(SchedCommand::Shutdown) => {
-            ctx.domain.shut_down(arg as u8);
+            ctx.host.shut_down(ctx.cpu, ctx.domain, arg as u8);
             Ok(Reply::DONE)
         }
         _ => Err(Errno::ENOSYS),

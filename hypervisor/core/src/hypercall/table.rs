@@ -193,7 +193,7 @@ table! {
     XenoprofOp => Refused(ENOSYS, "no profiler");
     EventChannelOp { command, arg } => Done(
         "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
-         before `physdev_op` maps some; `reset` of another domain comes with pausing",
+         before `physdev_op` maps some; `reset` of another domain when that has shut down",
         event::ops::event_channel_op(ctx, command, arg)
     );
     PhysdevOp { command, arg } => Done("`set_iopl` alone", physdev::physdev_op(ctx, command, arg));

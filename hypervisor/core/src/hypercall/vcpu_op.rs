@@ -106,7 +106,8 @@ fn down(ctx: &CallCtx<'_>, target: &Vcpu) -> HypercallResult {
     if !is_own(ctx, target) || ctx.domain.vcpus().count() != 1 {
         return Err(Errno::ENOSYS);
     }
-    ctx.domain.shut_down(ShutdownReason::PowerOff.get() as u8);
+    let reason = ShutdownReason::PowerOff.get() as u8;
+    ctx.host.shut_down(ctx.cpu, ctx.domain, reason);
     Ok(Reply::DONE)
 }
 

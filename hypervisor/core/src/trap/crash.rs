@@ -75,7 +75,7 @@ pub fn domain(ctx: &mut CallCtx<'_>, reason: CrashReason) {
     error!(ctx.host.out(ctx.cpu), "d{domain}v{vcpu} crashed: {reason}");
     registers(ctx);
     stack(ctx);
-    ctx.domain.shut_down(ShutdownReason::Crash.get() as u8);
+    (ctx.host).shut_down(ctx.cpu, ctx.domain, ShutdownReason::Crash.get() as u8);
 }
 
 fn registers(ctx: &CallCtx<'_>) {
