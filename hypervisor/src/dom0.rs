@@ -3,7 +3,6 @@
 use core::fmt;
 
 use dom0_abi::addr::PAGE_SHIFT;
-use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::Cpu;
 use oxen_arch::boot::{BootInfo, Modules};
@@ -14,9 +13,7 @@ use oxen_core::domain::builder::{self, Request};
 use oxen_core::domain::dom0;
 use oxen_core::frame::{RESERVE, UndoQueue};
 use oxen_core::host::{AddDomainError, Host};
-use oxen_core::trap::entry;
 use oxen_core::{info, warn};
-use zerocopy::FromZeros;
 
 /// Why dom0 cannot be started.
 pub enum Dom0Error {
@@ -43,7 +40,7 @@ impl fmt::Display for Dom0Error {
     }
 }
 
-/// Builds dom0 and makes its first vCPU the one that this CPU runs; returns what it starts with.
+/// Builds dom0 and starts its first vCPU.
 ///
 /// Not inlined: what it needs of the stack, the values that dom0 and its vCPU are made of, is not to be added to what the
 /// start of the hypervisor needs.
@@ -54,7 +51,7 @@ pub fn start(
     boot: &BootInfo,
     modules: Modules,
     arguments: &str,
-) -> Result<CpuUserRegs, Dom0Error> {
+) -> Result<(), Dom0Error> {
     let out = host.out(cpu);
     let mut modules = modules.into_iter();
     let mut kernel = modules.next();
@@ -92,9 +89,10 @@ pub fn start(
     let built = builder::build(host.memory(cpu, &undo), request).map_err(Dom0Error::Build)?;
     info!(
         out,
-        "dom0: {}, {} MiB, entry {:#x}",
+        "dom0: {}, {} MiB, {} vCPUs, entry {:#x}",
         built.kernel_name,
         built.nr_pages >> 8,
+        dom0::nr_vcpus(host),
         built.start.rip
     );
     if built.is_command_line_cut {
@@ -116,9 +114,8 @@ pub fn start(
         cpu.tsc().wrapping_sub(boot.entry_tsc) / 1_000_000,
     );
     out.release_screen();
-    let mut regs = CpuUserRegs::new_zeroed();
-    let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut regs);
-    drop(domain);
-    entry::settle(host, cpu, &mut regs, next);
-    Ok(regs)
+    if let Some(first) = domain.vcpu(VcpuId::new(0)) {
+        host.bring_up(cpu, first);
+    }
+    Ok(())
 }

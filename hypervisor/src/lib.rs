@@ -21,6 +21,7 @@ use oxen_core::host::Host;
 use oxen_core::hypercall::at_once;
 use oxen_core::trap::entry;
 use oxen_core::{error, info, warn};
+use zerocopy::FromZeros;
 
 static HOST: Once<Host> = Once::new();
 
@@ -117,13 +118,18 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
             "no IO-APIC serves interrupt {}: the serial line is for output only", line.irq
         );
     }
-    let regs = match dom0::start(host, cpu, boot, modules, parsed.dom0_arguments) {
-        Ok(regs) => regs,
-        Err(error) => {
-            error!(out, "{error}");
-            panic::stop(format_args!("there is no dom0 to run"))
-        }
-    };
+    host.call_cpus(cpu);
+    if let Err(error) = dom0::start(host, cpu, boot, modules, parsed.dom0_arguments) {
+        error!(out, "{error}");
+        panic::stop(format_args!("there is no dom0 to run"))
+    }
+    run_guests(host, cpu)
+}
+
+/// What a CPU does from the time on when there are guests.
+fn run_guests(host: &Host, cpu: &Cpu) -> ! {
+    let mut regs = CpuUserRegs::new_zeroed();
+    entry::begin(host, cpu, &mut regs);
     cpu.enter_guest(&regs)
 }
 
@@ -214,6 +220,10 @@ impl Handlers for Entries {
 
     fn idle(cpu: &Cpu) -> ! {
         loop {
+            if let Some(host) = HOST.get() {
+                host.cpu_up(cpu);
+                run_guests(host, cpu)
+            }
             cpu.wait_for_interrupt();
         }
     }

@@ -41,6 +41,20 @@ impl FpuArea {
         }
     }
 
+    /// The part that is the image of `FXSAVE`, to be written: it describes the state then, and nothing else is set. What a CPU refuses of
+    /// it is replaced when it is loaded.
+    pub fn as_legacy_mut(&mut self) -> &mut [u8] {
+        /// Behind the legacy part, which of its components are there. SPEC: Intel SDM volume 1, 13.4.2.
+        const XSTATE_BV: usize = 512;
+        const X87_AND_SSE: u8 = 0b11;
+        self.components = X87_AND_SSE.into();
+        let (legacy, rest) = self.bytes.split_at_mut(XSTATE_BV);
+        if let Some(components) = rest.first_mut() {
+            *components = X87_AND_SSE;
+        }
+        legacy
+    }
+
     /// The image.
     pub fn as_bytes(&self) -> &[u8; LEN] {
         &self.bytes

@@ -48,4 +48,4 @@ pub use fpu::FpuArea;
 pub use guest_range::GuestFault;
 pub use interrupts::{Interrupt, Ipi, SERIAL_VECTOR};
 pub use paging_facts::PagingFacts;
-pub use registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, PortWidth};
+pub use registers::{BadXcr0, CpuidResult, DebugRegisters, NotCanonical, Notes, PortWidth};

@@ -20,6 +20,19 @@ pub const PAT: u64 = 0x0000_0501_0007_0406;
 /// The bits of CR4 that follow the guest that runs: TSD and DE. SPEC: Intel SDM volume 3, 2.5.
 pub const GUEST_CR4: u64 = 1 << 2 | 1 << 3;
 
+bitflags::bitflags! {
+    /// What a CPU has to see to before it goes back to a guest, beside what waits for the guest itself.
+    #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+    pub struct Notes: u32 {
+        /// An NMI has arrived in the hypervisor.
+        const NMI = 1 << 0;
+        /// Somebody else may have to run.
+        const SCHEDULE = 1 << 1;
+        /// Who runs wants others to go first.
+        const YIELD = 1 << 2;
+    }
+}
+
 /// What a call has come to that was made without the registers of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AtOnce {

@@ -106,11 +106,11 @@ impl<T: Send + Sync, P: Sync> SlotTable<T, P> {
         })
     }
 
-    /// Gives back what the CPU keeps. `false`, and nothing is done, if that is nothing of this table, or in use.
-    pub fn leave(&self, cpu: &Cpu) -> bool {
+    /// Takes what the CPU keeps out of its seat. `None`, and nothing is done, if that is nothing of this table, or in use.
+    pub fn leave(&self, cpu: &Cpu) -> Option<SlotRef<'_, T>> {
         let seat = cpu.seat();
         if seat.owner.load(Ordering::Relaxed) != self.number {
-            return false;
+            return None;
         }
         seat.owner.store(NOBODY, Ordering::Relaxed);
         let slot = seat.slot.load(Ordering::Relaxed);
@@ -118,8 +118,7 @@ impl<T: Send + Sync, P: Sync> SlotTable<T, P> {
         // SAFETY: 1. By its number what was kept is a slot of this table, so it is there. 2. The seat's reference is in its count,
         // and the seat forgets it here.
         #[allow(unsafe_code)]
-        drop(unsafe { SlotRef::from_slot(&*slot.cast::<Slot<T>>()) });
-        true
+        Some(unsafe { SlotRef::from_slot(&*slot.cast::<Slot<T>>()) })
     }
 }
 
@@ -183,7 +182,7 @@ mod tests {
         let [cpu, other] = [0, 1].map(|id| machine.cpu(crate::CpuId::new(id)));
         let table = table(&machine);
         let slot = table.slot(1).unwrap();
-        assert!(table.enter(&cpu).is_none() && !table.leave(&cpu));
+        assert!(table.enter(&cpu).is_none() && table.leave(&cpu).is_none());
         let reference = slot.fill(value()).unwrap();
         assert!(table.sit(&cpu, reference, |both| both.get(1)));
         assert!(slot.retire() && slot.reap().is_none(), "a seat counts");
@@ -193,7 +192,7 @@ mod tests {
             assert_eq!(entered.both().0[0], "first");
             assert_eq!(entered.both().1, "second");
             assert!(table.enter(&cpu).is_none(), "in use");
-            assert!(!table.leave(&cpu), "in use");
+            assert!(table.leave(&cpu).is_none(), "in use");
             let next = table.slot(2).unwrap().fill(value()).unwrap();
             assert!(!table.sit(&cpu, next, |both| both.first()), "in use");
             assert!(table.slot(2).unwrap().retire());
@@ -201,8 +200,8 @@ mod tests {
         }
         let another = self::table(&machine);
         assert!(another.enter(&cpu).is_none(), "not what it has");
-        assert!(!another.leave(&cpu), "not what it has");
-        assert!(table.leave(&cpu) && !table.leave(&cpu));
+        assert!(another.leave(&cpu).is_none(), "not what it has");
+        assert!(table.leave(&cpu).is_some() && table.leave(&cpu).is_none());
         assert!(table.enter(&cpu).is_none());
         assert_eq!(slot.reap(), Some(value()));
     }

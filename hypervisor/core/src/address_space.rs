@@ -160,22 +160,42 @@ fn load_with_twin(host: &Host, cpu: &Cpu, root: Mfn) {
     }
 }
 
-/// Loads the kernel root of a vCPU that a CPU begins to run. `is_new_here`: another CPU has run it since this one did.
-pub fn enter(host: &Host, cpu: &Cpu, domain: DomId, vcpu: VcpuId, root: Mfn, is_new_here: bool) {
-    let owner = key(domain, vcpu);
-    if is_new_here && let Some(pcpu) = host.pcpu(cpu) {
-        pcpu.pcids.forget(owner);
-    }
-    load_for(host, cpu, owner, root, GuestMode::Kernel);
+/// Whose root is loaded when a CPU begins to run a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The one that leads to no guest: no translation of any guest is left.
+    Idle,
+    /// Another vCPU's.
+    Guest,
 }
 
-/// Keeps no translation of the running vCPU when one of its roots is loaded next.
-pub fn forget(ctx: &CallCtx<'_>) {
-    if ctx.host.machine.tlb_mode() == TlbMode::Pcid
-        && let Some(pcpu) = ctx.host.pcpu(ctx.cpu)
-    {
-        pcpu.pcids.forget(key(ctx.domain.id, ctx.vcpu.id));
+/// Loads the root of a vCPU that a CPU begins to run, in its mode.
+pub fn enter(
+    host: &Host,
+    cpu: &Cpu,
+    (domain, vcpu): (DomId, VcpuId),
+    (root, mode): (Mfn, GuestMode),
+    before: Before,
+) {
+    load_for(host, cpu, key(domain, vcpu), root, mode);
+    if before == Before::Guest && host.machine.tlb_mode() == TlbMode::Global {
+        // What is global survives the load of a root.
+        cpu.flush_tlb();
     }
+}
+
+/// Keeps no translation of a vCPU on this CPU when one of its roots is loaded next.
+pub fn forget_of(host: &Host, cpu: &Cpu, domain: DomId, vcpu: VcpuId) {
+    if host.machine.tlb_mode() == TlbMode::Pcid
+        && let Some(pcpu) = host.pcpu(cpu)
+    {
+        pcpu.pcids.forget(key(domain, vcpu));
+    }
+}
+
+/// The same for the running vCPU.
+pub fn forget(ctx: &CallCtx<'_>) {
+    forget_of(ctx.host, ctx.cpu, ctx.domain.id, ctx.vcpu.id);
 }
 
 #[cfg(test)]

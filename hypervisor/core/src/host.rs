@@ -29,7 +29,8 @@ use crate::page_type::entry::EntryRules;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
 use crate::policy::io_memory::IoMemory;
 use crate::policy::msr::MsrPolicy;
-use crate::time::Time;
+use crate::switch::SchedulerTables;
+use crate::time::{NEVER, Time};
 use crate::trap::return_path::{HostEnd, Wish};
 
 /// The hypervisor of one machine.
@@ -57,6 +58,8 @@ pub struct Host {
     pub time: Time,
     /// The numbers of all vCPUs.
     pub vcpu_numbers: VcpuNumbers,
+    /// What the scheduler decides by.
+    pub(crate) schedule: SchedulerTables,
     entry_budget: AtomicU32,
     pcpus: BootSlice<Pcpu>,
 }
@@ -93,6 +96,7 @@ impl Host {
         let capacity = VcpuNumbers::capacity(&machine);
         let time = Time::new(&machine, cpu, capacity).ok_or(HostError::NoMemory)?;
         let vcpu_numbers = VcpuNumbers::new(&machine).ok_or(HostError::NoMemory)?;
+        let schedule = SchedulerTables::new(&machine, capacity).ok_or(HostError::NoMemory)?;
         let frames = Frames::new(&machine).ok_or(HostError::NoMemory)?;
         let facts = HostFacts {
             tsc_khz: machine.tsc_khz(),
@@ -101,7 +105,7 @@ impl Host {
         let cpuid = CpuidPolicy::derive(&facts, |leaf, subleaf| cpu.cpuid(leaf, subleaf));
         let entry_rules = EntryRules::new(machine.paging(), machine.tlb_mode(), machine.max_mfn());
         let msrs = MsrPolicy::derive(&cpuid, |msr| cpu.read_msr(msr));
-        Ok(Self {
+        let host = Self {
             machine,
             frames,
             domains,
@@ -111,12 +115,15 @@ impl Host {
             io_memory: IoMemory::new(),
             time,
             vcpu_numbers,
+            schedule,
             entry_budget: AtomicU32::new(Budget::FULL.units()),
             console,
             settings,
             command_line: boot.command_line,
             pcpus,
-        })
+        };
+        host.cpu_up(cpu);
+        Ok(host)
     }
 
     /// The machine's memory.
@@ -164,6 +171,11 @@ impl Host {
         self.pcpus.get(usize::try_from(id.get()).ok()?)
     }
 
+    /// The records of all CPUs, in the order of their numbers.
+    pub fn cpus(&self) -> impl Iterator<Item = (CpuId, &Pcpu)> {
+        (0..u32::MAX).map(CpuId::new).zip(self.pcpus.iter())
+    }
+
     /// Makes a domain with its vCPUs and makes it known. On failure there is no such domain, and no memory is lost.
     pub fn add_domain(
         &self,
@@ -201,6 +213,7 @@ impl Host {
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
         self.release_domain(memory, domain);
+        self.forget_parameters(id);
         virq::raise_global(self, cpu, Virq::DomExc);
         true
     }
@@ -217,6 +230,7 @@ impl Host {
 
     fn release_vcpu(&self, memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {
         vcpu.timers.stop(&self.time.queues, memory.cpu, vcpu.index);
+        self.end_scheduling(memory.cpu, vcpu.index);
         self.vcpu_numbers.give_back(vcpu.index);
         teardown::release_vcpu(memory, &mut vcpu.lock());
         memory.unplace(vcpu);
@@ -230,20 +244,6 @@ impl Host {
                 Input::Key(key) => debug_keys::pressed(self, cpu, regs, key),
                 Input::Nothing => {}
             }
-        }
-    }
-
-    /// Sees to it that a vCPU looks again whether an event, or whatever else it may wait for, has come: called behind the cause.
-    ///
-    /// A vCPU looks on every way back to its guest, and one that sleeps behind every interrupt of its CPU. So on this CPU there is nothing to do.
-    /// For others it is noted in their record that somebody waits; one CPU runs guests today. This is where a scheduler lets a vCPU
-    /// run that sleeps, and interrupts the CPU of one that runs. It may take locks for that, from rank `Scheduler` on, and wait for
-    /// nothing else: callers hold ports.
-    pub fn kick(&self, cpu: &Cpu, vcpu: &Vcpu) {
-        if let Some(other) = vcpu.last_cpu().filter(|&other| other != cpu.id())
-            && let Some(pcpu) = self.pcpu_of(other)
-        {
-            pcpu.kicks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -286,7 +286,13 @@ fn add_vcpu(
         return Err(AddDomainError::VcpuNumber);
     };
     vcpu.index = index;
+    if !host.begin_scheduling(domain.id, index) {
+        host.vcpu_numbers.give_back(index);
+        teardown::release_vcpu(memory, &mut vcpu.lock());
+        return Err(AddDomainError::DomainNumber);
+    }
     let placed = memory.place(vcpu).map_err(|vcpu| {
+        host.end_scheduling(memory.cpu, index);
         host.vcpu_numbers.give_back(index);
         teardown::release_vcpu(memory, &mut vcpu.lock());
         AddDomainError::NoMemory
@@ -321,8 +327,10 @@ pub struct Pcpu {
     asked_at: AtomicU64,
     /// What its TLB keeps of vCPUs.
     pub pcids: Pcids,
-    /// How often others wanted what it runs to look for events ([`Host::kick`]).
-    pub kicks: AtomicU64,
+    /// When it asks the scheduler again, in system time. This and the next are the CPU's own.
+    pub(crate) asks_at: AtomicU64,
+    /// What its timer is set to, in system time.
+    pub(crate) armed: AtomicU64,
 }
 
 /// A time at which nobody asks.
@@ -336,7 +344,8 @@ impl Default for Pcpu {
             running: AtomicU64::new(NOTHING),
             asked_at: AtomicU64::new(NOT_ASKED),
             pcids: Pcids::new(),
-            kicks: AtomicU64::new(0),
+            asks_at: AtomicU64::new(NEVER),
+            armed: AtomicU64::new(NEVER),
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod mmu;
 pub mod page_type;
 pub mod policy;
 pub mod sched;
+pub mod switch;
 pub mod time;
 pub mod trap;
 pub mod version;

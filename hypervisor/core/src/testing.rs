@@ -6,6 +6,7 @@ use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::CpuId;
+use oxen_arch::tlb::CpuSet;
 use oxen_arch::{Cpu, Machine, SimConfig};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -21,6 +22,7 @@ use crate::host::Host;
 use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, Level, PageType, TypeRef, promote};
 use crate::policy::ports::PortRights;
+use crate::switch;
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 
@@ -94,6 +96,16 @@ impl Guest {
         capabilities: Capabilities,
         configure: impl FnOnce(&mut SimConfig),
     ) -> Self {
+        Self::with_vcpus(domid, capabilities, 1, configure)
+    }
+
+    /// One with so many vCPUs, of which the first runs and the others were never initialised.
+    pub fn with_vcpus(
+        domid: DomId,
+        capabilities: Capabilities,
+        nr_vcpus: u32,
+        configure: impl FnOnce(&mut SimConfig),
+    ) -> Self {
         let mut config = SimConfig::new(16 << 20);
         config.cpus = 2;
         configure(&mut config);
@@ -105,7 +117,7 @@ impl Guest {
         let host = Host::new(machine, &cpu, &boot, settings.clone(), console).unwrap();
         host.out(&cpu).configure(&settings, boot.entry_tsc);
 
-        let (started, root, shared_info) = start(&host, &cpu, domid, capabilities);
+        let (started, root, shared_info) = start(&host, &cpu, domid, capabilities, nr_vcpus);
         Self {
             host,
             cpu,
@@ -120,7 +132,7 @@ impl Guest {
     /// A second domain on the same machine, which runs on the other CPU.
     pub fn neighbour(&self) -> Neighbour {
         let domid = DomId::new(9);
-        let mut regs = start(&self.host, &self.other_cpu, domid, Capabilities::empty()).0;
+        let mut regs = start(&self.host, &self.other_cpu, domid, Capabilities::empty(), 1).0;
         regs.rbx = 0x6e65_6967;
         Neighbour { domid, regs }
     }
@@ -274,12 +286,13 @@ pub struct Neighbour {
     pub regs: CpuUserRegs,
 }
 
-/// Makes a domain with one vCPU and lets the CPU run it; returns its registers, root and shared page.
+/// Makes a domain and lets the CPU run its first vCPU; returns its registers, root and shared page.
 fn start(
     host: &Host,
     cpu: &Cpu,
     domid: DomId,
     capabilities: Capabilities,
+    nr_vcpus: u32,
 ) -> (CpuUserRegs, Mfn, Mfn) {
     let undo = UndoQueue::new();
     let memory = host.memory(cpu, &undo);
@@ -294,7 +307,6 @@ fn start(
     (regs.rip, regs.cs) = (CODE, FLAT_CS64);
     (regs.rsp, regs.ss) = (STACK, FLAT_SS);
     regs.rflags = 0x202;
-    let privileged = PrivilegedState::new(host.cpuid.owned_bits());
     let ports = if domid == DomId::DOM0 {
         PortRights::dom0(&[]).unwrap()
     } else {
@@ -304,18 +316,40 @@ fn start(
     let held = promote_root(memory, host, &domain, root);
     let shared = TypeRef::writable(memory, shared_info, domid).unwrap();
     domain.hold_shared_info(shared.into_held());
-    let vcpu = Vcpu::new(
-        VcpuId::new(0),
-        Upcall::new(host.mem(), shared_info.at(0)).unwrap(),
-        VcpuState::new(regs, held, privileged),
-    );
-    let mut started = CpuUserRegs::new_zeroed();
-    {
-        let domain = host.add_domain(cpu, domain, [vcpu]).unwrap();
-        let next = entry::start(host, cpu, &domain, VcpuId::new(0), &mut started);
-        assert_eq!(next, Next::Guest);
-    }
+    let mut held = Some(held);
+    let vcpus = (0..nr_vcpus).map(|number| {
+        let info = shared_info.at(number as usize * 64);
+        let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+        Vcpu::new(
+            VcpuId::new(number),
+            Upcall::new(host.mem(), info).unwrap(),
+            VcpuState::new(regs, held.take(), privileged),
+        )
+    });
+    let domain = host.add_domain(cpu, domain, vcpus).unwrap();
+    let started = run(host, cpu, domain.vcpu(VcpuId::new(0)).unwrap());
+    drop(domain);
     (started, root, shared_info)
+}
+
+/// Starts a vCPU, lets it run on this CPU alone, and does so; returns its registers.
+pub fn run(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> CpuUserRegs {
+    host.cpu_up(cpu);
+    let (here, now) = (CpuSet::one(cpu.id()), host.time.now(cpu));
+    (host.scheduler())
+        .set_affinity(vcpu.index, &here, &here, now)
+        .unwrap();
+    host.bring_up(cpu, vcpu);
+    let mut regs = CpuUserRegs::new_zeroed();
+    assert_eq!(switch::next(host, cpu, &mut regs), Next::Guest);
+    regs
+}
+
+/// Shuts a domain down whose only vCPU the CPU runs, and lets it leave.
+pub fn stop(host: &Host, cpu: &Cpu, domain: &Domain) {
+    host.shut_down(cpu, domain, 3);
+    let mut regs = CpuUserRegs::new_zeroed();
+    assert_eq!(switch::next(host, cpu, &mut regs), Next::Schedule);
 }
 
 /// What a failed call returns.

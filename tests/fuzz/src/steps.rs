@@ -363,7 +363,7 @@ pub fn ptwr(game: &mut Game<'_>) {
     cpu.set_fault_address(address);
     let outcome = match entry::handle_exception(&game.world.host, cpu, regs) {
         Next::Guest => Outcome::Returned(regs.rip as i64),
-        Next::Idle | Next::Shutdown(_) => Outcome::Gone,
+        Next::Schedule | Next::Shutdown(_) => Outcome::Gone,
     };
     game.settle(outcome);
 }

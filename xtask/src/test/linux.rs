@@ -19,17 +19,33 @@ const COMPLAINTS: &str = r"WARNING|\bBUG\b|Call Trace|: FAIL";
 /// All of them, in the order in which they run.
 pub fn tests() -> Vec<MachineTest> {
     vec![
-        boots("dom0/linux", ""),
+        boots("dom0/linux", 1, ""),
+        // As many vCPUs as CPUs, and more than those.
+        boots("dom0/linux-2-cpus", 2, ""),
+        MachineTest {
+            on_xen: false,
+            ..boots("dom0/linux-4-vcpus-on-2-cpus", 2, " dom0_max_vcpus=4 xpti")
+        },
         MachineTest {
             only_full: true,
             on_xen: false,
-            ..boots("dom0/linux-twins", " xpti")
+            ..boots("dom0/linux-4-cpus", 4, "")
+        },
+        MachineTest {
+            only_full: true,
+            on_xen: false,
+            ..boots("dom0/linux-3-vcpus-on-a-cpu", 1, " dom0_max_vcpus=3")
+        },
+        MachineTest {
+            only_full: true,
+            on_xen: false,
+            ..boots("dom0/linux-pinned", 2, " dom0_vcpus_pin")
         },
     ]
 }
 
 /// Linux comes to user mode, finds all that its program asks of it, and switches off.
-fn boots(name: &str, words: &str) -> MachineTest {
+fn boots(name: &str, cpus: u32, words: &str) -> MachineTest {
     let expect = |end: &str| -> Vec<Expect> {
         vec![
             Expect::Pass("linux".into()),
@@ -42,7 +58,7 @@ fn boots(name: &str, words: &str) -> MachineTest {
         name: name.into(),
         way: Way::Direct,
         memory_mib: 1024,
-        cpus: 1,
+        cpus,
         options: CLOCK,
         command_line: Some(format!("{}{words}", crate::run::default_command_line(1024))),
         kernel: Kernel::Linux,

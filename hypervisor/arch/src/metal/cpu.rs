@@ -18,7 +18,7 @@ use crate::counters::{Event, count};
 use crate::fpu::FpuArea;
 use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
 use crate::registers::{
-    BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PAT, PortWidth,
+    BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, Notes, PAT, PortWidth,
 };
 use crate::seat::Seat;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,19 +93,29 @@ impl Cpu {
         self.local.fault_address.set(address);
     }
 
-    pub(super) fn note_nmi(&self) {
-        self.local.nmi_seen.store(true, Ordering::Relaxed);
+    /// Notes what this CPU has to see to before it goes back to a guest. An NMI may do so at any instruction.
+    pub fn note(&self, what: Notes) {
+        self.local.notes.fetch_or(what.bits(), Ordering::Relaxed);
     }
 
-    /// Whether an NMI has arrived in the hypervisor and was not taken yet.
-    pub fn has_nmi(&self) -> bool {
-        self.local.nmi_seen.load(Ordering::Relaxed)
+    /// Whether anything is noted.
+    #[inline(always)]
+    pub fn has_notes(&self) -> bool {
+        self.local.notes.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether an NMI has arrived in the hypervisor since the last call.
-    pub fn take_nmi(&self) -> bool {
-        self.local.nmi_seen.load(Ordering::Relaxed)
-            && self.local.nmi_seen.swap(false, Ordering::Relaxed)
+    /// What is noted.
+    pub fn notes(&self) -> Notes {
+        Notes::from_bits_retain(self.local.notes.load(Ordering::Relaxed))
+    }
+
+    /// Forgets some of what is noted; returns what of it was.
+    pub fn take_notes(&self, what: Notes) -> Notes {
+        let noted = self.notes() & what;
+        if !noted.is_empty() {
+            self.local.notes.fetch_and(!noted.bits(), Ordering::Relaxed);
+        }
+        noted
     }
 
     /// Reads guest memory with the rights of user mode. On failure `into` holds what was read up to there.

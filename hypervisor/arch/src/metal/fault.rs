@@ -7,7 +7,7 @@ use dom0_abi::arch::CpuUserRegs;
 
 use super::cpu::Cpu;
 use super::{entry, layout, per_cpu, smp};
-use crate::registers::ENTRY_RETURN;
+use crate::registers::{ENTRY_RETURN, Notes};
 
 /// Registers the label `$at` of an `asm!` block as an instruction that may fault, and `$then` as where to go on.
 macro_rules! fixup {
@@ -64,7 +64,7 @@ pub(super) fn in_hypervisor(cpu: &Cpu, regs: &mut CpuUserRegs) -> Resolution {
         DEBUG => return Resolution::Resume,
         NMI => {
             smp::stop_if_asked();
-            cpu.note_nmi();
+            cpu.note(Notes::NMI);
             return Resolution::Resume;
         }
         MACHINE_CHECK => return Resolution::Unexpected,

@@ -11,7 +11,7 @@ use crate::boot::CpuId;
 use crate::counters::Counts;
 use crate::descriptor_window::Window;
 use crate::seat::Seat;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::AtomicU32;
 use crate::tlb::Pcid;
 
 /// What a CPU knows about itself. The first fields are the entry stubs'.
@@ -36,8 +36,8 @@ pub(super) struct CpuLocal {
     pub(super) xcr0: Cell<u64>,
     /// The components that the vCPU here has ever had: those of its registers that are its own.
     pub(super) fpu_components: Cell<u64>,
-    /// An NMI arrived while the CPU was in the hypervisor.
-    pub(super) nmi_seen: AtomicBool,
+    /// What the next way back to a guest has to see to: [`crate::registers::Notes`].
+    pub(super) notes: AtomicU32,
     /// Where the CPU sees descriptor tables.
     pub(super) window_at: Window,
     /// The page-table entries of that.
@@ -110,7 +110,7 @@ impl CpuLocal {
             user_gs_base: Cell::new(0),
             xcr0: Cell::new(0),
             fpu_components: Cell::new(0),
-            nmi_seen: AtomicBool::new(false),
+            notes: AtomicU32::new(0),
             window_at: Window::of(CpuId::new(index)),
             window,
             ldt_entries: Cell::new(0),

@@ -15,7 +15,9 @@ use super::walk::Walker;
 use crate::boot::CpuId;
 use crate::fpu::FpuArea;
 use crate::guest_range::{GuestFault, check_guest_range, is_canonical};
-use crate::registers::{BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, PortWidth};
+use crate::registers::{
+    BadXcr0, CpuidResult, DebugRegisters, GUEST_CR4, NotCanonical, Notes, PortWidth,
+};
 use crate::seat::Seat;
 use crate::sync::atomic::Ordering;
 
@@ -213,14 +215,27 @@ impl Cpu {
         self.processor().registers.tsc_aux = value;
     }
 
-    /// Whether an NMI has arrived in the hypervisor and was not taken yet.
-    pub fn has_nmi(&self) -> bool {
-        self.processor().registers.nmi_seen
+    /// Notes what this CPU has to see to before it goes back to a guest.
+    pub fn note(&self, what: Notes) {
+        self.processor().registers.notes |= what;
     }
 
-    /// Whether an NMI has arrived in the hypervisor since the last call.
-    pub fn take_nmi(&self) -> bool {
-        core::mem::take(&mut self.processor().registers.nmi_seen)
+    /// Whether anything is noted.
+    pub fn has_notes(&self) -> bool {
+        !self.notes().is_empty()
+    }
+
+    /// What is noted.
+    pub fn notes(&self) -> Notes {
+        self.processor().registers.notes
+    }
+
+    /// Forgets some of what is noted; returns what of it was.
+    pub fn take_notes(&self, what: Notes) -> Notes {
+        let notes = &mut self.processor().registers.notes;
+        let noted = *notes & what;
+        notes.remove(what);
+        noted
     }
 
     /// Sets XCR0. Refuses what the CPU lacks and combinations that cannot be.
@@ -335,7 +350,7 @@ impl Cpu {
 
     /// Makes an NMI arrive while the CPU is in the hypervisor.
     pub fn raise_nmi(&self) {
-        self.processor().registers.nmi_seen = true;
+        self.note(Notes::NMI);
     }
 
     /// Sets CR2, as a page fault does.

@@ -13,7 +13,7 @@ use super::tlb::Tlb;
 use super::walk::{Paging, Walker};
 use crate::descriptor_window::DataSelectors;
 use crate::fpu::FpuArea;
-use crate::registers::{DebugRegisters, PortWidth};
+use crate::registers::{DebugRegisters, Notes, PortWidth};
 
 const CR3_NO_FLUSH: u64 = 1 << 63;
 const CR3_ROOT: u64 = 0x000f_ffff_ffff_f000;
@@ -36,7 +36,7 @@ pub struct CpuRegisters {
     /// TSC_AUX.
     pub tsc_aux: u32,
     /// An NMI arrived in the hypervisor.
-    pub nmi_seen: bool,
+    pub notes: Notes,
     /// XCR0.
     pub xcr0: u64,
     /// The base of FS.
@@ -114,7 +114,7 @@ impl Processor {
             cr3: 0,
             cr4: CR4_START | if has_pcids { CR4_PCIDE } else { 0 },
             tsc_aux: 0,
-            nmi_seen: false,
+            notes: Notes::empty(),
             xcr0: 1,
             fs_base: 0,
             gs_base: 0,

@@ -1,5 +1,6 @@
 //! The calls that change descriptor tables.
 
+use arrayvec::ArrayVec;
 use dom0_abi::addr::{GuestAddr, Maddr, Mfn, PAGE_SIZE};
 use dom0_abi::arch::FIRST_RESERVED_GDT_ENTRY;
 use dom0_abi::errno::Errno;
@@ -10,7 +11,7 @@ use oxen_arch::memory::BadFrame;
 
 use super::check::check;
 use super::fault::map_ldt_page;
-use super::tables::Place;
+use super::tables::{Pages, Place, Tables};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
@@ -35,29 +36,65 @@ pub fn set_gdt(ctx: &mut CallCtx<'_>, frames: GuestHandle<u64>, entries: u32) ->
     // All of the list before any of its frames: that is the order of errors that guests know.
     let mut list = [Mfn::new(0); GDT_PAGES];
     let pages = count.div_ceil(PAGE_ENTRIES);
+    let mut next = core::mem::take(&mut ctx.state.tables.next_gdt);
     let taken = match list.get_mut(..pages) {
         Some(list) => read_list(ctx, frames.into(), list)
             .map_err(Stop::Refused)
-            .and_then(|()| take_gdt(ctx, list)),
+            .and_then(|()| take_gdt(ctx, &mut next, list)),
         None => Err(Errno::EINVAL.into()),
     };
     ctx.budget.pay(PAGE.saturating_mul(pages as u32));
     match taken {
         Ok(()) => {
             let tables = &mut ctx.state.tables;
-            core::mem::swap(&mut tables.gdt, &mut tables.next_gdt);
+            core::mem::swap(&mut tables.gdt, &mut next);
             tables.load_gdt(ctx.cpu);
             // That is the old one now.
-            forget_next(ctx, 0);
+            forget(ctx, &mut next, 0);
             Ok(Reply::DONE)
         }
         Err(Stop::Refused(errno)) => {
-            forget_next(ctx, 0);
+            forget(ctx, &mut next, 0);
             Err(errno)
         }
-        Err(Stop::Again) => ctx.goes_on(Continuation::SetGdt { frames, entries }),
+        Err(Stop::Again) => {
+            ctx.state.tables.next_gdt = next;
+            ctx.goes_on(Continuation::SetGdt { frames, entries })
+        }
     }
 }
+
+/// Gives a vCPU of the caller's domain that has never run the tables that it begins with. What was taken before [`Stop::Again`] stays in
+/// `tables`, for the next attempt or for [`Tables::release`].
+///
+/// `EINVAL`: as for [`set_gdt`] and [`set_ldt`].
+pub fn give_tables(
+    ctx: &mut CallCtx<'_>,
+    tables: &mut Tables,
+    (frames, entries): (&[u64; GDT_PAGES_OF_CONTEXT], u64),
+    (ldt_base, ldt_entries): (GuestAddr, u64),
+) -> Result<(), Stop> {
+    let count = usize::try_from(entries)
+        .ok()
+        .filter(|&count| count <= FIRST_RESERVED_GDT_ENTRY)
+        .ok_or(Errno::EINVAL)?;
+    let ldt_entries = ldt_entries_at(ldt_base, ldt_entries)?;
+    let mut list = ArrayVec::<Mfn, GDT_PAGES>::new();
+    list.extend(
+        frames
+            .iter()
+            .take(count.div_ceil(PAGE_ENTRIES))
+            .map(|&mfn| Mfn::new(mfn)),
+    );
+    take_gdt(ctx, &mut tables.next_gdt, &list)?;
+    core::mem::swap(&mut tables.gdt, &mut tables.next_gdt);
+    forget(ctx, &mut tables.next_gdt, 0);
+    (tables.ldt.base, tables.ldt.entries) = (ldt_base, ldt_entries);
+    Ok(())
+}
+
+/// How many frames of a GDT a vCPU's first context names; the last two of a table are the hypervisor's.
+const GDT_PAGES_OF_CONTEXT: usize = 16;
 
 fn read_list(ctx: &CallCtx<'_>, frames: GuestPtr<u64>, list: &mut [Mfn]) -> Result<(), Errno> {
     for (index, mfn) in (0..).zip(list) {
@@ -68,31 +105,27 @@ fn read_list(ctx: &CallCtx<'_>, frames: GuestPtr<u64>, list: &mut [Mfn]) -> Resu
 
 /// Takes the pages of a new GDT, beside the old one. Those that an unfinished call of before has taken need not be taken
 /// again, if the list still names them.
-fn take_gdt(ctx: &mut CallCtx<'_>, list: &[Mfn]) -> Result<(), Stop> {
+fn take_gdt(ctx: &mut CallCtx<'_>, next: &mut Pages, list: &[Mfn]) -> Result<(), Stop> {
     for (index, &mfn) in list.iter().enumerate() {
-        let taken = ctx.state.tables.next_gdt.get(index).map(HeldType::mfn);
+        let taken = next.get(index).map(HeldType::mfn);
         if taken != Some(mfn) {
-            forget_next(ctx, index);
+            forget(ctx, next, index);
             let page = with_undone(ctx, |ctx| acquire(ctx, mfn))?.into_held();
             // There are never more pages than fit.
-            ctx.state
-                .tables
-                .next_gdt
-                .try_push(page)
-                .map_err(|refused| {
-                    drop(TypeRef::from_held(ctx.memory(), refused.element()));
-                    Errno::EINVAL
-                })?;
+            next.try_push(page).map_err(|refused| {
+                drop(TypeRef::from_held(ctx.memory(), refused.element()));
+                Errno::EINVAL
+            })?;
         }
     }
-    forget_next(ctx, list.len());
+    forget(ctx, next, list.len());
     Ok(())
 }
 
-/// Gives back the pages of an unfinished GDT from `index` on.
-fn forget_next(ctx: &mut CallCtx<'_>, index: usize) {
-    while ctx.state.tables.next_gdt.len() > index {
-        if let Some(held) = ctx.state.tables.next_gdt.pop() {
+/// Gives back the pages of a GDT from `index` on.
+fn forget(ctx: &CallCtx<'_>, pages: &mut Pages, index: usize) {
+    while pages.len() > index {
+        if let Some(held) = pages.pop() {
             drop(TypeRef::from_held(ctx.memory(), held));
         }
     }
@@ -143,15 +176,7 @@ fn update(ctx: &mut CallCtx<'_>, at: Maddr, raw: u64) -> Result<(), Stop> {
 /// `EINVAL`: there are too many, or no table can be there; the table is as before. ABI: `public/xen.h`, `MMUEXT_SET_LDT`.
 #[doc(alias = "MMUEXT_SET_LDT")]
 pub fn set_ldt(ctx: &mut CallCtx<'_>, base: GuestAddr, entries: u32) -> Result<(), Errno> {
-    const MOST: u16 = (LDT_PAGES * PAGE_ENTRIES) as u16;
-    let entries = u16::try_from(entries)
-        .ok()
-        .filter(|&entries| entries <= MOST)
-        .ok_or(Errno::EINVAL)?;
-    let is_aligned = base.get().is_multiple_of(PAGE_SIZE as u64);
-    if entries > 0 && !(is_aligned && check_guest_range(base, 1).is_ok()) {
-        return Err(Errno::EINVAL);
-    }
+    let entries = ldt_entries_at(base, entries.into())?;
     let memory = ctx.memory();
     let ldt = &mut ctx.state.tables.ldt;
     (ldt.base, ldt.entries) = (base, entries);
@@ -163,6 +188,20 @@ pub fn set_ldt(ctx: &mut CallCtx<'_>, base: GuestAddr, entries: u32) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Checks where an LDT is to be, and how many descriptors it has.
+fn ldt_entries_at(base: GuestAddr, entries: u64) -> Result<u16, Errno> {
+    const MOST: u16 = (LDT_PAGES * PAGE_ENTRIES) as u16;
+    let entries = u16::try_from(entries)
+        .ok()
+        .filter(|&entries| entries <= MOST)
+        .ok_or(Errno::EINVAL)?;
+    let is_aligned = base.get().is_multiple_of(PAGE_SIZE as u64);
+    if entries > 0 && !(is_aligned && check_guest_range(base, 1).is_ok()) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(entries)
 }
 
 /// Loads the GS of user mode. A selector that cannot be loaded counts as 0. [`Stop::Again`]: the page of the LDT that it

@@ -23,6 +23,6 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use calls::{set_gdt, set_ldt, set_user_gs_selector, update_descriptor};
+pub use calls::{give_tables, set_gdt, set_ldt, set_user_gs_selector, update_descriptor};
 pub use fault::window_fault;
 pub use tables::Tables;

@@ -11,12 +11,15 @@ use super::check::is_64bit_code;
 use crate::frame::Memory;
 use crate::page_type::{HeldType, TypeRef};
 
+/// The pages of a GDT, in their order.
+pub(super) type Pages = ArrayVec<HeldType, GDT_PAGES>;
+
 /// The tables of a vCPU, with the references to the frames they lie in.
 #[derive(Debug)]
 pub struct Tables {
-    pub(super) gdt: ArrayVec<HeldType, GDT_PAGES>,
+    pub(super) gdt: Pages,
     /// The first pages of a GDT that `set_gdt` has not finished with.
-    pub(super) next_gdt: ArrayVec<HeldType, GDT_PAGES>,
+    pub(super) next_gdt: Pages,
     pub(super) ldt: Ldt,
 }
 
@@ -69,9 +72,10 @@ impl Tables {
 
     /// Gives all frames back. No CPU may see the tables any more, or run the vCPU before it sees others.
     pub fn release(&mut self, memory: Memory<'_>) {
-        let Self { gdt, next_gdt, ldt } = core::mem::replace(self, Self::EMPTY);
-        let local = ldt.pages.into_iter().flatten();
-        for held in gdt.into_iter().chain(next_gdt).chain(local) {
+        self.ldt.entries = 0;
+        let local = self.ldt.pages.iter_mut().filter_map(Option::take);
+        let global = self.gdt.drain(..).chain(self.next_gdt.drain(..));
+        for held in global.chain(local) {
             drop(TypeRef::from_held(memory, held));
         }
     }

@@ -2,8 +2,9 @@
 
 use arrayvec::ArrayVec;
 use dom0_abi::addr::Mfn;
+use dom0_abi::arch::LEGACY_MAX_VCPUS;
 use dom0_abi::ids::{DomId, VcpuId};
-use dom0_abi::xen::VmAssist;
+use dom0_abi::xen::{VcpuInfo, VmAssist};
 use oxen_arch::Cpu;
 use oxen_arch::memory::BadFrame;
 use oxen_arch::sync::atomic::Ordering;
@@ -26,7 +27,7 @@ const UNLIMITED: u64 = u32::MAX as u64;
 /// Ports of a serial line.
 const SERIAL_PORTS: u16 = 8;
 
-/// Makes dom0 of the memory that was built for it: all capabilities, one vCPU, the ports of the machine but the serial line
+/// Makes dom0 of the memory that was built for it: all capabilities, vCPUs as the command line says, the ports of the machine but the serial line
 /// in use and those in `hidden`, which firmware names. It may have `max_pages` pages, if there is a limit.
 ///
 /// Fails as [`Host::add_domain`], or if there are too many ports to hide; the frames of `built` stay the owner's then.
@@ -62,19 +63,40 @@ pub fn add<'h>(
     if built.has_extended_cr3 {
         domain.assists.set(VmAssist::PaeExtendedCr3, true);
     }
-    let upcall = Upcall::new(host.mem(), built.shared_info.at(0));
-    let upcall = upcall.map_err(|BadFrame| AddDomainError::PageTables)?;
-    let root = initial_root(host, cpu, &domain, built.root)?;
-    let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-    // Made where it is needed: it is large.
-    let vcpu = core::iter::once_with(|| {
-        Vcpu::new(
-            VcpuId::new(0),
-            upcall,
-            VcpuState::new(built.start, root, privileged),
-        )
-    });
-    host.add_domain(cpu, domain, vcpu)
+    let mut root = Some(initial_root(host, cpu, &domain, built.root)?);
+    let mut upcalls = ArrayVec::<Upcall, LEGACY_MAX_VCPUS>::new();
+    for number in 0..nr_vcpus(host) as usize {
+        let place = number.saturating_mul(size_of::<VcpuInfo>());
+        let upcall = Upcall::new(host.mem(), built.shared_info.at(place));
+        let upcall = upcall.map_err(|BadFrame| AddDomainError::PageTables)?;
+        upcalls
+            .try_push(upcall)
+            .map_err(|_| AddDomainError::VcpuNumber)?;
+    }
+    // Made where they are needed: they are large.
+    let vcpus = (0..LEGACY_MAX_VCPUS as u32)
+        .zip(upcalls)
+        .map(|(number, upcall)| {
+            let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+            // The others are described by the first one's kernel.
+            let state = VcpuState::new(built.start, root.take(), privileged);
+            Vcpu::new(VcpuId::new(number), upcall, state)
+        });
+    let domain = host.add_domain(cpu, domain, vcpus)?;
+    if host.settings.dom0_vcpus_pin {
+        host.pin_vcpus(cpu, &domain);
+    }
+    Ok(domain)
+}
+
+/// How many vCPUs dom0 gets.
+pub fn nr_vcpus(host: &Host) -> u32 {
+    let nr_cpus = u32::try_from(host.machine.nr_cpus()).unwrap_or(u32::MAX);
+    // So many have a place in the page that a domain shares with the hypervisor.
+    host.settings
+        .dom0_max_vcpus
+        .count(nr_cpus)
+        .min(LEGACY_MAX_VCPUS as u32)
 }
 
 /// Checks the tables that the builder wrote like any others, and pins their root: that is how kernels expect to find it. The

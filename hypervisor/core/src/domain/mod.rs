@@ -4,6 +4,7 @@
 
 pub mod builder;
 pub mod dom0;
+pub mod initialise;
 pub mod numbers;
 pub mod privileged_state;
 pub mod shutdown;
@@ -173,14 +174,6 @@ impl Domain {
     /// All vCPUs, in the order of their numbers.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.vcpus.iter().map(|vcpu| &**vcpu)
-    }
-
-    /// Shuts it down where nobody is to be told of it, as [`Host::shut_down`](crate::host::Host::shut_down) does.
-    pub fn shut_down(&self, reason: u8) {
-        self.shutdown.enter(reason);
-        for vcpu in self.vcpus() {
-            vcpu.call_attention();
-        }
     }
 
     /// Why the last NMI came, as the shared page says it.

@@ -5,13 +5,7 @@
 use core::fmt;
 
 use dom0_abi::sched::ShutdownReason;
-use dom0_abi::xen::Virq;
-use oxen_arch::Cpu;
 use oxen_arch::sync::atomic::{AtomicU32, Ordering};
-
-use super::Domain;
-use crate::event::virq;
-use crate::host::Host;
 
 const DOWN: u32 = 1 << 9;
 const LATCHED: u32 = 1 << 8;
@@ -38,8 +32,8 @@ impl Shutdown {
         );
     }
 
-    /// Shuts down. The reason is the one that was settled first. The domain's vCPUs have to hear of it ([`super::Domain::shut_down`]).
-    pub(super) fn enter(&self, reason: u8) {
+    /// Shuts down. The reason is the one that was settled first. The domain's vCPUs have to hear of it ([`crate::host::Host::shut_down`]).
+    pub(crate) fn enter(&self, reason: u8) {
         self.latch(reason);
         self.0.fetch_or(DOWN, Ordering::AcqRel);
     }
@@ -59,18 +53,6 @@ impl Shutdown {
 impl Default for Shutdown {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Host {
-    /// Shuts a domain down: none of its vCPUs goes on, and dom0 is told that something has become of a domain. The reason is the one
-    /// that was settled first.
-    pub fn shut_down(&self, cpu: &Cpu, domain: &Domain, reason: u8) {
-        domain.shut_down(reason);
-        for vcpu in domain.vcpus() {
-            self.kick(cpu, vcpu);
-        }
-        virq::raise_global(self, cpu, Virq::DomExc);
     }
 }
 

@@ -65,8 +65,8 @@ impl DomainTable {
         self.0.enter(cpu)
     }
 
-    /// Ends running a vCPU. `false`, and nothing changes, if the CPU runs none, or is in an entry of it.
-    pub fn leave(&self, cpu: &Cpu) -> bool {
+    /// Ends running a vCPU, and gives what kept its domain. `None`, and nothing changes, if the CPU runs none, or is in an entry of it.
+    pub fn leave(&self, cpu: &Cpu) -> Option<DomainRef<'_>> {
         self.0.leave(cpu)
     }
 }

@@ -77,6 +77,11 @@ pub fn release(
 /// Gives back what a vCPU refers to. It can never run again.
 pub fn release_vcpu(memory: Memory<'_>, state: &mut VcpuState) {
     state.retire();
+    release_references(memory, state);
+}
+
+/// The same of a vCPU that has never run, and may yet.
+pub fn release_references(memory: Memory<'_>, state: &mut VcpuState) {
     let roots = [state.root.take(), state.user_root.take()];
     for root in roots.into_iter().flatten() {
         drop(TypeRef::from_held(memory, root));

@@ -54,6 +54,10 @@ pub struct Vcpu {
     poll_is_over: AtomicBool,
     has_new_event: AtomicBool,
     nmi_pending: AtomicBool,
+    /// Its state says what it begins with, or has become.
+    is_initialised: AtomicBool,
+    /// It stands still because its domain has shut down.
+    stands_still: AtomicBool,
     attention: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
     last_cpu: AtomicU32,
@@ -61,8 +65,9 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes a vCPU that was never run.
+    /// Makes a vCPU that was never run. It may be started if `state` has a root.
     pub const fn new(id: VcpuId, upcall: Upcall, state: VcpuState) -> Self {
+        let is_initialised = state.root.is_some();
         Self {
             id,
             upcall,
@@ -76,6 +81,8 @@ impl Vcpu {
             poll_is_over: AtomicBool::new(false),
             has_new_event: AtomicBool::new(false),
             nmi_pending: AtomicBool::new(false),
+            is_initialised: AtomicBool::new(is_initialised),
+            stands_still: AtomicBool::new(false),
             attention: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),
@@ -85,6 +92,21 @@ impl Vcpu {
     /// Locks the state.
     pub fn lock(&self) -> Guard<'_, VcpuState> {
         self.state.lock()
+    }
+
+    /// Locks the state, unless somebody has locked it: for whoever has locked another one's.
+    pub fn try_lock(&self) -> Option<Guard<'_, VcpuState>> {
+        self.state.try_lock()
+    }
+
+    /// Whether its state says what it begins with, or has become.
+    pub fn is_initialised(&self) -> bool {
+        self.is_initialised.load(Ordering::Acquire)
+    }
+
+    /// Says so, once and for all.
+    pub(crate) fn initialised(&self) {
+        self.is_initialised.store(true, Ordering::Release);
     }
 
     /// Notes the CPU that is going to run it.
@@ -101,8 +123,10 @@ impl Vcpu {
     }
 
     /// Sends an NMI; one that was sent before and is not delivered yet is the same.
+    // ORDERING: an exchange, as for what ends a poll below: who causes it kicks the vCPU behind it, which asks that the cause can be seen by
+    // then.
     pub fn send_nmi(&self) {
-        self.nmi_pending.store(true, Ordering::Release);
+        self.nmi_pending.swap(true, Ordering::SeqCst);
         self.call_attention();
     }
 
@@ -118,7 +142,7 @@ impl Vcpu {
 
     /// Says that the time of its poll is over.
     pub fn end_poll(&self) {
-        self.poll_is_over.store(true, Ordering::Release);
+        self.poll_is_over.swap(true, Ordering::SeqCst);
         self.call_attention();
     }
 
@@ -129,7 +153,7 @@ impl Vcpu {
 
     /// Says that some port of its domain has become pending while it polled.
     pub fn note_event(&self) {
-        self.has_new_event.store(true, Ordering::Release);
+        self.has_new_event.swap(true, Ordering::SeqCst);
         self.call_attention();
     }
 
@@ -160,6 +184,11 @@ impl Vcpu {
         self.info_hold.lock().as_ref().map(HeldType::mfn)
     }
 
+    /// Notes that it stands still because its domain has shut down. `false`: it did before.
+    pub(crate) fn stops(&self) -> bool {
+        !self.stands_still.swap(true, Ordering::AcqRel)
+    }
+
     /// Lets it sleep, or run. `state` is the vCPU's own.
     pub fn set_run(&self, state: &mut VcpuState, run: RunState) {
         state.run = run;
@@ -168,7 +197,7 @@ impl Vcpu {
 
     /// Says that something was caused.
     // ORDERING: pairs with `take_attention`, which is an exchange: a cause that it does not see says so behind it.
-    pub(crate) fn call_attention(&self) {
+    pub fn call_attention(&self) {
         self.attention.store(true, Ordering::Release);
     }
 
@@ -222,15 +251,19 @@ pub struct VcpuState {
 }
 
 impl VcpuState {
-    /// The state of a vCPU whose first instruction is described by `regs` and which runs on `root`.
-    pub const fn new(regs: CpuUserRegs, root: HeldType, privileged: PrivilegedState) -> Self {
+    /// The state of a vCPU whose first instruction is described by `regs` and which runs on `root`; without one it is none to begin with.
+    pub const fn new(
+        regs: CpuUserRegs,
+        root: Option<HeldType>,
+        privileged: PrivilegedState,
+    ) -> Self {
         Self {
             regs,
             mode: GuestMode::Kernel,
             traps: TrapTable::EMPTY,
             callbacks: Callbacks::NONE,
             kernel_stack: KernelStack { ss: 0, sp: 0 },
-            root: Some(root),
+            root,
             user_root: None,
             tables: Tables::EMPTY,
             bases: SegmentBases {
@@ -256,6 +289,15 @@ impl VcpuState {
     /// Says that it never runs again, once no CPU runs it.
     pub fn retire(&mut self) {
         self.run = RunState::Offline;
+    }
+
+    /// The root that it runs on in its mode.
+    pub fn loaded_root(&self) -> Option<Mfn> {
+        let root = match self.mode {
+            GuestMode::Kernel => &self.root,
+            GuestMode::User => &self.user_root,
+        };
+        root.as_ref().map(HeldType::mfn)
     }
 
     /// The root that kernel mode runs on.
@@ -294,7 +336,7 @@ pub enum RunState {
     /// It sleeps until that, or until this port is pending; with no port, until one of [`VcpuState::polled`] is, or if these are none, until any
     /// port has become so.
     Polling(Option<Port>),
-    /// It was never started, or stopped.
+    /// It never runs again.
     Offline,
 }
 

@@ -3,7 +3,6 @@
 use dom0_abi::addr::PAGE_SIZE;
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::ids::{DomId, VcpuId};
-use oxen_arch::boot::CpuId;
 use oxen_arch::sync::atomic::Ordering;
 use oxen_arch::{ClockTime, Cpu, Ipi};
 
@@ -40,7 +39,7 @@ fn memory(host: &Host, cpu: &Cpu) {
 
 fn ask_cpus(host: &Host, cpu: &Cpu) {
     let now = cpu.clock();
-    for (id, pcpu) in (0..u32::MAX).map(CpuId::new).zip(host.pcpus.iter()) {
+    for (id, pcpu) in host.cpus() {
         pcpu.asked_at.store(now.cycles(), Ordering::Relaxed);
         host.machine.interrupt(id, Ipi::Call);
     }

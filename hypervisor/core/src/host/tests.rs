@@ -16,7 +16,7 @@ use crate::domain::builder::{Request, build};
 use crate::domain::{Capabilities, dom0};
 use crate::page_type::{Level, PageType, TypeRef};
 use crate::policy::ports::PortRights;
-use crate::testing::{DATA, Guest};
+use crate::testing::{self, DATA, Guest};
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 
@@ -46,12 +46,9 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     };
     let undo = crate::frame::UndoQueue::new();
     let built = build(host.memory(&cpus[0], &undo), request).unwrap();
-    let mut regs = CpuUserRegs::new_zeroed();
-    {
-        let domain = dom0::add(&host, &cpus[0], &built, None, &[]).unwrap();
-        let next = entry::start(&host, &cpus[0], &domain, VcpuId::new(0), &mut regs);
-        assert_eq!(next, Next::Guest);
-    }
+    let domain = dom0::add(&host, &cpus[0], &built, None, &[]).unwrap();
+    let regs = testing::run(&host, &cpus[0], domain.vcpu(VcpuId::new(0)).unwrap());
+    drop(domain);
     (host, cpus, regs)
 }
 
@@ -99,7 +96,10 @@ fn two_machines_run_a_built_dom0_each() {
         );
         assert_eq!(call(regs, Hypercall::StackSwitch, 0, index as u64), 0);
         let mut idle = *regs;
-        assert_eq!(entry::handle_syscall(host, other, &mut idle), Next::Idle);
+        assert_eq!(
+            entry::handle_syscall(host, other, &mut idle),
+            Next::Schedule
+        );
     }
     for (index, (host, ..)) in machines.iter().enumerate() {
         let domain = host.domains.get(DomId::DOM0).unwrap();
@@ -175,8 +175,11 @@ fn a_domain_that_is_refused_leaves_no_memory_behind() {
     let vcpu = |id| {
         let privileged =
             crate::domain::privileged_state::PrivilegedState::new(guest.host.cpuid.owned_bits());
-        let state =
-            crate::domain::vcpu::VcpuState::new(CpuUserRegs::new_zeroed(), root(), privileged);
+        let state = crate::domain::vcpu::VcpuState::new(
+            CpuUserRegs::new_zeroed(),
+            Some(root()),
+            privileged,
+        );
         let upcall =
             crate::domain::upcall::Upcall::new(host.mem(), guest.shared_info.at(0)).unwrap();
         Vcpu::new(VcpuId::new(id), upcall, state)

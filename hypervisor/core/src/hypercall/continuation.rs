@@ -10,7 +10,7 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::{CpuUserRegs, TrapInfo};
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
-use dom0_abi::ids::DomId;
+use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::platform::PlatformOp;
 use dom0_abi::xen::{ConsoleIoCommand, MMU_COUNT_PREEMPTED, MmuUpdate, MmuextOp, MulticallEntry};
 
@@ -132,6 +132,15 @@ pub enum Continuation {
         /// How many are left.
         count: u32,
     },
+    /// Of `vcpu_op`: all of it, with what has been taken waiting in the other vCPU's state.
+    VcpuOp {
+        /// The command.
+        command: u32,
+        /// The other vCPU.
+        vcpu: VcpuId,
+        /// The argument.
+        arg: GuestAddr,
+    },
     /// Of any call: only its result is left, which it brings when all page tables that it took out of use are undone. An
     /// `mmu_update` without requests; where the domain stands there is the result.
     Settle {
@@ -224,6 +233,10 @@ impl Continuation {
             } => (
                 Hypercall::GrantTableOp,
                 Arguments([command as u64, ops.get(), count as u64, 0, 0]),
+            ),
+            Self::VcpuOp { command, vcpu, arg } => (
+                Hypercall::VcpuOp,
+                Arguments([command as u64, vcpu.get() as u64, arg.get(), 0, 0]),
             ),
             Self::Settle { value } => (
                 Hypercall::MmuUpdate,

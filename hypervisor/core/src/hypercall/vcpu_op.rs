@@ -11,8 +11,10 @@ use dom0_abi::vcpu::{
 use dom0_abi::xen::VcpuInfo;
 use oxen_arch::memory::BadFrame;
 
+use super::continuation::Continuation;
 use super::{CallCtx, HypercallResult, Reply};
-use crate::domain::vcpu::{RunState, Vcpu};
+use crate::domain::initialise::initialise;
+use crate::domain::vcpu::Vcpu;
 use crate::guest_access::GuestPtr;
 use crate::page_type::{Stop, TypeRef};
 use crate::time::timers::{Change, SHORTEST_PERIOD};
@@ -37,8 +39,7 @@ pub fn set_timer_op(ctx: &mut CallCtx<'_>, deadline: u64) -> HypercallResult {
     Ok(Reply::DONE)
 }
 
-/// `ENOENT`: the caller's domain has no such vCPU; `ENOSYS`: no such command, or one that comes with the scheduler; `EFAULT`: the
-/// argument cannot be read. ABI: `public/vcpu.h`, `VCPUOP_*`.
+/// `ENOENT`: the caller's domain has no such vCPU; `ENOSYS`: no such command; `EFAULT`: the argument cannot be read. ABI: `public/vcpu.h`, `VCPUOP_*`.
 #[inline(never)]
 pub fn vcpu_op(
     ctx: &mut CallCtx<'_>,
@@ -96,19 +97,38 @@ pub fn vcpu_op(
         }
         // Only of one that is tied to a CPU for good.
         VcpuCommand::GetPhysid => Err(Errno::EINVAL),
-        VcpuCommand::Down => down(ctx, target),
-        VcpuCommand::Initialise | VcpuCommand::Up => Err(Errno::ENOSYS),
+        VcpuCommand::Initialise => match initialise(ctx, target, GuestPtr::new(arg)) {
+            Ok(()) => Ok(Reply::DONE),
+            Err(Stop::Refused(errno)) => Err(errno),
+            Err(Stop::Again) => {
+                let command = command as u32;
+                ctx.goes_on(Continuation::VcpuOp { command, vcpu, arg })
+            }
+        },
+        VcpuCommand::Up => up(ctx, target),
+        VcpuCommand::Down => Ok(down(ctx, target)),
     }
 }
 
-/// A domain of which no vCPU is up has shut down. `ENOSYS`: it has others, and stopping one comes with the scheduler.
-fn down(ctx: &CallCtx<'_>, target: &Vcpu) -> HypercallResult {
-    if !is_own(ctx, target) || ctx.domain.vcpus().count() != 1 {
-        return Err(Errno::ENOSYS);
+/// Lets a vCPU go on from where it was stopped, or begin. `EINVAL`: nobody has said where it begins.
+fn up(ctx: &CallCtx<'_>, target: &Vcpu) -> HypercallResult {
+    if !target.is_initialised() {
+        return Err(Errno::EINVAL);
     }
-    let reason = ShutdownReason::PowerOff.get() as u8;
-    ctx.host.shut_down(ctx.cpu, ctx.domain, reason);
+    ctx.host.bring_up(ctx.cpu, target);
     Ok(Reply::DONE)
+}
+
+/// Stops a vCPU. A domain of which no vCPU is up has shut down.
+fn down(ctx: &CallCtx<'_>, target: &Vcpu) -> Reply {
+    let mut others = ctx.domain.vcpus().filter(|vcpu| vcpu.id != target.id);
+    if others.any(|vcpu| is_up(ctx, vcpu)) {
+        ctx.host.bring_down(ctx.cpu, target);
+    } else {
+        let reason = ShutdownReason::PowerOff.get() as u8;
+        ctx.host.shut_down(ctx.cpu, ctx.domain, reason);
+    }
+    Reply::DONE
 }
 
 fn is_own(ctx: &CallCtx<'_>, target: &Vcpu) -> bool {
@@ -119,9 +139,8 @@ fn own(ctx: &CallCtx<'_>, target: &Vcpu) -> Result<(), Errno> {
     is_own(ctx, target).then_some(()).ok_or(Errno::EINVAL)
 }
 
-/// Whether it is up: the caller is, and others are as long as they were never retired.
 fn is_up(ctx: &CallCtx<'_>, target: &Vcpu) -> bool {
-    is_own(ctx, target) && ctx.state.run() != RunState::Offline
+    !ctx.host.scheduler().is_down(target.index)
 }
 
 fn can_be_guests(at: GuestAddr) -> Result<GuestAddr, Errno> {
@@ -145,7 +164,7 @@ fn set_singleshot(ctx: &CallCtx<'_>, target: &Vcpu, arg: GuestAddr) -> Hypercall
 /// meanwhile is missed.
 ///
 /// `ENXIO`: it does not fit into the page, or is not aligned to 8 bytes; `EINVAL`: the page is not the domain's to write; the vCPU has moved it
-/// already, or is another one that runs.
+/// already, or is another one that is up.
 fn register_vcpu_info(
     ctx: &mut CallCtx<'_>,
     target: &Vcpu,
@@ -156,7 +175,9 @@ fn register_vcpu_info(
     if offset > last || !offset.is_multiple_of(8) {
         return Err(Errno::ENXIO);
     }
-    own(ctx, target)?;
+    if !is_own(ctx, target) && is_up(ctx, target) {
+        return Err(Errno::EINVAL);
+    }
     let page = match TypeRef::writable(ctx.memory(), Mfn::new(place.mfn), ctx.domain.id) {
         Ok(page) => page,
         // Somebody is about to make it something else, or was: it is no page to write for now.
@@ -168,7 +189,9 @@ fn register_vcpu_info(
         return Err(Errno::EINVAL);
     }
     move_info(ctx, target, info).map_err(|BadFrame| Errno::EINVAL)?;
-    ctx.host.tell_time(ctx.cpu, target);
+    if is_own(ctx, target) {
+        ctx.host.tell_time(ctx.cpu, target);
+    }
     Ok(Reply::DONE)
 }
 

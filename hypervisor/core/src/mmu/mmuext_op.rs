@@ -173,7 +173,7 @@ fn new_user_root(ctx: &mut CallCtx<'_>, mfn: Mfn) -> Result<(), Stop> {
 }
 
 /// A root of the caller's own: roots of others are not loaded for anybody.
-fn root<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
+pub(crate) fn root<'a>(ctx: &mut CallCtx<'a>, mfn: Mfn) -> Result<TypeRef<'a>, Stop> {
     let reach = Reach::own(ctx.host, ctx.domain);
     let ty = PageType::Table(Level::L4);
     promote::acquire(ctx.memory(), &reach, mfn, ty, &mut ctx.budget)

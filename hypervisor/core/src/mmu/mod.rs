@@ -30,6 +30,7 @@ pub(crate) use list::with_undone;
 pub use mmu_update::mmu_update;
 pub(crate) use mmu_update::{is_one_of_own, mmu_update_at_once};
 pub use mmuext_op::mmuext_op;
+pub(crate) use mmuext_op::root;
 pub(crate) use update_va_mapping::{is_nobody_elses, update_va_mapping_at_once};
 pub use update_va_mapping::{update_va_mapping, update_va_mapping_otherdomain};
 pub(crate) use walk::l1_entry;

@@ -28,6 +28,17 @@ pub struct VcpuInfo {
     pub ran: u64,
 }
 
+/// What somebody has to do who brings a vCPU something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glance {
+    /// To wake it.
+    Sleeps,
+    /// To interrupt this CPU, which runs it.
+    Runs(CpuId),
+    /// Nothing: it begins to run before it does anything else.
+    Awake,
+}
+
 /// What of its affinity is to change.
 enum Change<'a> {
     Affinity(&'a CpuSet, &'a CpuSet),
@@ -119,6 +130,31 @@ impl Scheduler<'_> {
         Ok(())
     }
 
+    /// What there is to do for whoever brings a vCPU something, and has made that visible as for [`Self::wake`].
+    #[inline(always)]
+    pub fn glance(&self, vcpu: VcpuIndex) -> Glance {
+        let Some(record) = self.records.vcpu(vcpu) else {
+            return Glance::Awake;
+        };
+        let state = record.state();
+        match state.place() {
+            _ if state.is_blocked() => Glance::Sleeps,
+            Place::Running(cpu) => Glance::Runs(cpu),
+            _ => Glance::Awake,
+        }
+    }
+
+    /// Whether a vCPU is down. One that does not exist is.
+    pub fn is_down(&self, vcpu: VcpuIndex) -> bool {
+        let record = self.records.vcpu(vcpu);
+        record.is_none_or(|record| record.state().is_down())
+    }
+
+    /// Whether nobody waits for the CPU of the vCPU that it runs: then a yield changes nothing.
+    pub fn is_alone(&self, cpu: CpuId) -> bool {
+        self.cpu(cpu).is_ok_and(|cpu| cpu.hints.is_alone())
+    }
+
     /// Lets a vCPU go on that sleeps; nothing, if it does not. This is all that is needed to wake, on whatever CPU.
     ///
     /// The caller has made visible what it wakes for by a sequentially consistent locked operation, as setting a pending bit
@@ -158,6 +194,14 @@ impl Scheduler<'_> {
             self.check(&CpuSet::one(cpu))?;
         }
         self.change_affinity(vcpu, Change::Pin(cpu), now)
+    }
+
+    /// The CPU that a vCPU is to run on whatever its affinity is, if that is so.
+    pub fn pin_override(&self, vcpu: VcpuIndex) -> Option<CpuId> {
+        match self.vcpu(vcpu).ok()?.pinned.load(Ordering::Relaxed) {
+            NONE => None,
+            cpu => Some(CpuId::new(cpu)),
+        }
     }
 
     /// What there is to know of a vCPU.

@@ -86,6 +86,11 @@ impl Hints {
         self.reach.store(&queue.ready.reach(records.vcpus));
     }
 
+    /// Whether a vCPU has the CPU, and nobody waits for it.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed) != 0
+    }
+
     /// How far the queue has come. Where one vCPU is alone nobody has looked at the clock for a while, and it is reckoned.
     pub(super) fn estimate(&self, now: u64) -> Estimate {
         let mut clock = self.clock.load(Ordering::Relaxed);

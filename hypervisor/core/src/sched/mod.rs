@@ -33,7 +33,7 @@ use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::tlb::CpuSet;
 
 pub use cap::DomainRecord;
-pub use control::VcpuInfo;
+pub use control::{Glance, VcpuInfo};
 pub use cpu::CpuRecord;
 pub use params::{DomainParams, RateLimit, Weight};
 pub use pick::{Ask, Decision};

@@ -11,8 +11,10 @@ pub mod scale;
 pub mod timers;
 pub mod wall;
 
+use dom0_abi::sched::ShutdownReason;
 use dom0_abi::xen::Virq;
-use oxen_arch::{CalendarTime, ClockTime, Cpu, Machine};
+use oxen_arch::sync::atomic::Ordering;
+use oxen_arch::{CalendarTime, ClockTime, Cpu, Machine, Notes};
 
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
@@ -23,6 +25,8 @@ use scale::Scale;
 use timers::Change;
 use wall::WallClock;
 
+/// A time that does not come.
+pub(crate) const NEVER: u64 = u64::MAX;
 /// How many vCPUs are told of their timers before the CPU looks at something else.
 const BATCH: usize = 32;
 
@@ -61,26 +65,66 @@ impl Time {
         self.scale.nanoseconds(self.start.until(cpu.clock()))
     }
 
-    /// Sets the CPU's timer to what is to be done first. Not called when that is later than it was, since an interrupt for nothing, once, is
-    /// cheaper than to set the timer each time.
-    pub(crate) fn arm(&self, cpu: &Cpu) {
-        let first = self.queues.first(cpu.id());
-        cpu.set_timer(first.map(|time| self.start.after(self.scale.cycles(time))));
+    /// The clock at a system time.
+    fn clock_at(&self, time: u64) -> ClockTime {
+        self.start.after(self.scale.cycles(time))
     }
 }
 
 impl Host {
+    /// Sets the CPU's timer to what is to be done first, for a vCPU or by the scheduler.
+    pub(crate) fn arm(&self, cpu: &Cpu) {
+        self.arm_if(cpu, |first, armed| first != armed);
+    }
+
+    /// Sets it if `is_needed` says so of what is to be done first, and what it is set to.
+    fn arm_if(&self, cpu: &Cpu, is_needed: impl FnOnce(u64, u64) -> bool) {
+        let Some(pcpu) = self.pcpu(cpu) else {
+            return;
+        };
+        let first = self.time.queues.first(cpu.id()).unwrap_or(NEVER);
+        let first = first.min(pcpu.asks_at.load(Ordering::Relaxed));
+        if is_needed(first, pcpu.armed.load(Ordering::Relaxed)) {
+            pcpu.armed.store(first, Ordering::Relaxed);
+            let is_ever = first != NEVER;
+            cpu.set_timer(is_ever.then(|| self.time.clock_at(first)));
+        }
+    }
+
+    /// The CPU asks the scheduler again at this time at the latest. Its timer is not set to later than it was: an interrupt for nothing,
+    /// once, is cheaper than to set it each time.
+    pub(crate) fn ask_at(&self, cpu: &Cpu, time: Option<u64>) {
+        if let Some(pcpu) = self.pcpu(cpu) {
+            pcpu.asks_at.store(time.unwrap_or(NEVER), Ordering::Relaxed);
+            self.arm_if(cpu, |first, armed| first < armed);
+        }
+    }
+
+    /// Lets what is to happen to a vCPU happen on this CPU, which runs it from now on.
+    pub(crate) fn bring_timers(&self, cpu: &Cpu, vcpu: &Vcpu) {
+        if (vcpu.timers).come_here(&self.time.queues, cpu, vcpu.index) {
+            self.arm(cpu);
+        }
+    }
+
     /// Changes a timer of a vCPU; it fires on this CPU.
     pub fn change_timer(&self, cpu: &Cpu, vcpu: &Vcpu, change: Change) {
         let (queues, now) = (&self.time.queues, self.time.now(cpu));
         if vcpu.timers.change(queues, cpu, vcpu.index, now, change) {
-            self.time.arm(cpu);
+            self.arm(cpu);
         }
     }
 
     /// Does what is to be done by now on this CPU, whose timer has fired.
     pub fn timer_fired(&self, cpu: &Cpu) {
         let now = self.time.now(cpu);
+        if let Some(pcpu) = self.pcpu(cpu) {
+            pcpu.armed.store(NEVER, Ordering::Relaxed);
+            if pcpu.asks_at.load(Ordering::Relaxed) <= now {
+                pcpu.asks_at.store(NEVER, Ordering::Relaxed);
+                cpu.note(Notes::SCHEDULE);
+            }
+        }
         let due = || self.time.queues.take_due(cpu.id(), now);
         for index in core::iter::from_fn(due).take(BATCH) {
             let Some((domain, vcpu)) = self.vcpu_numbers.get(index) else {
@@ -93,7 +137,7 @@ impl Host {
                 self.tell_due(cpu, &domain, vcpu, now);
             }
         }
-        self.time.arm(cpu);
+        self.arm(cpu);
     }
 
     /// A vCPU sleeps from now on: only what happens to it once wakes it.
@@ -109,7 +153,7 @@ impl Host {
             virq::raise(self, cpu, domain, vcpu, Virq::Timer);
         }
         if is_first {
-            self.time.arm(cpu);
+            self.arm(cpu);
         }
     }
 
@@ -117,6 +161,10 @@ impl Host {
         let due = (vcpu.timers).take_due(&self.time.queues, cpu, vcpu.index, now);
         if due.timer {
             virq::raise(self, cpu, domain, vcpu, Virq::Timer);
+        }
+        if due.watchdog {
+            let reason = ShutdownReason::Watchdog.get() as u8;
+            self.shut_down(cpu, domain, reason);
         }
         if due.poll {
             vcpu.end_poll();

@@ -28,13 +28,15 @@ impl RunstateAccount {
 
     /// The vCPU is in this state from now on. Returns whether it was in another one.
     pub fn enter(&self, state: Runstate, now: u64) -> bool {
+        self.0.lock().enter(state, now)
+    }
+
+    /// The vCPU, if it sleeps, waits for a CPU from now on.
+    pub fn wakes(&self, now: u64) {
         let mut account = self.0.lock();
-        if account.state == state {
-            return false;
+        if account.state == Runstate::Blocked {
+            account.enter(Runstate::Runnable, now);
         }
-        account.times = account.times_at(now);
-        (account.state, account.since) = (state, account.since.max(now));
-        true
     }
 
     /// All of it, as of now.
@@ -56,6 +58,15 @@ impl Default for RunstateAccount {
 }
 
 impl Account {
+    fn enter(&mut self, state: Runstate, now: u64) -> bool {
+        if self.state == state {
+            return false;
+        }
+        self.times = self.times_at(now);
+        (self.state, self.since) = (state, self.since.max(now));
+        true
+    }
+
     fn times_at(&self, now: u64) -> [u64; 4] {
         let mut times = self.times;
         if let Some(time) = times.get_mut(self.state.get() as usize) {

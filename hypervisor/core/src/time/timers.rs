@@ -1,4 +1,4 @@
-//! The timers of a vCPU: one that fires once, one that fires again and again, and the end of a poll.
+//! The timers of a vCPU: one that fires once, one that fires again and again, the end of a poll, and what ends the domain if it does not see to it.
 //!
 //! Who sleeps is not woken by what happens again and again: it hears of it when it wakes.
 //!
@@ -26,7 +26,12 @@ pub enum Change {
     Periodic(Option<u64>),
     /// The end of a poll.
     Poll(Option<u64>),
+    /// One of those that shut the domain down, of the first vCPU: then, or it is given back.
+    Watchdog(usize, Option<u64>),
 }
+
+/// How many timers a domain has that shut it down.
+pub const WATCHDOGS: usize = 2;
 
 /// What has come to its time.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -35,6 +40,8 @@ pub struct Due {
     pub timer: bool,
     /// The end of a poll.
     pub poll: bool,
+    /// The end of the domain.
+    pub watchdog: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +55,7 @@ struct Times {
     once: Option<u64>,
     period: Option<Period>,
     poll: Option<u64>,
+    watchdogs: [Option<u64>; WATCHDOGS],
     /// The vCPU sleeps: nothing happens again and again to it.
     sleeps: bool,
 }
@@ -69,6 +77,7 @@ impl VcpuTimers {
             once: None,
             period: None,
             poll: None,
+            watchdogs: [None; WATCHDOGS],
             sleeps: false,
         };
         Self(SpinLock::new(Rank::Time, times))
@@ -93,6 +102,11 @@ impl VcpuTimers {
                 });
             }
             Change::Poll(time) => times.poll = time,
+            Change::Watchdog(index, time) => {
+                if let Some(watchdog) = times.watchdogs.get_mut(index) {
+                    *watchdog = time;
+                }
+            }
         }
         queues.set(cpu.id(), vcpu, times.first())
     }
@@ -103,6 +117,9 @@ impl VcpuTimers {
         let is_due = |time: u64| time <= now;
         let once = times.once.take_if(|time| is_due(*time)).is_some();
         let poll = times.poll.take_if(|time| is_due(*time)).is_some();
+        let watchdogs = times.watchdogs.iter_mut();
+        let ended = watchdogs.filter_map(|time| time.take_if(|time| is_due(*time)));
+        let watchdog = ended.count() > 0;
         let mut again = false;
         if !times.sleeps
             && let Some(period) = &mut times.period
@@ -115,7 +132,14 @@ impl VcpuTimers {
         Due {
             timer: once || again,
             poll,
+            watchdog,
         }
+    }
+
+    /// Whether one of the timers that end the domain is set.
+    pub fn has_watchdog(&self, index: usize) -> bool {
+        let times = self.0.lock();
+        times.watchdogs.get(index).copied().flatten().is_some()
     }
 
     /// Says that the vCPU sleeps from now on.
@@ -147,10 +171,18 @@ impl VcpuTimers {
         (has_missed, queues.set(cpu.id(), vcpu, times.first()))
     }
 
+    /// Lets them fire on this CPU from now on. Returns as [`Self::change`] does.
+    pub fn come_here(&self, queues: &Queues, cpu: &Cpu, vcpu: VcpuIndex) -> bool {
+        let times = self.0.lock();
+        let first = times.first();
+        first.is_some() && queues.set(cpu.id(), vcpu, first)
+    }
+
     /// Ends them all: the vCPU stops.
     pub fn stop(&self, queues: &Queues, cpu: &Cpu, vcpu: VcpuIndex) {
         let mut times = self.0.lock();
         (times.once, times.period, times.poll) = (None, None, None);
+        times.watchdogs = [None; WATCHDOGS];
         queues.set(cpu.id(), vcpu, None);
     }
 }
@@ -169,7 +201,8 @@ impl Times {
     fn first(&self) -> Option<u64> {
         let period = self.period.filter(|_| !self.sleeps);
         let period = period.map(|period| period.next);
-        [self.once, period, self.poll].into_iter().flatten().min()
+        let own = [self.once, period, self.poll];
+        own.into_iter().chain(self.watchdogs).flatten().min()
     }
 }
 
@@ -218,8 +251,17 @@ mod tests {
         let due = |now| timers.take_due(&queues, &cpu, VCPU, now);
         assert_eq!(due(4), Due::default());
         let (timer, poll) = (true, true);
-        assert_eq!(due(5), Due { timer, poll: false });
-        assert_eq!(due(9), Due { timer: false, poll });
+        set(Change::Watchdog(1, Some(7)));
+        let none = Due::default();
+        assert_eq!(due(5), Due { timer, ..none });
+        assert_eq!(
+            due(9),
+            Due {
+                poll,
+                watchdog: true,
+                ..none
+            }
+        );
         assert_eq!(due(u64::MAX), Due::default());
     }
 

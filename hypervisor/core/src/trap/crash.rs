@@ -75,7 +75,8 @@ pub fn domain(ctx: &mut CallCtx<'_>, reason: CrashReason) {
     error!(ctx.host.out(ctx.cpu), "d{domain}v{vcpu} crashed: {reason}");
     registers(ctx);
     stack(ctx);
-    (ctx.host).shut_down(ctx.cpu, ctx.domain, ShutdownReason::Crash.get() as u8);
+    let reason = ShutdownReason::Crash.get() as u8;
+    ctx.host.shut_down(ctx.cpu, ctx.domain, reason);
 }
 
 fn registers(ctx: &CallCtx<'_>) {

@@ -4,20 +4,15 @@
 //! sleeps: an interrupt that ends the sleep may need the vCPU.
 
 use dom0_abi::arch::CpuUserRegs;
-use dom0_abi::ids::VcpuId;
 use oxen_arch::registers::AtOnce;
-use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, Interrupt, Ipi, NotCanonical};
+use oxen_arch::{Cpu, Interrupt, Ipi, Notes};
 
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
 use super::{Injection, crash};
-use crate::address_space;
-use crate::descriptor::Tables;
-use crate::domain::Capabilities;
-use crate::domain::table::DomainRef;
 use crate::host::Host;
 use crate::hypercall::{self, CallCtx, at_once};
-use crate::time::timers::{Change, FIRST_PERIOD};
+use crate::switch;
 
 /// `syscall` of 64-bit guest code. Returns when there is a guest to return to, with its registers in `regs`.
 pub fn hypercall(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
@@ -44,9 +39,10 @@ pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: I
     match what {
         Interrupt::Device(_) => host.interrupt(cpu, regs.as_deref()),
         Interrupt::Ipi(Ipi::Call) => host.called(cpu),
-        // Whoever has sent it has noted why, where the CPU looks again.
         Interrupt::Timer => host.timer_fired(cpu),
-        Interrupt::Ipi(_) => {}
+        Interrupt::Ipi(Ipi::Reschedule) => cpu.note(Notes::SCHEDULE),
+        // The vCPU looks on its way back.
+        Interrupt::Ipi(Ipi::Event) => {}
     }
     if let Some(regs) = regs {
         let next = look_again(host, cpu, regs);
@@ -54,75 +50,9 @@ pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: I
     }
 }
 
-/// Begins to run a vCPU on this CPU, which ran none: loads its context and leaves its registers in `regs`. Returns when
-/// there is a guest to return to, or at once with [`Next::Idle`] if this vCPU does not exist or the CPU has one already.
-pub fn start(
-    host: &Host,
-    cpu: &Cpu,
-    domain: &DomainRef<'_>,
-    vcpu: VcpuId,
-    regs: &mut CpuUserRegs,
-) -> Next {
-    let Some(target) = domain.vcpu(vcpu) else {
-        return Next::Idle;
-    };
-    let Some(pcpu) = host.pcpu(cpu) else {
-        return Next::Idle;
-    };
-    let is_first;
-    {
-        let state = target.lock();
-        let Some(root) = state.kernel_root() else {
-            return Next::Idle;
-        };
-        if !host.domains.run(cpu, domain, vcpu) {
-            return Next::Idle;
-        }
-        pcpu.runs(domain.id, vcpu);
-        is_first = target.last_cpu().is_none();
-        let is_new_here = target.last_cpu() != Some(cpu.id());
-        target.runs_on(cpu.id());
-        address_space::enter(host, cpu, domain.id, vcpu, root, is_new_here);
-        state.tables.load(cpu);
-        let selectors = DataSelectors {
-            ds: state.regs.ds,
-            es: state.regs.es,
-            fs: state.regs.fs,
-            gs: state.regs.gs,
-        };
-        // Those that cannot be loaded are 0 now.
-        let _: Result<(), BadSelector> = cpu.load_selectors(&selectors);
-        // What a vCPU holds was checked when it was set.
-        let _: Result<(), NotCanonical> = cpu.set_fs_base(state.bases.fs);
-        let _: Result<(), NotCanonical> = cpu.set_gs_base(state.bases.gs_kernel);
-        let _: Result<(), NotCanonical> = cpu.set_user_gs_base(state.bases.gs_user);
-        let _: Result<(), BadXcr0> = cpu.set_xcr0(state.privileged.xcr0());
-        cpu.load_guest_cr4(state.privileged.cr4_for_hardware());
-        cpu.load_tsc_aux(state.privileged.tsc_aux());
-        cpu.restore_fpu(&state.fpu);
-        cpu.set_task_switched(state.privileged.task_switched());
-        cpu.load_debug_registers(state.privileged.debug_registers());
-        *regs = state.regs;
-    }
-    host.tell_time(cpu, target);
-    if is_first {
-        host.change_timer(cpu, target, Change::Periodic(Some(FIRST_PERIOD)));
-    }
-    if domain.capabilities.contains(Capabilities::CONSOLE) {
-        host.console.dom0_starts();
-    }
-    look_again(host, cpu, regs)
-}
-
-/// Ends running a vCPU on this CPU: its registers are in its state already. Nothing of its domain is reached from here any
-/// more, by no translation and no descriptor table.
-pub fn stop(host: &Host, cpu: &Cpu) {
-    if let Some(pcpu) = host.pcpu(cpu) {
-        pcpu.runs_nothing();
-    }
-    host.domains.leave(cpu);
-    cpu.load_idle_root();
-    Tables::EMPTY.load(cpu);
+/// What a CPU does that is up and has not run anything: waits until there is a guest to go to, and leaves its registers in `regs`.
+pub fn begin(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
+    settle(host, cpu, regs, Next::Schedule);
 }
 
 /// Handles a `syscall` up to the decision what comes next, with the straight way first: as the entry stub does, which has the arguments
@@ -200,14 +130,13 @@ fn settle_slowly(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs, mut next: Next)
     loop {
         match next {
             Next::Guest => return,
-            Next::Idle => cpu.wait_for_interrupt(),
+            Next::Schedule => next = switch::next(host, cpu, regs),
             Next::Shutdown(end) => host.end(cpu, end),
         }
-        next = look_again(host, cpu, regs);
     }
 }
 
-/// Calls `handle` with the vCPU that this CPU runs; a CPU that runs none has nothing to do.
+/// Calls `handle` with the vCPU that this CPU runs; a CPU that runs none asks for one.
 #[inline(always)]
 fn with_running(
     host: &Host,
@@ -216,7 +145,7 @@ fn with_running(
     handle: impl FnOnce(&mut CallCtx<'_>) -> Next,
 ) -> Next {
     let Some(running) = host.domains.running(cpu) else {
-        return Next::Idle;
+        return Next::Schedule;
     };
     let (domain, vcpu) = running.both();
     let mut state = vcpu.lock();

@@ -8,7 +8,7 @@ use core::fmt;
 
 use dom0_abi::sched::ShutdownReason;
 use dom0_abi::vcpu::Runstate;
-use oxen_arch::Cpu;
+use oxen_arch::{Cpu, Notes};
 
 use super::bounce::{Bounce, bounce};
 use super::crash::{self, CrashReason};
@@ -28,8 +28,8 @@ use crate::time::timers::Change;
 pub enum Next {
     /// Return to the guest, whose registers are complete.
     Guest,
-    /// Wait for an interrupt and look again.
-    Idle,
+    /// Ask the scheduler who runs: the vCPU does not go on now, or another one may have to run.
+    Schedule,
     /// End the host.
     Shutdown(HostEnd),
 }
@@ -95,20 +95,16 @@ pub fn before_return(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Nex
 /// vCPU as if it had left already.
 #[inline(always)]
 pub(crate) fn is_quiet(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> bool {
-    !vcpu.has_attention() && !cpu.has_nmi() && !vcpu.upcall.read(host.mem()).is_deliverable()
+    !vcpu.has_attention() && !cpu.has_notes() && !vcpu.upcall.read(host.mem()).is_deliverable()
 }
 
 #[inline(never)]
 fn deliver_and_decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
     ctx.vcpu.take_attention();
     let next = decide(ctx, injection);
-    let state = match next {
-        Next::Guest => Runstate::Running,
-        _ if ctx.must_leave() && ctx.domain.shutdown.is_down() => Runstate::Offline,
-        _ => Runstate::Blocked,
-    };
-    (ctx.host).enter_runstate(ctx.cpu, ctx.domain, ctx.vcpu, state);
-    if next != Next::Guest {
+    if next == Next::Guest {
+        (ctx.host).enter_runstate(ctx.cpu, ctx.domain, ctx.vcpu, Runstate::Running);
+    } else {
         ctx.state.regs = *ctx.regs;
     }
     // What is left waits for something else, and is looked at each time until that has come.
@@ -120,7 +116,7 @@ fn deliver_and_decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Ne
 
 fn decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
     // Of one that arrives from here on the guest hears when it next comes in.
-    if ctx.cpu.take_nmi() {
+    if ctx.cpu.take_notes(Notes::NMI).contains(Notes::NMI) {
         dispatch::nmi(ctx.host, ctx.cpu);
     }
     if !ctx.domain.shutdown.is_down()
@@ -132,13 +128,15 @@ fn decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
         return if ctx.domain.capabilities.contains(Capabilities::HARDWARE) {
             Next::Shutdown(HostEnd::Hardware(reason))
         } else {
-            Next::Idle
+            // Whoever shut it down may not have come to this vCPU yet.
+            ctx.host.stop_for_good(ctx.cpu, ctx.vcpu);
+            Next::Schedule
         };
     }
-    if ctx.state.run() != RunState::Running {
-        return Next::Idle;
+    match ctx.state.run() {
+        RunState::Running if !ctx.cpu.notes().contains(Notes::SCHEDULE) => Next::Guest,
+        _ => Next::Schedule,
     }
-    Next::Guest
 }
 
 /// First what this entry caused, then an NMI, then events. Each masks what would interrupt its handler, so there is at most
@@ -147,15 +145,16 @@ fn deliver(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Result<(), Cr
     if let Some(injection) = injection {
         inject(ctx, injection)?;
     }
-    let has_nmi = ctx.vcpu.has_nmi() && !ctx.state.in_nmi && {
-        // Without a handler an NMI stays pending; registering one finds it.
-        ctx.state.traps.get(Vector::Nmi.number()).address != 0
-    };
-    wake(ctx, has_nmi);
+    wake(ctx);
+    if let RunState::Blocked | RunState::Polling(_) = ctx.state.run() {
+        // What it sleeps for and was brought before this is found here; who brings it behind this wakes it.
+        ctx.host.is_about_to_sleep(ctx.vcpu);
+        wake(ctx);
+    }
     if ctx.state.run() != RunState::Running {
         return Ok(());
     }
-    if has_nmi && ctx.vcpu.take_nmi() {
+    if has_nmi(ctx) && ctx.vcpu.take_nmi() {
         ctx.state.in_nmi = true;
         let entry = ctx.state.traps.get(Vector::Nmi.number());
         let how = Bounce {
@@ -180,8 +179,14 @@ fn deliver(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Result<(), Cr
     Ok(())
 }
 
+/// Whether an NMI can be delivered now. Without a handler it stays pending; registering one finds it.
+fn has_nmi(ctx: &CallCtx<'_>) -> bool {
+    let has_handler = || ctx.state.traps.get(Vector::Nmi.number()).address != 0;
+    ctx.vcpu.has_nmi() && !ctx.state.in_nmi && has_handler()
+}
+
 /// Ends the sleep of a vCPU that has a reason to run.
-fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) {
+fn wake(ctx: &mut CallCtx<'_>) {
     let upcall = ctx.vcpu.upcall.read(ctx.host.mem());
     let awake = match ctx.state.run() {
         RunState::Running | RunState::Offline => return,
@@ -196,12 +201,13 @@ fn wake(ctx: &mut CallCtx<'_>, has_nmi: bool) {
             upcall.is_deliverable() || send::is_pending(ctx.host, ctx.domain, port) != Ok(false)
         }
     };
-    if awake || has_nmi {
+    if awake || has_nmi(ctx) {
         if let RunState::Polling(_) = ctx.state.run() {
             ctx.domain.events.pollers.leave(ctx.vcpu.id);
             ctx.host.change_timer(ctx.cpu, ctx.vcpu, Change::Poll(None));
         }
         ctx.vcpu.set_run(ctx.state, RunState::Running);
+        ctx.host.kick(ctx.cpu, ctx.vcpu);
         ctx.host.sleep_ends(ctx.cpu, ctx.domain, ctx.vcpu);
     }
 }

@@ -15,7 +15,7 @@ use oxen_core::trap::return_path::Next;
 
 use crate::ops::{Call, Maker};
 use crate::rng::Rng;
-use crate::world::{Config, RIP, Scene, World, stack};
+use crate::world::{Config, RIP, Scene, World, shut_down, stack, stop};
 
 const ROUNDS: u64 = 3;
 const CALLS: u64 = 250;
@@ -82,8 +82,8 @@ fn run(seed: u64) {
                         return;
                     }
                     let domain = scene.host.domains.get(scene.players[slot].id).unwrap();
-                    domain.shut_down(3);
-                    entry::stop(scene.host, &cpu);
+                    shut_down(scene.host, &cpu, &domain);
+                    stop(scene.host, &cpu);
                     both_stopped.wait();
                     let undo = UndoQueue::new();
                     let memory = scene.host.memory(&cpu, &undo);

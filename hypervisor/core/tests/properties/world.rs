@@ -14,6 +14,7 @@ use dom0_abi::xen::VmAssist;
 use oxen_arch::boot::CpuId;
 use oxen_arch::registers::ENTRY_SYSCALL;
 use oxen_arch::sync::atomic::Ordering;
+use oxen_arch::tlb::CpuSet;
 use oxen_arch::{Cpu, Machine, PagingFacts, SimConfig};
 use oxen_core::audit::Tally;
 use oxen_core::budget::Budget;
@@ -29,6 +30,7 @@ use oxen_core::host::Host;
 use oxen_core::page_type::hold::Reach;
 use oxen_core::page_type::{Level, PageType, TypeRef, promote, undo};
 use oxen_core::policy::ports::PortRights;
+use oxen_core::switch;
 use oxen_core::trap::entry;
 use oxen_core::trap::return_path::Next;
 use zerocopy::{FromZeros, IntoBytes};
@@ -267,16 +269,14 @@ impl World {
             (regs.rip, regs.cs, regs.ss) = (RIP, FLAT_CS64, FLAT_SS);
             (regs.rsp, regs.rflags) = (stack(number as usize), 0x202);
             let privileged = PrivilegedState::new(host.cpuid.owned_bits());
-            let mut state = VcpuState::new(regs, root(frames[ROOT]).into_held(), privileged);
+            let mut state = VcpuState::new(regs, Some(root(frames[ROOT]).into_held()), privileged);
             state.user_root = Some(root(frames[USER_ROOT]).into_held());
             vcpus.push(Vcpu::new(VcpuId::new(number), upcall, state));
         }
         let domain = host.add_domain(&self.cpus[first], domain, vcpus).unwrap();
         let seats = [(first, 0), (second, 1)].map(|(cpu, number)| {
-            let mut regs = CpuUserRegs::new_zeroed();
-            let vcpu = VcpuId::new(number);
-            let next = entry::start(host, &self.cpus[cpu], &domain, vcpu, &mut regs);
-            assert_eq!(next, Next::Guest);
+            let vcpu = domain.vcpu(VcpuId::new(number)).unwrap();
+            let regs = run(host, &self.cpus[cpu], vcpu);
             Seat {
                 cpu,
                 regs,
@@ -392,7 +392,7 @@ impl World {
         match entry::handle_exception(&self.host, cpu, regs) {
             Next::Guest if regs.rip == HANDLER => Outcome::Returned(Errno::EFAULT.as_return()),
             Next::Guest => Outcome::Returned(0),
-            Next::Idle | Next::Shutdown(_) => Outcome::Gone,
+            Next::Schedule | Next::Shutdown(_) => Outcome::Gone,
         }
     }
 
@@ -468,7 +468,7 @@ impl World {
         match next {
             Next::Guest if *is_pending => Outcome::Pending,
             Next::Guest => Outcome::Returned(regs.rax as i64),
-            Next::Idle | Next::Shutdown(_) => Outcome::Gone,
+            Next::Schedule | Next::Shutdown(_) => Outcome::Gone,
         }
     }
 
@@ -515,10 +515,10 @@ impl World {
     fn end(&mut self, slot: usize) {
         let player = &self.players[slot];
         let domain = self.host.domains.get(player.id).unwrap();
-        domain.shut_down(3);
+        shut_down(&self.host, &self.cpus[0], &domain);
         drop(domain);
         for seat in &player.seats {
-            entry::stop(&self.host, &self.cpus[seat.cpu]);
+            stop(&self.host, &self.cpus[seat.cpu]);
         }
         self.dying.push(player.id);
     }
@@ -589,4 +589,30 @@ fn fresh_frame(memory: Memory<'_>, id: DomId) -> Mfn {
     let word = memory.mem().next_nonzero_word(mfn, 0).unwrap();
     assert_eq!(word, None, "frame {mfn} is new and holds something");
     mfn
+}
+
+/// Starts a vCPU, lets it run on this CPU alone, and does so; returns its registers.
+pub fn run(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> CpuUserRegs {
+    host.cpu_up(cpu);
+    let (here, now) = (CpuSet::one(cpu.id()), host.time.now(cpu));
+    let pinned = (host.scheduler()).set_affinity(vcpu.index, &here, &here, now);
+    pinned.unwrap();
+    host.bring_up(cpu, vcpu);
+    let mut regs = CpuUserRegs::new_zeroed();
+    assert_eq!(switch::next(host, cpu, &mut regs), Next::Guest);
+    regs
+}
+
+/// Shuts a domain down, one that owns the hardware too, which would end the host.
+pub fn shut_down(host: &Host, cpu: &Cpu, domain: &Domain) {
+    host.shut_down(cpu, domain, 3);
+    for vcpu in domain.vcpus() {
+        host.bring_down(cpu, vcpu);
+    }
+}
+
+/// Lets a CPU leave its vCPU, whose domain has shut down.
+pub fn stop(host: &Host, cpu: &Cpu) {
+    let mut regs = CpuUserRegs::new_zeroed();
+    assert_eq!(switch::next(host, cpu, &mut regs), Next::Schedule);
 }

@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::domain::teardown::{self, Progress};
 use crate::event::word::Binding;
 use crate::frame::UndoQueue;
-use crate::testing::{CODE, DATA, Guest, failure};
+use crate::testing::{CODE, DATA, Guest, failure, stop};
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 use dom0_abi::hypercalls::Hypercall;
@@ -84,7 +84,7 @@ fn who_controls_a_domain_that_is_down_resets_it_in_steps() {
     // The other way round it is not theirs to do, whatever the state.
     assert_eq!(other.reset(guest.domid), failure(Errno::EPERM));
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
-    domain.shut_down(5);
+    guest.host.shut_down(&guest.cpu, &domain, 5);
     drop(domain);
     guest.host.set_entry_budget(Budget::new(100));
     guest.put(DATA, &neighbour.domid);
@@ -122,10 +122,11 @@ fn dom0_is_told_of_the_end_of_domains() {
     let mut regs = neighbour.regs;
     (regs.entry_vector, regs.error_code) = (6, 0);
     let next = entry::handle_exception(&guest.host, &guest.other_cpu, &mut regs);
-    assert_eq!(next, Next::Idle);
+    assert_eq!(next, Next::Schedule);
     assert!(is_told(), "it has crashed");
-    entry::stop(&guest.host, &guest.other_cpu);
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
+    stop(&guest.host, &guest.other_cpu, &domain);
+    assert!(is_told(), "and was shut down");
     let undo = UndoQueue::new();
     let memory = guest.host.memory(&guest.cpu, &undo);
     let (domains, mut budget) = (&guest.host.domains, Budget::ENDLESS);
@@ -144,7 +145,7 @@ fn dom0_is_told_of_the_end_of_domains() {
     (regs.rax, regs.rdi, regs.rsi) = (Hypercall::SchedOp.number(), 2, DATA);
     regs.entry_vector = ENTRY_SYSCALL;
     let next = entry::handle_syscall(&guest.host, &guest.other_cpu, &mut regs);
-    assert_eq!((next, is_told()), (Next::Idle, true));
+    assert_eq!((next, is_told()), (Next::Schedule, true));
 }
 
 #[test]
@@ -164,8 +165,7 @@ fn the_end_of_a_domain_disconnects_all_its_ports_in_steps() {
     }
     fill(&mut other, 30);
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
-    domain.shut_down(3);
-    entry::stop(&guest.host, &guest.other_cpu);
+    stop(&guest.host, &guest.other_cpu, &domain);
     let undo = UndoQueue::new();
     let memory = guest.host.memory(&guest.cpu, &undo);
     let mut steps = 0;

@@ -7,7 +7,7 @@ use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{Port, VcpuId};
 use dom0_abi::sched::SchedPoll;
 use dom0_abi::xen::Virq;
-use oxen_arch::sync::atomic::Ordering;
+use oxen_arch::{Ipi, SentIpi};
 
 use super::{Caller, Shared};
 use crate::domain::vcpu::RunState;
@@ -128,25 +128,25 @@ fn the_vcpu_of_another_cpu_is_kicked_once() {
     };
     at_b.take();
     at_b.clear_pending(far);
-    let kicks = |cpu| {
-        let pcpu = guest.host.pcpu(cpu).unwrap();
-        pcpu.kicks.load(Ordering::Relaxed)
+    let event = SentIpi {
+        to: guest.other_cpu.id(),
+        what: Ipi::Event,
     };
-    let before = (kicks(&guest.cpu), kicks(&guest.other_cpu));
+    guest.host.machine.take_ipi_log();
+    let kicks = || guest.host.machine.take_ipi_log();
     assert_eq!((a.send(near), a.send(near)), (0, 0));
-    assert_eq!(kicks(&guest.other_cpu), before.1 + 1);
-    assert_eq!(kicks(&guest.cpu), before.0);
+    assert_eq!(kicks(), [event]);
     // Nor for a masked port, unless somebody polls.
     at_b.take();
     at_b.clear_pending(far);
     at_b.set_masked(far, true);
     assert_eq!(a.send(near), 0);
-    assert_eq!(kicks(&guest.other_cpu), before.1 + 1);
+    assert_eq!(kicks(), []);
     at_b.clear_pending(far);
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
     domain.events.pollers.enter(VcpuId::new(0));
     assert_eq!(a.send(near), 0);
-    assert_eq!(kicks(&guest.other_cpu), before.1 + 2);
+    assert_eq!(kicks(), [event]);
 }
 
 #[test]
@@ -216,11 +216,11 @@ fn a_poll_ends_with_the_event_though_it_is_masked() {
         guest.domain(|domain| domain.events.pollers.for_each(|id| pollers.push(id.get())));
         pollers
     };
-    assert_eq!(poll(&mut guest, near), Next::Idle);
+    assert_eq!(poll(&mut guest, near), Next::Schedule);
     assert_eq!(pollers(&guest), [0]);
     let mut regs = guest.regs;
     let again = entry::look_again(&guest.host, &guest.cpu, &mut regs);
-    assert_eq!(again, Next::Idle);
+    assert_eq!(again, Next::Schedule);
     assert_eq!(Caller::neighbour(&guest, &neighbour).send(far), 0);
     let again = entry::look_again(&guest.host, &guest.cpu, &mut regs);
     assert_eq!((again, pollers(&guest)), (Next::Guest, vec![]));

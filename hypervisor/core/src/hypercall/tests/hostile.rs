@@ -152,7 +152,7 @@ proptest! {
                     prop_assert_eq!((regs.cs & 3, regs.ss & 3), (3, 3));
                     prop_assert_eq!(regs.rflags & 0x2_7200, 0x200, "I24");
                 }
-                Next::Idle | Next::Shutdown(_) => break,
+                Next::Schedule | Next::Shutdown(_) => break,
             }
         }
         let after = (bystander.fingerprint(), guest.neighbour_fingerprint(&neighbour));

@@ -208,7 +208,7 @@ fn a_vcpu_that_goes_to_sleep_makes_the_rest_when_it_wakes() {
     );
     guest.regs.rax = Multicall.number();
     (guest.regs.rdi, guest.regs.rsi) = (DATA, 2);
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     assert_eq!(guest.state(|state| state.kernel_stack.sp), 0);
     assert_eq!(
         (guest.regs.rax, guest.regs.rdi, guest.regs.rsi),
@@ -229,7 +229,7 @@ fn a_domain_that_shuts_down_makes_no_further_call() {
     );
     guest.regs.rax = Multicall.number();
     (guest.regs.rdi, guest.regs.rsi) = (DATA, 2);
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     assert_eq!(guest.state(|state| state.kernel_stack.sp), 0);
 }
 

@@ -15,8 +15,8 @@ use crate::budget::Budget;
 use crate::domain::Capabilities;
 use crate::domain::teardown;
 use crate::frame::UndoQueue;
-use crate::testing::{CODE, DATA, DATA_END, Guest, failure, frame};
-use crate::trap::entry;
+use crate::testing::{CODE, DATA, DATA_END, Guest, failure, frame, stop};
+
 use crate::trap::return_path::Next;
 
 /// What a shared page says: version, seconds, nanoseconds.
@@ -158,8 +158,7 @@ fn the_page_of_a_domain_that_ends_is_left_alone() {
     let mut guest = Guest::dom0();
     let neighbour = guest.neighbour();
     let domain = guest.host.domains.get(neighbour.domid).unwrap();
-    domain.shut_down(3);
-    entry::stop(&guest.host, &guest.other_cpu);
+    stop(&guest.host, &guest.other_cpu, &domain);
     let undo = UndoQueue::new();
     let memory = guest.host.memory(&guest.cpu, &undo);
     let (page, mut budget) = (domain.shared_info, Budget::ENDLESS);

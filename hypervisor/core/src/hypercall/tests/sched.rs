@@ -28,7 +28,7 @@ fn yield_returns() {
     let mut guest = Guest::ordinary();
     assert_eq!(guest.call(SchedOp, [0, 0]), 0);
     assert_eq!(guest.call(SchedOpCompat, [0, 0]), 0);
-    for command in [4, 6, 7, 8, 0xffff_ffff] {
+    for command in [8, 0xffff_ffff] {
         assert_eq!(guest.call(SchedOp, [command, DATA]), failure(Errno::ENOSYS));
     }
     for command in [3, 4, 5, 0xffff_ffff] {
@@ -45,13 +45,13 @@ fn block_unmasks_and_sleeps_until_an_event() {
         let mut guest = Guest::ordinary();
         guest.state(|state| state.callbacks.event = CODE + 0x40);
         assert_eq!(guest.mask(), 1);
-        assert_eq!(with_args(&mut guest, call, [1, 0]), Next::Idle);
+        assert_eq!(with_args(&mut guest, call, [1, 0]), Next::Schedule);
         assert_eq!(guest.mask(), 0);
         assert_eq!(guest.state(|state| state.run()), RunState::Blocked);
         let mut regs = guest.regs;
         assert_eq!(
             entry::look_again(&guest.host, &guest.cpu, &mut regs),
-            Next::Idle
+            Next::Schedule
         );
         guest.raise_event();
         assert_eq!(
@@ -106,12 +106,12 @@ fn set_port_bit(guest: &Guest, port: usize) {
 fn poll_wakes_for_a_masked_port() {
     let mut guest = Guest::ordinary();
     bind(&mut guest, 3);
-    assert_eq!(poll(&mut guest, &[2], 1, 0), Next::Idle);
+    assert_eq!(poll(&mut guest, &[2], 1, 0), Next::Schedule);
     set_port_bit(&guest, 1);
     let mut regs = guest.regs;
     assert_eq!(
         entry::look_again(&guest.host, &guest.cpu, &mut regs),
-        Next::Idle
+        Next::Schedule
     );
     set_port_bit(&guest, 2);
     assert_eq!(
@@ -153,17 +153,17 @@ fn a_poll_of_several_ends_with_one_of_them() {
     ] {
         let mut guest = Guest::dom0();
         bind_virqs(&mut guest, &virqs);
-        assert_eq!(poll(&mut guest, &ports, 2, 0), Next::Idle);
-        assert_eq!(look_again(&mut guest), Next::Idle);
+        assert_eq!(poll(&mut guest, &ports, 2, 0), Next::Schedule);
+        assert_eq!(look_again(&mut guest), Next::Schedule);
         // What it has not named is nothing to it, however often.
         for _ in 0..2 {
             raise(&guest, Virq::Debug);
-            assert_eq!(look_again(&mut guest), Next::Idle);
+            assert_eq!(look_again(&mut guest), Next::Schedule);
         }
         // Nor does it matter what is in its memory by now.
         guest.put(DATA + 0x100, &[1_u32, 1]);
         raise(&guest, Virq::Debug);
-        assert_eq!(look_again(&mut guest), Next::Idle);
+        assert_eq!(look_again(&mut guest), Next::Schedule);
         raise(&guest, ending);
         assert_eq!(look_again(&mut guest), Next::Guest);
         assert_eq!((guest.regs.rax, guest.mask()), (0, 1));
@@ -177,19 +177,19 @@ fn a_poll_of_several_ends_with_one_of_them() {
 fn a_poll_of_several_ends_when_one_is_closed_or_an_event_can_be_delivered() {
     let mut guest = Guest::dom0();
     bind_virqs(&mut guest, &[Virq::Debug, Virq::Console, Virq::DomExc]);
-    assert_eq!(poll(&mut guest, &[2, 3], 2, 0), Next::Idle);
+    assert_eq!(poll(&mut guest, &[2, 3], 2, 0), Next::Schedule);
     guest.domain(|domain| {
         let (domains, mem) = (&guest.host.domains, guest.host.mem());
         close::close(domains, mem, domain, Port::new(3)).unwrap();
     });
     // Nobody sends through it any more; whatever else comes has it noticed.
-    assert_eq!(look_again(&mut guest), Next::Idle);
+    assert_eq!(look_again(&mut guest), Next::Schedule);
     raise(&guest, Virq::Debug);
     assert_eq!(look_again(&mut guest), Next::Guest);
     let mut guest = Guest::dom0();
     bind_virqs(&mut guest, &[Virq::Debug, Virq::Console, Virq::DomExc]);
     guest.state(|state| state.callbacks.event = CODE + 0x40);
-    assert_eq!(poll(&mut guest, &[2, 3], 2, 0), Next::Idle);
+    assert_eq!(poll(&mut guest, &[2, 3], 2, 0), Next::Schedule);
     guest.set_mask(0);
     raise(&guest, Virq::Debug);
     assert_eq!(look_again(&mut guest), Next::Guest);
@@ -201,10 +201,10 @@ fn a_poll_of_as_many_as_there_can_be_ends_in_time() {
     let mut guest = Guest::ordinary();
     bind(&mut guest, 128);
     let ports: [u32; 128] = core::array::from_fn(|index| index as u32 + 1);
-    assert_eq!(poll(&mut guest, &ports, 128, 500_000_000), Next::Idle);
+    assert_eq!(poll(&mut guest, &ports, 128, 500_000_000), Next::Schedule);
     // The tick that it has from the beginning goes no further, now that it sleeps.
     guest.host.timer_fired(&guest.cpu);
-    assert_eq!(look_again(&mut guest), Next::Idle);
+    assert_eq!(look_again(&mut guest), Next::Schedule);
     guest.cpu.wait_for_interrupt();
     assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
     entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Timer);
@@ -218,11 +218,11 @@ fn a_poll_of_none_ends_with_any() {
     let mut guest = Guest::dom0();
     bind_virqs(&mut guest, &[Virq::Debug, Virq::Console]);
     // What several before have left does not count.
-    assert_eq!(poll(&mut guest, &[1, 2], 2, 0), Next::Idle);
+    assert_eq!(poll(&mut guest, &[1, 2], 2, 0), Next::Schedule);
     raise(&guest, Virq::Debug);
     assert_eq!(look_again(&mut guest), Next::Guest);
-    assert_eq!(poll(&mut guest, &[], 0, 0), Next::Idle);
-    assert_eq!(look_again(&mut guest), Next::Idle);
+    assert_eq!(poll(&mut guest, &[], 0, 0), Next::Schedule);
+    assert_eq!(look_again(&mut guest), Next::Schedule);
     raise(&guest, Virq::Console);
     assert_eq!(look_again(&mut guest), Next::Guest);
 }
@@ -253,12 +253,12 @@ fn a_poll_ends_in_time() {
     let mut guest = Guest::ordinary();
     bind(&mut guest, 1);
     guest.state(|state| state.callbacks.event = CODE);
-    assert_eq!(poll(&mut guest, &[1], 1, 1_000_000_000), Next::Idle);
+    assert_eq!(poll(&mut guest, &[1], 1, 1_000_000_000), Next::Schedule);
     // Who sleeps is not woken by the tick that it has from the beginning.
     guest.host.timer_fired(&guest.cpu);
     let again = |guest: &mut Guest| entry::look_again(&guest.host, &guest.cpu, &mut guest.regs);
     assert_eq!(guest.cpu.take_interrupt(), None);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     // Asleep, time goes on to the timer.
     guest.cpu.wait_for_interrupt();
     assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
@@ -267,10 +267,10 @@ fn a_poll_ends_in_time() {
     assert_eq!(again(&mut guest), Next::Guest);
     assert_eq!(guest.regs.rax, 0);
     // One that an event ends leaves no timer behind.
-    assert_eq!(poll(&mut guest, &[1], 1, 3_000_000_000), Next::Idle);
+    assert_eq!(poll(&mut guest, &[1], 1, 3_000_000_000), Next::Schedule);
     assert!(guest.cpu.timer().is_some());
     guest.host.timer_fired(&guest.cpu);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     guest.raise_event();
     guest.set_mask(0);
     assert_eq!(again(&mut guest), Next::Guest);
@@ -286,7 +286,7 @@ fn shutdown_with_every_reason_ends_an_ordinary_domain_alone() {
     for reason in 0..=255_u32 {
         let mut guest = Guest::ordinary();
         guest.put(DATA, &reason);
-        assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Idle);
+        assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Schedule);
         let expected = Some(Reason(reason as u8));
         assert_eq!(guest.domain(|domain| domain.shutdown.reason()), expected);
         assert_eq!(guest.host.machine.stopped(), None);
@@ -376,7 +376,7 @@ fn a_latched_code_is_the_one_reported() {
     guest.put(DATA, &3_u32);
     assert_eq!(guest.call(SchedOp, [5, DATA]), 0);
     guest.put(DATA, &0_u32);
-    assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Idle);
+    assert_eq!(with_args(&mut guest, SchedOp, [2, DATA]), Next::Schedule);
     assert_eq!(
         guest.domain(|domain| domain.shutdown.reason()),
         Some(Reason(3))

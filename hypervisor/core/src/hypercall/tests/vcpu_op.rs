@@ -1,5 +1,6 @@
 //! `vcpu_op` and `set_timer_op`. What fires when is shown by `tests/guests/timers`; here: that it costs nobody else anything, and what stays.
 
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall::{SchedOp, SetTimerOp, VcpuOp};
 use dom0_abi::ids::VcpuId;
@@ -9,10 +10,13 @@ use oxen_arch::Interrupt;
 
 use crate::audit;
 use crate::frame::UndoQueue;
+use crate::switch;
 use crate::testing::{DATA, Guest, failure, frame};
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 
+const INITIALISE: u64 = 0;
+const UP: u64 = 1;
 const IS_UP: u64 = 3;
 const RUNSTATE_AREA: u64 = 5;
 const SINGLESHOT: u64 = 8;
@@ -36,9 +40,11 @@ fn first(guest: &Guest) -> Option<u64> {
 #[test]
 fn who_is_not_there_is_not_found() {
     let mut guest = Guest::ordinary();
-    for command in [0, 1, 14, u64::from(u32::MAX)] {
+    for command in [14, u64::from(u32::MAX)] {
         assert_eq!(op(&mut guest, command, 0), failure(Errno::ENOSYS));
     }
+    assert_eq!(op(&mut guest, INITIALISE, 0), failure(Errno::EEXIST));
+    assert_eq!(op(&mut guest, UP, 0), 0);
     for command in 0..20 {
         for vcpu in [1, 127, 128, u64::from(u32::MAX)] {
             assert_eq!(op(&mut guest, command, vcpu), failure(Errno::ENOENT));
@@ -84,7 +90,7 @@ fn who_waits_for_a_timer_sleeps_until_then() {
     assert_eq!(guest.call(SetTimerOp, [900_000_000]), 0);
     guest.regs.rax = SchedOp.number();
     guest.regs.rdi = 1;
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     guest.cpu.wait_for_interrupt();
     assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
     entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Timer);
@@ -96,21 +102,33 @@ fn who_waits_for_a_timer_sleeps_until_then() {
 fn time_that_is_slept_is_accounted_for() {
     let mut guest = Guest::ordinary();
     stop_ticks(&mut guest);
+    guest.state(|state| state.callbacks.event = DATA);
     guest.put(DATA, &(DATA + 0x800));
     assert_eq!(op(&mut guest, RUNSTATE_AREA, 0), 0);
     assert_eq!(guest.call(SetTimerOp, [800_000_000]), 0);
     guest.regs.rax = SchedOp.number();
     guest.regs.rdi = 1;
-    assert_eq!(guest.syscall(), Next::Idle);
-    let area: VcpuRunstateInfo = guest.get(DATA + 0x800);
-    assert_eq!(area.state, 2);
-    guest.cpu.wait_for_interrupt();
-    guest.raise_event();
-    guest.set_mask(0);
-    let _ = entry::look_again(&guest.host, &guest.cpu, &mut guest.regs);
-    let now = guest.host.time.now(&guest.cpu);
-    let info = guest.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().runstate.info(now));
-    assert!(info.time[2] > 700_000_000, "{info:?}");
+    assert_eq!(guest.syscall(), Next::Schedule);
+    let Guest {
+        host,
+        cpu,
+        regs,
+        domid,
+        shared_info,
+        ..
+    } = &mut guest;
+    assert_eq!(switch::next(host, cpu, regs), Next::Schedule);
+    let sleeper = host.domains.get(*domid).unwrap();
+    let sleeper = sleeper.vcpu(VcpuId::new(0)).unwrap();
+    let info = || sleeper.runstate.info(host.time.now(cpu));
+    assert_eq!(info().state, 2);
+    host.kick(cpu, sleeper);
+    assert_eq!(info().state, 1);
+    host.mem().store_u16(shared_info.at(0), 1).unwrap();
+    assert_eq!(switch::next(host, cpu, regs), Next::Guest);
+    assert_eq!(info().state, 0);
+    let area: VcpuRunstateInfo = cpu.read_guest(GuestAddr::new(DATA + 0x800)).unwrap();
+    assert!(area.state == 0 && area.time[2] > 700_000_000, "{area:?}");
 }
 
 #[test]
@@ -160,7 +178,7 @@ fn a_domain_without_a_vcpu_that_is_up_has_shut_down() {
     let mut guest = Guest::ordinary();
     guest.regs.rax = VcpuOp.number();
     [guest.regs.rdi, guest.regs.rsi] = [2, 0];
-    assert_eq!(guest.syscall(), Next::Idle);
+    assert_eq!(guest.syscall(), Next::Schedule);
     let reason = guest.domain(|domain| domain.shutdown.reason());
     assert_eq!(reason.map(|reason| reason.0), Some(0));
 }

@@ -185,7 +185,7 @@ fn xsa_215_a_frame_that_does_not_fit_ends_the_domain() {
         guest.set_trap(0, 0, HANDLER);
         distinct(&mut guest);
         guest.regs.rsp = rsp;
-        assert_eq!(guest.exception(0, 0), Next::Idle, "{rsp:#x}");
+        assert_eq!(guest.exception(0, 0), Next::Schedule, "{rsp:#x}");
         let at = at.map_or(String::new(), |at| format!("{at:#x}"));
         crashes(
             &mut guest,
@@ -216,7 +216,7 @@ fn i26_an_exception_without_handler_ends_the_domain() {
     ] {
         let mut guest = Guest::ordinary();
         guest.cpu.set_fault_address(0xdead);
-        assert_eq!(guest.exception(vector, code), Next::Idle);
+        assert_eq!(guest.exception(vector, code), Next::Schedule);
         crashes(&mut guest, text);
     }
 }
@@ -229,7 +229,7 @@ fn the_report_shows_registers_and_stack_and_no_more_than_is_there() {
     (guest.regs.rax, guest.regs.r15) = (0xaaaa_0000_0000_000a, 0xffff_0000_0000_000f);
     assert_eq!(
         guest.exception(u32::from(Vector::DivideError.number()), 0),
-        Next::Idle
+        Next::Schedule
     );
     let output = guest.output();
     for part in [
@@ -250,7 +250,7 @@ fn cpus_and_machines_do_not_share_anything() {
     let mut crashing = Guest::ordinary();
     let mut running = Guest::dom0();
     let before = running.fingerprint();
-    assert_eq!(crashing.exception(6, 0), Next::Idle);
+    assert_eq!(crashing.exception(6, 0), Next::Schedule);
     assert_eq!(before, running.fingerprint());
     assert_eq!(crashing.other_cpu.id(), CpuId::new(1));
     let pcpu = |guest: &Guest, cpu: &oxen_arch::Cpu| guest.host.pcpu(cpu).unwrap().running();

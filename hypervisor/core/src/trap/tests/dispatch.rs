@@ -110,7 +110,7 @@ fn a_software_interrupt_without_handler_ends_the_domain() {
         entry.address = 0;
         state.traps.set(0x30, entry);
     });
-    assert_eq!(guest.exception(13, 0x30 << 3 | 2), Next::Idle);
+    assert_eq!(guest.exception(13, 0x30 << 3 | 2), Next::Schedule);
     assert!(
         guest.output().contains("unhandled int 0x30"),
         "{}",
@@ -228,7 +228,7 @@ fn an_nmi_of_the_hardware_goes_to_the_domain_that_owns_it() {
 #[test]
 fn a_double_fault_ends_the_domain_and_a_machine_check_the_host() {
     let mut guest = with_handlers(0);
-    assert_eq!(guest.exception(8, 0), Next::Idle);
+    assert_eq!(guest.exception(8, 0), Next::Schedule);
     assert!(guest.output().contains("d7v0 crashed: double fault"));
 
     for (options, stop) in [
@@ -253,7 +253,7 @@ fn a_double_fault_ends_the_domain_and_a_machine_check_the_host() {
 fn vectors_that_do_not_exist_end_the_domain_and_not_the_host() {
     for vector in [9, 15, 22, 27, 31, 32, 0x7f, 0x81, 0x100, 0x102, u32::MAX] {
         let mut guest = with_handlers(0);
-        assert_eq!(guest.exception(vector, 0), Next::Idle);
+        assert_eq!(guest.exception(vector, 0), Next::Schedule);
         assert!(guest.output().contains("unexpected exception"));
     }
 }

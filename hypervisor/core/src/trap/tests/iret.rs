@@ -123,7 +123,7 @@ fn a_frame_that_cannot_be_read_ends_the_domain() {
         let mut guest = Guest::ordinary();
         guest.regs.rsp = rsp;
         guest.regs.rax = Iret.number();
-        assert_eq!(guest.syscall(), Next::Idle);
+        assert_eq!(guest.syscall(), Next::Schedule);
         let text = format!("d7v0 crashed: the iret frame at {rsp:#x} cannot be read");
         assert!(guest.output().contains(&text), "{}", guest.output());
     }
@@ -136,7 +136,7 @@ fn user_mode_needs_a_root() {
         cs: 0xe033,
         ..frame_to(CODE)
     };
-    assert_eq!(iret(&mut guest, &frame), Next::Idle);
+    assert_eq!(iret(&mut guest, &frame), Next::Schedule);
     assert!(
         guest
             .output()

@@ -5,6 +5,7 @@ use oxen_arch::Interrupt;
 
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
+use crate::switch;
 use crate::testing::{CODE, Guest, STACK};
 use crate::trap::entry;
 use crate::trap::return_path::{HostEnd, Next};
@@ -129,7 +130,7 @@ fn an_nmi_that_came_while_the_cpu_was_in_the_hypervisor_is_delivered_on_the_way_
         guest.cpu.raise_nmi();
         assert_eq!(again(&mut guest), Next::Guest);
         assert_eq!(guest.regs.rip, NMI);
-        assert!(!guest.cpu.take_nmi());
+        assert!(!guest.cpu.has_notes());
     }
     // Who interrupts a domain that does not own the hardware is none of its business.
     let mut guest = ready();
@@ -153,12 +154,12 @@ fn whatever_is_caused_is_seen_by_the_next_way_back() {
         (
             "sleep",
             |guest| guest.set_run(RunState::Blocked),
-            Next::Idle,
+            Next::Schedule,
             CODE,
         ),
         (
             "the end of the domain",
-            |guest| guest.domain(|domain| domain.shut_down(3)),
+            |guest| guest.domain(|domain| guest.host.shut_down(&guest.cpu, domain, 3)),
             Next::Shutdown(HostEnd::Hardware(Reason(3))),
             CODE,
         ),
@@ -227,7 +228,7 @@ fn what_is_caused_while_the_way_back_looks_is_not_lost() {
 fn an_nmi_wakes_a_sleeper() {
     let mut guest = ready();
     guest.set_run(RunState::Blocked);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     send_nmi(&guest);
     assert_eq!(again(&mut guest), Next::Guest);
     assert_eq!(guest.regs.rip, NMI);
@@ -238,7 +239,7 @@ fn an_event_without_callback_ends_the_domain() {
     let mut guest = Guest::ordinary();
     guest.raise_event();
     guest.set_mask(0);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     assert!(guest.output().contains("d7v0 crashed: unhandled event"));
 }
 
@@ -246,7 +247,7 @@ fn an_event_without_callback_ends_the_domain() {
 fn i31_no_lock_is_held_when_a_guest_or_the_idle_loop_goes_on() {
     let mut guest = ready();
     guest.set_run(RunState::Blocked);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     // Would panic if the vCPU's lock, or one above it, were held.
     guest.set_run(RunState::Running);
     assert_eq!(again(&mut guest), Next::Guest);
@@ -258,7 +259,7 @@ fn registers_of_a_sleeper_are_in_its_state() {
     let mut guest = ready();
     guest.regs.rbx = 0x1234;
     guest.set_run(RunState::Blocked);
-    assert_eq!(again(&mut guest), Next::Idle);
+    assert_eq!(again(&mut guest), Next::Schedule);
     assert_eq!(guest.state(|state| state.regs), guest.regs);
 }
 
@@ -268,15 +269,15 @@ fn a_cpu_without_vcpu_idles() {
     let mut regs = guest.regs;
     assert_eq!(
         entry::look_again(&guest.host, &guest.other_cpu, &mut regs),
-        Next::Idle
+        Next::Schedule
     );
     assert_eq!(
         entry::handle_syscall(&guest.host, &guest.other_cpu, &mut regs),
-        Next::Idle
+        Next::Schedule
     );
     assert_eq!(
         entry::handle_exception(&guest.host, &guest.other_cpu, &mut regs),
-        Next::Idle
+        Next::Schedule
     );
     assert_eq!(regs, guest.regs);
 }
@@ -286,16 +287,28 @@ fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
     let mut guest = ready();
     guest.set_run(RunState::Blocked);
     guest.set_mask(0);
-    assert_eq!(again(&mut guest), Next::Idle);
-    // An interrupt that ends the sleep finds no guest of its own to return to.
-    entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Device(0x30));
-    guest.raise_event();
+    assert_eq!(again(&mut guest), Next::Schedule);
     let Guest {
         host, cpu, regs, ..
     } = &mut guest;
-    entry::settle(host, cpu, regs, Next::Idle);
+    assert_eq!(switch::next(host, cpu, regs), Next::Schedule);
+    assert_eq!(cpu.registers().waits, 1);
+    // An interrupt that ends the sleep finds no guest of its own to return to.
+    entry::interrupt(host, cpu, None, Interrupt::Device(0x30));
+    assert_eq!(switch::next(host, cpu, regs), Next::Schedule);
+    assert_eq!(cpu.registers().waits, 2);
+    guest.raise_event();
+    guest.domain(|domain| {
+        guest
+            .host
+            .kick(&guest.cpu, domain.vcpu(VcpuId::new(0)).unwrap())
+    });
+    let Guest {
+        host, cpu, regs, ..
+    } = &mut guest;
+    entry::settle(host, cpu, regs, Next::Schedule);
     assert_eq!(guest.regs.rip, EVENT);
-    assert_eq!(guest.cpu.registers().waits, 1);
+    assert_eq!(guest.cpu.registers().waits, 2);
 }
 
 #[test]
