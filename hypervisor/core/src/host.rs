@@ -202,7 +202,7 @@ impl Host {
     }
 
     /// Takes a domain out of the table whose end is done ([`teardown::release`]) and whose frames are all free, and frees
-    /// the rest of it. `false`: somebody still refers to it; try again.
+    /// the rest of it; dom0 is told. `false`: somebody still refers to it; try again.
     pub fn reap_domain(&self, cpu: &Cpu, id: DomId) -> bool {
         if self.frames.count_of(id) > 0 {
             return false;
@@ -214,6 +214,7 @@ impl Host {
         let memory = self.memory(cpu, &undo);
         self.release_domain(memory, domain);
         self.forget_parameters(id);
+        virq::raise_global(self, cpu, Virq::DomExc);
         true
     }
 

@@ -320,7 +320,14 @@ fn again_and_again(report: &mut Report, timer: Timer) {
 }
 
 fn polls(report: &mut Report, timer: Timer) {
-    for (name, ports) in [("a port", &[timer.port][..]), ("no port", &[])] {
+    let quiet = events::bind_ipi(VcpuId::new(0)).unwrap_or_default();
+    let several = [quiet, timer.port, quiet];
+    poll_of_several(report, timer, &several);
+    for (name, ports) in [
+        ("a port", &[timer.port][..]),
+        ("no port", &[]),
+        ("several", &several),
+    ] {
         let end = timer.clock.now() + 3 * MS;
         let result = events::poll(ports, end);
         let now = timer.clock.now();
@@ -336,6 +343,24 @@ fn polls(report: &mut Report, timer: Timer) {
             Ok(()),
         );
     }
+}
+
+/// One of several ports ends the sleep, and what is pending already lets nobody sleep.
+fn poll_of_several(report: &mut Report, timer: Timer, ports: &[Port]) {
+    let time = timer.clock.now() + 5 * MS;
+    let set = timer.set(time, SingleshotFlags::empty());
+    report.equal("a timer among several: set", set, Ok(0));
+    let end = time + LONG;
+    let mut fired = None;
+    while fired.is_none() && timer.clock.now() < end {
+        let _ = events::poll(ports, end);
+        fired = timer.take().then(|| timer.clock.now());
+    }
+    report.check(
+        "a timer among several ends the poll",
+        fired.is_some_and(|now| now >= time && now < end),
+        format_args!("{fired:?} {time}"),
+    );
 }
 
 fn arguments(report: &mut Report) {

@@ -22,6 +22,7 @@ use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
 use crate::event::VirqPorts;
+use crate::event::polled::PolledPorts;
 use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 use crate::sched::VcpuIndex;
@@ -122,8 +123,10 @@ impl Vcpu {
     }
 
     /// Sends an NMI; one that was sent before and is not delivered yet is the same.
+    // ORDERING: an exchange, as for what ends a poll below: who causes it kicks the vCPU behind it, which asks that the cause can be seen by
+    // then.
     pub fn send_nmi(&self) {
-        self.nmi_pending.store(true, Ordering::Release);
+        self.nmi_pending.swap(true, Ordering::SeqCst);
         self.call_attention();
     }
 
@@ -139,7 +142,7 @@ impl Vcpu {
 
     /// Says that the time of its poll is over.
     pub fn end_poll(&self) {
-        self.poll_is_over.store(true, Ordering::Release);
+        self.poll_is_over.swap(true, Ordering::SeqCst);
         self.call_attention();
     }
 
@@ -150,7 +153,7 @@ impl Vcpu {
 
     /// Says that some port of its domain has become pending while it polled.
     pub fn note_event(&self) {
-        self.has_new_event.store(true, Ordering::Release);
+        self.has_new_event.swap(true, Ordering::SeqCst);
         self.call_attention();
     }
 
@@ -239,6 +242,8 @@ pub struct VcpuState {
     pub privileged: PrivilegedState,
     /// FPU registers, while it is on no CPU.
     pub fpu: FpuArea,
+    /// What it polls, if that is several ports.
+    pub polled: PolledPorts,
     /// An NMI was delivered and its handler has not ended by `iret` yet.
     pub in_nmi: bool,
     /// Whether it runs.
@@ -268,6 +273,7 @@ impl VcpuState {
             },
             privileged,
             fpu: FpuArea::new(),
+            polled: PolledPorts::new(),
             in_nmi: false,
             run: RunState::Running,
         }
@@ -327,7 +333,8 @@ pub enum RunState {
     Running,
     /// It sleeps until an event or an NMI can be delivered.
     Blocked,
-    /// It sleeps until that, or until this port is pending; with no port, until any event is pending.
+    /// It sleeps until that, or until this port is pending; with no port, until one of [`VcpuState::polled`] is, or if these are none, until any
+    /// port has become so.
     Polling(Option<Port>),
     /// It never runs again.
     Offline,

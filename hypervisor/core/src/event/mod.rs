@@ -8,7 +8,7 @@
 //! | `send` | sending, unmasking |
 //! | `bind`, `close` | new ports, and their end |
 //! | `virq` | virtual interrupts |
-//! | `pollers` | vCPUs that wait for a port |
+//! | `pollers`, `polled` | vCPUs that wait for ports, and for which |
 //! | `ops` | the hypercalls |
 //!
 //! INVARIANT (I22): an event arrives where its sender is connected while it arrives, or nowhere: see `word`.
@@ -23,6 +23,7 @@ pub mod cell;
 pub mod close;
 mod numbers;
 pub mod ops;
+pub mod polled;
 pub mod pollers;
 pub mod ports;
 pub mod send;

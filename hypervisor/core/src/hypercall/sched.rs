@@ -12,12 +12,10 @@ use oxen_arch::{CpuId, Notes};
 use super::{CallCtx, HypercallResult, Reply};
 use crate::domain::Capabilities;
 use crate::domain::vcpu::RunState;
+use crate::event::polled::MAX_POLLED;
 use crate::event::send;
 use crate::guest_access::GuestPtr;
 use crate::time::timers::{Change, WATCHDOGS};
-
-/// The most ports that one poll may name.
-const MAX_POLL_PORTS: u32 = 128;
 
 /// `ENOSYS`: no such command; `EFAULT`: the argument cannot be read. ABI: `public/sched.h`, `SCHEDOP_*`.
 #[inline(never)]
@@ -77,13 +75,17 @@ fn block(ctx: &mut CallCtx<'_>) -> HypercallResult {
 
 /// Sleeps until one of some ports is pending, masked or not.
 ///
-/// `EINVAL`: too many ports, or no such port. `EFAULT`: a port number could not be read. Callers must expect to wake for no
-/// reason, and here they do so at once when they name several ports.
+/// `EINVAL`: too many ports, or no such port. `EFAULT`: a port number could not be read. With no port it is any that becomes pending. An
+/// event that can be delivered ends the sleep too, as does the time, in ns of system time, if one is given. ABI: `public/sched.h`,
+/// `SCHEDOP_poll`.
+#[doc(alias = "SCHEDOP_poll")]
 fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
-    if request.nr_ports > MAX_POLL_PORTS {
+    if request.nr_ports as usize > MAX_POLLED {
         return Err(Errno::EINVAL);
     }
     let ports = GuestPtr::from(request.ports);
+    let polled = &mut ctx.state.polled;
+    polled.clear();
     let mut last: Option<Port> = None;
     for index in 0..request.nr_ports {
         ctx.budget.pay(1);
@@ -92,19 +94,30 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
             return Ok(Reply::DONE);
         }
         last = Some(port);
-    }
-    if request.nr_ports <= 1 {
-        // What ended the last one.
-        let _: [bool; 2] = [ctx.vcpu.take_end_of_poll(), ctx.vcpu.take_new_event()];
-        if request.timeout != 0 {
-            let end = Change::Poll(Some(request.timeout));
-            ctx.host.change_timer(ctx.cpu, ctx.vcpu, end);
+        if request.nr_ports > 1 && !polled.add(port) {
+            return Err(Errno::EINVAL);
         }
-        // The way back to the guest looks at the port once more: an event that comes from here on wakes it.
-        ctx.domain.events.pollers.enter(ctx.vcpu.id);
-        ctx.vcpu.set_run(ctx.state, RunState::Polling(last));
-        ctx.host.sleep_begins(ctx.cpu, ctx.vcpu);
     }
+    // The timer would end the sleep as soon as it begins.
+    if request.timeout != 0 && request.timeout <= ctx.host.time.now(ctx.cpu) {
+        return Ok(Reply::DONE);
+    }
+    let is_several = polled.count() > 0;
+    // What ended the last one.
+    let _: [bool; 2] = [ctx.vcpu.take_end_of_poll(), ctx.vcpu.take_new_event()];
+    if request.timeout != 0 {
+        let end = Change::Poll(Some(request.timeout));
+        ctx.host.change_timer(ctx.cpu, ctx.vcpu, end);
+    }
+    ctx.domain.events.pollers.enter(ctx.vcpu.id);
+    // The way back to the guest looks at the ports once more: an event that comes from here on wakes it. Several are looked at only
+    // when something has come.
+    if is_several {
+        ctx.vcpu.note_event();
+    }
+    let port = last.filter(|_| !is_several);
+    ctx.vcpu.set_run(ctx.state, RunState::Polling(port));
+    ctx.host.sleep_begins(ctx.cpu, ctx.vcpu);
     Ok(Reply::DONE)
 }
 

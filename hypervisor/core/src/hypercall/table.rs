@@ -185,15 +185,15 @@ table! {
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");
     NmiOp { command, arg } => Done("", callbacks::nmi_op(ctx, command, arg));
     SchedOp { command, arg } => Done(
-        "`yield`, `block`, `shutdown`, `shutdown_code`; `poll` returns early where it would need a timer or several \
-         ports; `remote_shutdown`, `watchdog`, `pin_override` come with the scheduler",
+        "`yield`, `block`, `poll`, `shutdown`, `shutdown_code`; `remote_shutdown`, `watchdog`, `pin_override` come with the \
+         scheduler",
         sched::sched_op(ctx, command, arg)
     );
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
     EventChannelOp { command, arg } => Done(
         "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
-         before `physdev_op` maps some; `reset` of another domain comes with pausing",
+         before `physdev_op` maps some; `reset` of another domain when that has shut down",
         event::ops::event_channel_op(ctx, command, arg)
     );
     PhysdevOp { command, arg } => Done("`set_iopl` alone", physdev::physdev_op(ctx, command, arg));

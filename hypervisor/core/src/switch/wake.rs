@@ -2,11 +2,13 @@
 
 use dom0_abi::ids::DomId;
 use dom0_abi::vcpu::Runstate;
+use dom0_abi::xen::Virq;
 use oxen_arch::tlb::CpuSet;
 use oxen_arch::{Cpu, Ipi, Notes};
 
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Capabilities, Domain};
+use crate::event::virq;
 use crate::host::Host;
 use crate::sched::{self, Glance, Scheduler, VcpuIndex};
 
@@ -112,8 +114,8 @@ impl Host {
         self.interrupt_to_ask_if(cpu, self.scheduler().down(vcpu.index, now));
     }
 
-    /// Shuts a domain down; none of its vCPUs goes on. The reason is the one that was settled first. If it owns the hardware, the host
-    /// ends as soon as one of them looks.
+    /// Shuts a domain down; none of its vCPUs goes on, and dom0 is told that something has become of a domain. The reason is the one that
+    /// was settled first. If it owns the hardware, the host ends as soon as one of them looks.
     pub fn shut_down(&self, cpu: &Cpu, domain: &Domain, reason: u8) {
         domain.shutdown.enter(reason);
         for vcpu in domain.vcpus() {
@@ -124,6 +126,7 @@ impl Host {
                 self.stop_for_good(cpu, vcpu);
             }
         }
+        virq::raise_global(self, cpu, Virq::DomExc);
     }
 
     /// Lets a vCPU of a domain that has shut down stand still, once.

@@ -192,7 +192,10 @@ fn wake(ctx: &mut CallCtx<'_>) {
         RunState::Running | RunState::Offline => return,
         RunState::Blocked => upcall.is_deliverable(),
         RunState::Polling(_) if ctx.vcpu.take_end_of_poll() => true,
-        RunState::Polling(None) => upcall.is_deliverable() || ctx.vcpu.take_new_event(),
+        RunState::Polling(None) => {
+            let is_over = || ctx.state.polled.end_poll(ctx.host, ctx.domain);
+            upcall.is_deliverable() || ctx.vcpu.take_new_event() && is_over()
+        }
         RunState::Polling(Some(port)) => {
             // The port was checked when the poll began; one that has been closed since ends it.
             upcall.is_deliverable() || send::is_pending(ctx.host, ctx.domain, port) != Ok(false)

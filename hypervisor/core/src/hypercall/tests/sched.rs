@@ -4,13 +4,15 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall::{self, SchedOp, SchedOpCompat};
-use dom0_abi::ids::Port;
+use dom0_abi::ids::{Port, VcpuId};
 use dom0_abi::sched::SchedPoll;
+use dom0_abi::xen::Virq;
 use oxen_arch::{Interrupt, Stop, catch_stop};
 
 use crate::domain::Capabilities;
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
+use crate::event::{close, virq};
 use crate::testing::{CODE, DATA, DATA_END, Guest, failure};
 use crate::trap::entry;
 use crate::trap::return_path::{HostEnd, Next};
@@ -119,6 +121,110 @@ fn poll_wakes_for_a_masked_port() {
     assert_eq!((regs.rax, guest.mask()), (0, 1));
     // And it does not sleep at all while the port is pending.
     assert_eq!(poll(&mut guest, &[3, 2], 2, 0), Next::Guest);
+}
+
+/// Binds VIRQs, which exist once in a domain, from port 1 on.
+fn bind_virqs(guest: &mut Guest, virqs: &[Virq]) {
+    for (port, virq) in (1_u32..).zip(virqs) {
+        guest.put(DATA, &[virq.get(), 0, 0]);
+        assert_eq!(guest.call(Hypercall::EventChannelOp, [1, DATA]), 0);
+        assert_eq!(guest.get::<[u32; 3]>(DATA), [virq.get(), 0, port]);
+    }
+}
+
+fn raise(guest: &Guest, virq: Virq) {
+    guest.domain(|domain| {
+        let vcpu = domain.vcpu(VcpuId::new(0)).unwrap();
+        virq::raise(&guest.host, &guest.cpu, domain, vcpu, virq);
+    });
+}
+
+fn look_again(guest: &mut Guest) -> Next {
+    entry::look_again(&guest.host, &guest.cpu, &mut guest.regs)
+}
+
+#[test]
+fn a_poll_of_several_ends_with_one_of_them() {
+    let virqs = [Virq::Debug, Virq::Console, Virq::DomExc];
+    for (ports, ending) in [
+        ([2, 3], Virq::Console),
+        ([2, 3], Virq::DomExc),
+        ([3, 3], Virq::DomExc),
+    ] {
+        let mut guest = Guest::dom0();
+        bind_virqs(&mut guest, &virqs);
+        assert_eq!(poll(&mut guest, &ports, 2, 0), Next::Schedule);
+        assert_eq!(look_again(&mut guest), Next::Schedule);
+        // What it has not named is nothing to it, however often.
+        for _ in 0..2 {
+            raise(&guest, Virq::Debug);
+            assert_eq!(look_again(&mut guest), Next::Schedule);
+        }
+        // Nor does it matter what is in its memory by now.
+        guest.put(DATA + 0x100, &[1_u32, 1]);
+        raise(&guest, Virq::Debug);
+        assert_eq!(look_again(&mut guest), Next::Schedule);
+        raise(&guest, ending);
+        assert_eq!(look_again(&mut guest), Next::Guest);
+        assert_eq!((guest.regs.rax, guest.mask()), (0, 1));
+        assert_eq!(guest.state(|state| state.run()), RunState::Running);
+        // It polls no more, and begins anew with others.
+        assert_eq!(poll(&mut guest, &[1], 1, 0), Next::Guest);
+    }
+}
+
+#[test]
+fn a_poll_of_several_ends_when_one_is_closed_or_an_event_can_be_delivered() {
+    let mut guest = Guest::dom0();
+    bind_virqs(&mut guest, &[Virq::Debug, Virq::Console, Virq::DomExc]);
+    assert_eq!(poll(&mut guest, &[2, 3], 2, 0), Next::Schedule);
+    guest.domain(|domain| {
+        let (domains, mem) = (&guest.host.domains, guest.host.mem());
+        close::close(domains, mem, domain, Port::new(3)).unwrap();
+    });
+    // Nobody sends through it any more; whatever else comes has it noticed.
+    assert_eq!(look_again(&mut guest), Next::Schedule);
+    raise(&guest, Virq::Debug);
+    assert_eq!(look_again(&mut guest), Next::Guest);
+    let mut guest = Guest::dom0();
+    bind_virqs(&mut guest, &[Virq::Debug, Virq::Console, Virq::DomExc]);
+    guest.state(|state| state.callbacks.event = CODE + 0x40);
+    assert_eq!(poll(&mut guest, &[2, 3], 2, 0), Next::Schedule);
+    guest.set_mask(0);
+    raise(&guest, Virq::Debug);
+    assert_eq!(look_again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rip, CODE + 0x40);
+}
+
+#[test]
+fn a_poll_of_as_many_as_there_can_be_ends_in_time() {
+    let mut guest = Guest::ordinary();
+    bind(&mut guest, 128);
+    let ports: [u32; 128] = core::array::from_fn(|index| index as u32 + 1);
+    assert_eq!(poll(&mut guest, &ports, 128, 500_000_000), Next::Schedule);
+    // The tick that it has from the beginning goes no further, now that it sleeps.
+    guest.host.timer_fired(&guest.cpu);
+    assert_eq!(look_again(&mut guest), Next::Schedule);
+    guest.cpu.wait_for_interrupt();
+    assert_eq!(guest.cpu.take_interrupt(), Some(Interrupt::Timer));
+    entry::interrupt(&guest.host, &guest.cpu, None, Interrupt::Timer);
+    assert!(guest.host.time.now(&guest.cpu) >= 500_000_000);
+    assert_eq!(look_again(&mut guest), Next::Guest);
+    assert_eq!(guest.regs.rax, 0);
+}
+
+#[test]
+fn a_poll_of_none_ends_with_any() {
+    let mut guest = Guest::dom0();
+    bind_virqs(&mut guest, &[Virq::Debug, Virq::Console]);
+    // What several before have left does not count.
+    assert_eq!(poll(&mut guest, &[1, 2], 2, 0), Next::Schedule);
+    raise(&guest, Virq::Debug);
+    assert_eq!(look_again(&mut guest), Next::Guest);
+    assert_eq!(poll(&mut guest, &[], 0, 0), Next::Schedule);
+    assert_eq!(look_again(&mut guest), Next::Schedule);
+    raise(&guest, Virq::Console);
+    assert_eq!(look_again(&mut guest), Next::Guest);
 }
 
 #[test]
