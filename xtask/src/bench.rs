@@ -60,6 +60,8 @@ const FLOORS: &[(&[&str], u64)] = &[
         200,
     ),
     (&["update-va-mapping-flags"], 150),
+    (&["event-send-masked"], 150),
+    (&["yield-alone"], 300),
     (
         &[
             "trapped-mov",

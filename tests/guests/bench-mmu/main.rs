@@ -1,4 +1,4 @@
-//! What memory costs: instructions in the hypervisor for each call and each trapped write of a page-table entry.
+//! What single operations cost: instructions in the hypervisor for calls, trapped writes of page-table entries, and events.
 //!
 //! Under `-icount shift=0` the time stamp counter counts instructions, so a row is exact and the same on every machine;
 //! without it the rows mean nothing, but each is tried all the same. A line `BENCH <row> <n>` says how many instructions
@@ -14,7 +14,9 @@
 
 mod calls;
 mod counters;
+mod events;
 mod frames;
+mod grants;
 mod tables;
 mod trapped;
 mod updates;
@@ -34,6 +36,7 @@ kit::guest!("bench-mmu", main);
 fn main(report: &mut Report) {
     let mut bench = Bench::new(report);
     calls::measure(&mut bench);
+    events::measure(&mut bench);
     match Lab::new() {
         Ok(lab) => {
             let bed = TestBed {
@@ -42,6 +45,7 @@ fn main(report: &mut Report) {
             };
             updates::measure(&mut bench, &bed);
             trapped::measure(&mut bench, &bed);
+            grants::measure(&mut bench, &bed.lab);
         }
         Err(error) => bench
             .report

@@ -34,10 +34,10 @@ fn main(report: &mut Report) {
     let clock = Clock::of(VCPUS[0].info());
     let count = start::count();
     kit::println!("TEST vCPUs: {count}");
-    for number in 0..count {
+    for (number, vcpu) in VCPUS.iter().enumerate().take(count) {
         match events::bind_ipi(VcpuId::new(number as u32)) {
             Ok(port) => {
-                let place = &VCPUS[number].port;
+                let place = &vcpu.port;
                 place.store(port.get(), core::sync::atomic::Ordering::Relaxed);
             }
             Err(error) => return report.check("a port for each", false, error),

@@ -316,12 +316,12 @@ fn moved(report: &mut Report, clock: Clock) {
 
 /// NMIs reach who runs, who sleeps and who is about to.
 fn nmis(report: &mut Report, count: usize, clock: Clock) {
-    for number in 1..count {
+    for (number, vcpu) in VCPUS.iter().enumerate().take(count).skip(1) {
         for round in 1..=20 {
             let sent = op(VcpuCommand::SendNmi, number, 0);
             // Xen may forget to wake one that is just about to sleep.
-            let _ = events::send(VCPUS[number].port());
-            let comes = || VCPUS[number].nmis.load(Ordering::SeqCst) == round;
+            let _ = events::send(vcpu.port());
+            let comes = || vcpu.nmis.load(Ordering::SeqCst) == round;
             if sent != Ok(0) || !start::wait(clock, comes) {
                 report.check(
                     format_args!("NMI {round} to {number}"),
@@ -333,7 +333,7 @@ fn nmis(report: &mut Report, count: usize, clock: Clock) {
         }
         report.equal(
             format_args!("NMIs to {number}"),
-            VCPUS[number].nmis.load(Ordering::SeqCst),
+            vcpu.nmis.load(Ordering::SeqCst),
             20,
         );
     }

@@ -54,7 +54,8 @@ pub fn refusals(report: &mut Report, count: usize) {
             Err(Errno::EFAULT),
         );
     }
-    let spoils: [(&str, fn(&mut VcpuGuestContext)); 7] = [
+    type Spoil = fn(&mut VcpuGuestContext);
+    let spoils: [(&str, Spoil); 7] = [
         ("rip", |context| context.user_regs.rip = 1 << 47),
         ("the kernel's stack", |context| context.kernel_sp = 1 << 62),
         ("the callback of events", |context| {
@@ -88,7 +89,7 @@ pub fn wait(clock: Clock, holds: impl Fn() -> bool) -> bool {
 }
 
 pub fn all(report: &mut Report, count: usize, clock: Clock) {
-    for number in 1..count {
+    for (number, vcpu) in VCPUS.iter().enumerate().take(count).skip(1) {
         let mut context = context(number, orders::obey);
         let name = |what| (number, what);
         report.equal(
@@ -122,14 +123,14 @@ pub fn all(report: &mut Report, count: usize, clock: Clock) {
             op(VcpuCommand::Up, number, 0),
             Ok(0),
         );
-        let comes = wait(clock, || VCPUS[number].started.load(Ordering::SeqCst) == 1);
+        let comes = wait(clock, || vcpu.started.load(Ordering::SeqCst) == 1);
         report.check(format_args!("{:?}", name("runs")), comes, "it does not");
     }
 }
 
 /// Takes each of the others down, by its own hand and by this one's, and lets it go on.
 pub fn down_and_up(report: &mut Report, count: usize, clock: Clock) {
-    for number in 1..count {
+    for (number, vcpu) in VCPUS.iter().enumerate().take(count).skip(1) {
         let is_up = |wanted| wait(clock, || op(VcpuCommand::IsUp, number, 0) == Ok(wanted));
         orders::give(number, orders::DOWN);
         report.check(format_args!("{number} goes down"), is_up(0), "it is up");
@@ -148,7 +149,7 @@ pub fn down_and_up(report: &mut Report, count: usize, clock: Clock) {
         while clock.now() < soon {
             let _ = events::poll(&[], soon);
         }
-        let before = VCPUS[number].done.load(Ordering::SeqCst);
+        let before = vcpu.done.load(Ordering::SeqCst);
         report.check(
             format_args!("{number} does nothing"),
             before < orders::last(),

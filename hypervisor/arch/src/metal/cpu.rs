@@ -146,6 +146,10 @@ impl Cpu {
         let is_read = match size_of::<T>() {
             // SAFETY: as in `read_guest_bytes`; into the value's own room, of one word.
             8 => unsafe { load_word(from).map(|word| into.cast::<u64>().write_unaligned(word)) },
+            // SAFETY: as above, of half a word.
+            4 => unsafe {
+                load_half(from.cast()).map(|half| into.cast::<u32>().write_unaligned(half))
+            },
             // SAFETY: as above, of two words.
             16 => unsafe {
                 load_two_words(from).map(|words| into.cast::<[u64; 2]>().write_unaligned(words))
@@ -718,6 +722,32 @@ unsafe fn store_word(to: *mut u64, word: u64) -> bool {
     }
     close_guest_memory();
     done == 1
+}
+
+/// Loads half a word of guest memory; `None` if that faults.
+///
+/// # Safety
+///
+/// It must lie in the guest's part of the address space.
+#[inline]
+unsafe fn load_half(from: *const u32) -> Option<u32> {
+    let (half, done): (u32, u32);
+    open_guest_memory();
+    // SAFETY: as the caller promises. A fault leaves `done` at 0.
+    unsafe {
+        asm!(
+            "2: mov {half:e}, [{from}]",
+            "mov {done:e}, 1",
+            "3:",
+            fixup!("2b", "3b"),
+            half = inout(reg) 0_u32 => half,
+            done = inout(reg) 0_u32 => done,
+            from = in(reg) from,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    close_guest_memory();
+    (done == 1).then_some(half)
 }
 
 /// Loads two words of guest memory; `None` if that faults.

@@ -18,6 +18,7 @@ use crate::domain::Domain;
 use crate::domain::table::DomainRef;
 use crate::guest_access::GuestPtr;
 use crate::host::Host;
+use crate::hypercall::at_once::Caller;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 
@@ -59,6 +60,19 @@ pub fn event_channel_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> 
         Cmd::InitControl | Cmd::ExpandArray | Cmd::SetPriority => return Err(Errno::ENOSYS),
     }
     Ok(Reply::DONE)
+}
+
+/// Whether a command sends an event.
+pub(crate) const fn is_send(command: i32) -> bool {
+    command as u32 == EventChannelCommand::Send.get()
+}
+
+/// Sends an event, if it can be sent. Of one that cannot, the general way finds out why.
+#[inline(always)]
+pub(crate) fn send_at_once(caller: &Caller<'_>, arg: GuestAddr) -> Option<u64> {
+    let request: Send = GuestPtr::new(arg).read(caller.cpu).ok()?;
+    send::send(caller.host, caller.cpu, caller.domain, request.port).ok()?;
+    Some(0)
 }
 
 /// The same with command and argument in one structure. `ENOSYS`: it is a command that came later.

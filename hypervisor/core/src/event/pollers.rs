@@ -30,6 +30,12 @@ impl Pollers {
         }
     }
 
+    /// Whether any polls.
+    #[inline(always)]
+    pub fn is_anybody(&self) -> bool {
+        self.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    }
+
     /// Calls `wake` for each that polls: most often there is none, which two loads tell.
     pub fn for_each(&self, mut wake: impl FnMut(VcpuId)) {
         for (first, word) in [0_u32, 64].into_iter().zip(&self.0) {

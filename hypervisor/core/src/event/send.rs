@@ -1,9 +1,10 @@
 //! The way of an event, from who causes it to the vCPU that is told.
 //!
 //! A send takes no lock of a domain. It holds the sender's port, which keeps the connection (so the event cannot arrive at a port that
-//! has become somebody else's meanwhile), and, if the receiver is another domain, a counted reference to that. Its locked operations: the
-//! hold and its end; the reference and its end; the pending bit; and if the port was neither pending nor masked the
-//! selector and the byte of the upcall.
+//! has become somebody else's meanwhile), and, if the receiver is another domain, a counted reference to that. What a domain sends to
+//! itself needs no hold: a port that it gives back at the same time, and takes again, may begin with that event, which is its own affair, and
+//! its memory stays as long as it runs. Locked operations: the hold and its end; the reference and its end; the pending bit; and if the port
+//! was neither pending nor masked the selector and the byte of the upcall.
 //!
 //! How a port becomes pending is a matter of the form of events that a domain uses: [`deliver`] and [`unmask`] are where it is
 //! chosen, and know the two-level form.
@@ -13,6 +14,7 @@ use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::Cpu;
 use oxen_arch::memory::BadFrame;
 
+use super::cell::PortCell;
 use super::two_level::{self, Raised};
 use super::word::PortState;
 use crate::domain::Domain;
@@ -22,8 +24,21 @@ use crate::host::Host;
 ///
 /// `EINVAL`: there is no such port, or it is none to send through. ABI: `public/event_channel.h`, `EVTCHNOP_send`.
 #[doc(alias = "EVTCHNOP_send")]
+#[inline(always)]
 pub fn send(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), Errno> {
-    let held = match domain.events.cell(port)?.hold() {
+    let cell = domain.events.cell(port)?;
+    let binding = cell.binding();
+    if binding.state == PortState::Ipi {
+        deliver(host, cpu, domain, port, binding.vcpu);
+        return Ok(());
+    }
+    send_through(host, cpu, domain, cell)
+}
+
+/// Sends an event through a port that is connected.
+#[inline(never)]
+fn send_through(host: &Host, cpu: &Cpu, domain: &Domain, cell: &PortCell) -> Result<(), Errno> {
+    let held = match cell.hold() {
         Ok(held) => held,
         // One that is just being disconnected is as good as disconnected.
         Err(PortState::Unbound { .. } | PortState::Interdomain { .. }) => return Ok(()),
@@ -31,7 +46,6 @@ pub fn send(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), E
     };
     let binding = held.binding();
     match binding.state {
-        PortState::Ipi => deliver(host, cpu, domain, port, binding.vcpu),
         PortState::Interdomain { remote, port } if remote == domain.id => {
             arrive(host, cpu, domain, port);
         }
@@ -41,6 +55,8 @@ pub fn send(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), E
                 arrive(host, cpu, &remote, port);
             }
         }
+        // An IPI again, by now: it was none, so nothing was sent.
+        PortState::Ipi => {}
         PortState::Virq(_) | PortState::Unbound { .. } | PortState::Free => {
             return Err(Errno::EINVAL);
         }
@@ -59,12 +75,21 @@ fn arrive(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
 ///
 /// A page that is not memory any more, or a vCPU that has no `vcpu_info`, is told nothing: the former is the end of its domain, and the
 /// latter is told of everything when it gets one.
+#[inline(always)]
 pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
-    let raised = two_level::raise(host.mem(), domain.shared_info, port);
-    match raised {
-        Ok(Raised::New) => tell(host, cpu, domain, port, vcpu),
-        Ok(Raised::Masked) => {}
-        Ok(Raised::Before) | Err(BadFrame) => return,
+    match two_level::raise(host.mem(), domain.shared_info, port) {
+        Ok(Raised::New) => arrived(host, cpu, domain, port, Some(vcpu)),
+        Ok(Raised::Masked) if !domain.events.pollers.is_anybody() => {}
+        Ok(Raised::Masked) => arrived(host, cpu, domain, port, None),
+        Ok(Raised::Before) | Err(BadFrame) => {}
+    }
+}
+
+/// Tells the vCPU, and those that poll, that a port has become pending.
+#[inline(never)]
+fn arrived(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: Option<VcpuId>) {
+    if let Some(vcpu) = vcpu {
+        tell(host, cpu, domain, port, vcpu);
     }
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {

@@ -115,11 +115,11 @@ macro_rules! table {
     };
     (@bit Often, $call:expr) => { 1 << $call.number() };
     (@bit $kind:ident, $call:expr) => { 0 };
-    (@may Often(if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
+    (@may Often($note:literal, if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
         matches!($request, $shape if $may)
     };
     (@may $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { false };
-    (@at_once Often(if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
+    (@at_once Often($note:literal, if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
         match $request {
             $shape => $at_once,
             // It is the variant that was asked for.
@@ -127,11 +127,11 @@ macro_rules! table {
         }
     };
     (@at_once $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { None };
-    (@status Often(if $may:expr, $at_once:expr, $handler:expr)) => { Status::Done("") };
+    (@status Often($note:literal, if $may:expr, $at_once:expr, $handler:expr)) => { Status::Done($note) };
     (@status Done($note:literal, $handler:expr)) => { Status::Done($note) };
     (@status Planned($with:literal)) => { Status::Planned($with) };
     (@status Refused($errno:ident, $reason:literal)) => { Status::Refused(Errno::$errno, $reason) };
-    (@run Often(if $may:expr, $at_once:expr, $handler:expr)) => { $handler };
+    (@run Often($note:literal, if $may:expr, $at_once:expr, $handler:expr)) => { $handler };
     (@run Done($note:literal, $handler:expr)) => { $handler };
     (@run Planned($with:literal)) => { Err(Errno::ENOSYS) };
     (@run Refused($errno:ident, $reason:literal)) => { Err(Errno::$errno) };
@@ -141,6 +141,7 @@ table! {
     |ctx|
     SetTrapTable { traps } => Done("", trap_table::set_trap_table(ctx, traps));
     MmuUpdate { requests, count, done, foreign } => Often(
+        "",
         if mmu::is_one_of_own(count, foreign),
         mmu::mmu_update_at_once(ctx, requests, done),
         mmu::mmu_update(ctx, requests, count, done, foreign)
@@ -160,6 +161,7 @@ table! {
     );
     Multicall { calls, count } => Done("", multicall::multicall(ctx, calls, count));
     UpdateVaMapping { va, entry, flags } => Often(
+        "",
         if mmu::is_nobody_elses(flags),
         mmu::update_va_mapping_at_once(ctx, va, entry, flags),
         mmu::update_va_mapping(ctx, va, entry, flags)
@@ -184,16 +186,14 @@ table! {
     MmuextOp { ops, count, done, foreign } => Done("", mmu::mmuext_op(ctx, ops, count, done, foreign));
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");
     NmiOp { command, arg } => Done("", callbacks::nmi_op(ctx, command, arg));
-    SchedOp { command, arg } => Done(
-        "`yield`, `block`, `poll`, `shutdown`, `shutdown_code`; `remote_shutdown`, `watchdog`, `pin_override` come with the \
-         scheduler",
-        sched::sched_op(ctx, command, arg)
-    );
+    SchedOp { command, arg } => Done("", sched::sched_op(ctx, command, arg));
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
-    EventChannelOp { command, arg } => Done(
+    EventChannelOp { command, arg } => Often(
         "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
          before `physdev_op` maps some; `reset` of another domain when that has shut down",
+        if event::ops::is_send(command),
+        event::ops::send_at_once(ctx, arg),
         event::ops::event_channel_op(ctx, command, arg)
     );
     PhysdevOp { command, arg } => Done("`set_iopl` alone", physdev::physdev_op(ctx, command, arg));
