@@ -3,16 +3,17 @@
 //! A send takes no lock of a domain. It holds the sender's port, which keeps the connection (so the event cannot arrive at a port that
 //! has become somebody else's meanwhile), and, if the receiver is another domain, a counted reference to that. Its locked operations: the
 //! hold and its end; the reference and its end; the pending bit; and if the port was neither pending nor masked the
-//! selector and the byte of the upcall.
+//! selector and the byte of the upcall. (In the FIFO form the lock of a vCPU's queues, or of two, one behind the other.)
 //!
-//! How a port becomes pending is a matter of the form of events that a domain uses: [`deliver`] and [`unmask`] are where it is
-//! chosen, and know the two-level form.
+//! How a port becomes pending is a matter of the form of events that a domain uses: [`deliver`], [`unmask`], [`is_pending`] and [`forget`] are where
+//! it is chosen. They try the two-level form; a domain that uses the other one has no page for that, so the choice costs a send nothing.
 
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::Cpu;
-use oxen_arch::memory::BadFrame;
+use oxen_arch::memory::{BadFrame, PhysMem};
 
+use super::fifo;
 use super::two_level::{self, Raised};
 use super::word::PortState;
 use crate::domain::Domain;
@@ -60,11 +61,16 @@ fn arrive(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
 /// A page that is not memory any more, or a vCPU that has no `vcpu_info`, is told nothing: the former is the end of its domain, and the
 /// latter is told of everything when it gets one.
 pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
-    let raised = two_level::raise(host.mem(), domain.shared_info, port);
+    let raised = two_level::raise(host.mem(), domain.events.bits(), port);
     match raised {
         Ok(Raised::New) => tell(host, cpu, domain, port, vcpu),
         Ok(Raised::Masked) => {}
-        Ok(Raised::Before) | Err(BadFrame) => return,
+        Ok(Raised::Before) => return,
+        Err(BadFrame) => {
+            if !fifo::raise(host, cpu, domain, port, vcpu) {
+                return;
+            }
+        }
     }
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {
@@ -80,10 +86,13 @@ pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu:
 #[doc(alias = "EVTCHNOP_unmask")]
 pub fn unmask(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), Errno> {
     let binding = domain.events.binding(port)?;
-    if binding.state != PortState::Free
-        && two_level::unmask(host.mem(), domain.shared_info, port) == Ok(true)
-    {
-        tell(host, cpu, domain, port, binding.vcpu);
+    if binding.state == PortState::Free {
+        return Ok(());
+    }
+    match two_level::unmask(host.mem(), domain.events.bits(), port) {
+        Ok(true) => tell(host, cpu, domain, port, binding.vcpu),
+        Ok(false) => {}
+        Err(BadFrame) => fifo::unmask(host, cpu, domain, port, binding.vcpu),
     }
     Ok(())
 }
@@ -93,7 +102,19 @@ pub fn is_pending(host: &Host, domain: &Domain, port: Port) -> Result<bool, Errn
     if domain.events.binding(port)?.state == PortState::Free {
         return Err(Errno::EINVAL);
     }
-    two_level::is_pending(host.mem(), domain.shared_info, port).map_err(|BadFrame| Errno::EFAULT)
+    let mem = host.mem();
+    two_level::is_pending(mem, domain.events.bits(), port)
+        .or_else(|BadFrame| fifo::is_pending(mem, domain, port))
+        .map_err(|BadFrame| Errno::EFAULT)
+}
+
+/// Forgets that a port was pending: who gets its number next hears nothing of it. The caller has it locked.
+pub(super) fn forget(mem: &PhysMem, domain: &Domain, port: Port) {
+    // In both forms: in the FIFO form the bit may be there from before. Without the page there is nobody who could be surprised.
+    let _ = two_level::forget(mem, domain.shared_info, port);
+    if domain.events.is_fifo() {
+        fifo::forget(mem, domain, port);
+    }
 }
 
 fn tell(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {

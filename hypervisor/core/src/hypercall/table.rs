@@ -192,7 +192,7 @@ table! {
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
     EventChannelOp { command, arg } => Done(
-        "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
+        "`bind_pirq` finds no interrupt \
          before `physdev_op` maps some; `reset` of another domain comes with pausing",
         event::ops::event_channel_op(ctx, command, arg)
     );
