@@ -186,8 +186,8 @@ fn init_control(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
     let wanted = request.argument;
     request.argument.link_bits = FIFO_LINK_BITS as u8;
     let cpu = ctx.cpu;
-    let mut tell = || request.place.write(cpu, &request.argument);
-    match setup::init_control(ctx, &wanted, &mut tell)? {
+    let tell = || request.place.write(cpu, &request.argument);
+    match setup::init_control(ctx, &wanted, tell)? {
         End::Done => Ok(Reply::DONE),
         End::More => goes_on(ctx, EventChannelCommand::InitControl, arg),
     }

@@ -180,6 +180,14 @@ impl Ports {
         page.get(index % PER_PAGE)
     }
 
+    /// A port that has been in use, if it is one of those that the two-level form has.
+    #[inline]
+    pub(super) fn near(&self, port: Port) -> Option<&PortCell> {
+        let index = port.get() as usize;
+        let page = self.pages.0.get(index / PER_PAGE)?.get()?;
+        page.get(index % PER_PAGE)
+    }
+
     /// The page of a port that the two-level form does not have.
     #[cold]
     #[inline(never)]

@@ -51,6 +51,16 @@ pub fn send(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), E
 
 /// Lets an event arrive at the other end of a connection that is held.
 fn arrive(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
+    match domain.events.near(port) {
+        Some(cell) => deliver(host, cpu, domain, port, cell.binding().vcpu),
+        None => arrive_far(host, cpu, domain, port),
+    }
+}
+
+/// The same at a port that the two-level form does not have.
+#[cold]
+#[inline(never)]
+fn arrive_far(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
     if let Ok(binding) = domain.events.binding(port) {
         deliver(host, cpu, domain, port, binding.vcpu);
     }
@@ -66,12 +76,15 @@ pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu:
         Ok(Raised::New) => tell(host, cpu, domain, port, vcpu),
         Ok(Raised::Masked) => {}
         Ok(Raised::Before) => return,
-        Err(BadFrame) => {
-            if !fifo::raise(host, cpu, domain, port, vcpu) {
-                return;
-            }
-        }
+        // As the last thing that is done here, so that nothing is kept for what comes behind it.
+        Err(BadFrame) => return fifo::deliver(host, cpu, domain, port, vcpu),
     }
+    wake_pollers(host, cpu, domain);
+}
+
+/// Wakes all vCPUs that poll: some port has become pending.
+#[inline(always)]
+pub(super) fn wake_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {
             vcpu.note_event();

@@ -36,6 +36,7 @@ use self::setup::Setup;
 use self::word::{EventWord, PER_PAGE};
 use super::numbers::{MORE, place};
 use super::ports::Block;
+use super::send;
 use super::two_level::NR_PORTS;
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
@@ -60,31 +61,42 @@ pub struct Fifo {
     setup: SpinLock<Setup>,
 }
 
-/// A page of words, and the frame with its ports' homes: two bytes each.
+/// A page of words, and the frame with its ports' homes: two bytes each. The numbers are there inverted: all zeroes are no page.
 #[derive(Clone, Copy)]
 struct Array(u64);
 
 impl Array {
-    const EMPTY: Self = Self(NONE | NONE << 32);
+    const EMPTY: Self = Self(0);
+
+    const fn of(words: u64, homes: u64) -> Self {
+        Self(!(words & NONE | homes << 32))
+    }
+
+    const fn numbers(self) -> [u64; 2] {
+        [!self.0 & NONE, !self.0 >> 32]
+    }
 
     fn words(self) -> Option<Mfn> {
-        Some(self.0 & NONE).filter(|&mfn| mfn != NONE).map(Mfn::new)
+        let [words, _] = self.numbers();
+        (words != NONE).then_some(Mfn::new(words))
     }
 
     fn homes(self) -> Option<Mfn> {
-        Some(self.0 >> 32).filter(|&mfn| mfn != NONE).map(Mfn::new)
+        let [_, homes] = self.numbers();
+        (homes != NONE).then_some(Mfn::new(homes))
     }
 
     const fn with_words(self, words: Option<Mfn>) -> Self {
-        let words = match words {
-            Some(words) => words.get() & NONE,
-            None => NONE,
-        };
-        Self(self.0 & !NONE | words)
+        let [_, homes] = self.numbers();
+        match words {
+            Some(words) => Self::of(words.get(), homes),
+            None => Self::of(NONE, homes),
+        }
     }
 
     const fn with_homes(self, homes: Mfn) -> Self {
-        Self(self.0 & NONE | homes.get() << 32)
+        let [words, _] = self.numbers();
+        Self::of(words, homes.get())
     }
 }
 
@@ -212,13 +224,15 @@ fn queue_of(domain: &Domain, port: Port, vcpu: VcpuId) -> Option<Queue> {
     Some(Queue { vcpu, priority })
 }
 
-/// Makes a port pending, and tells its vCPU unless it is masked or told already. Returns whether it was not pending before: `false` too if the
-/// domain does not use this form, or its pages are gone.
-pub(super) fn raise(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) -> bool {
+/// Makes a port pending, and tells its vCPU unless it is masked or told already. Nothing happens if the domain does not use this form, or its pages
+/// are gone.
+#[cold]
+#[inline(never)]
+pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
     let (Some(form), Some(to)) = (InForm::of(domain), queue_of(domain, port, vcpu)) else {
-        return false;
+        return;
     };
-    match queues::raise(host.mem(), &form, port, to) {
+    let is_first = match queues::raise(host.mem(), &form, port, to) {
         Ok(Raised::Said { before, tells }) => {
             if tells {
                 tell(host, cpu, domain, vcpu);
@@ -227,10 +241,15 @@ pub(super) fn raise(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: V
         }
         Ok(Raised::NoWord) => domain.events.cell(port).is_ok_and(|cell| cell.owe()),
         Err(BadFrame) => false,
+    };
+    if is_first {
+        send::wake_pollers(host, cpu, domain);
     }
 }
 
 /// Unmasks a port, and tells its vCPU if it is pending and in no queue.
+#[cold]
+#[inline(never)]
 pub(super) fn unmask(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
     if let (Some(form), Some(to)) = (InForm::of(domain), queue_of(domain, port, vcpu))
         && let Ok(Raised::Said { tells: true, .. }) = queues::unmask(host.mem(), &form, port, to)
@@ -240,6 +259,8 @@ pub(super) fn unmask(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: 
 }
 
 /// Whether a port is pending, masked or not, or is owed an event.
+#[cold]
+#[inline(never)]
 pub(super) fn is_pending(mem: &PhysMem, domain: &Domain, port: Port) -> Result<bool, BadFrame> {
     let bits = InForm::of(domain).and_then(|form| form.at_word(port, |word| word.look(mem)));
     match bits {
@@ -255,6 +276,8 @@ pub(super) fn is_linked(mem: &PhysMem, domain: &Domain, port: Port) -> bool {
 }
 
 /// Forgets that a port was pending: who gets its number next hears nothing of it.
+#[cold]
+#[inline(never)]
 pub(super) fn forget(mem: &PhysMem, domain: &Domain, port: Port) {
     if let Some(form) = InForm::of(domain) {
         // Without the page there is nothing to forget. What is owed goes with the port.

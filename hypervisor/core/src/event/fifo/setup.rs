@@ -59,7 +59,7 @@ pub enum End {
 pub fn init_control(
     ctx: &mut CallCtx<'_>,
     request: &InitControl,
-    tell: &mut dyn FnMut() -> Result<(), Errno>,
+    tell: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<End, Errno> {
     let domain = ctx.domain;
     let vcpu = domain.vcpu(request.vcpu).ok_or(Errno::ENOENT)?;
