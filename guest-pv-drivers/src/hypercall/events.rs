@@ -5,8 +5,8 @@ use core::ptr;
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::event_channel::{
-    AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, Close, EventChannelCommand, Reset,
-    Send, Status, Unmask,
+    AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, Close, EventChannelCommand,
+    ExpandArray, InitControl, Reset, Send, SetPriority, Status, Unmask,
 };
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::hypercalls::Hypercall;
@@ -109,6 +109,31 @@ pub fn unmask(port: Port) -> Result<(), Errno> {
 #[doc(alias = "EVTCHNOP_reset")]
 pub fn reset(dom: DomId) -> Result<(), Errno> {
     with(EventChannelCommand::Reset, &mut Reset { dom })
+}
+
+/// Gives a vCPU its control block of the FIFO form, at an offset in a frame of this domain; returns how many bits name a port.
+#[doc(alias = "EVTCHNOP_init_control")]
+pub fn init_control(vcpu: VcpuId, frame: u64, offset: u32) -> Result<u8, Errno> {
+    let mut argument = InitControl::new_zeroed();
+    (argument.control_gfn, argument.offset, argument.vcpu) = (frame, offset, vcpu);
+    with(EventChannelCommand::InitControl, &mut argument)?;
+    Ok(argument.link_bits)
+}
+
+/// Adds a frame of this domain with the next event words of the FIFO form.
+#[doc(alias = "EVTCHNOP_expand_array")]
+pub fn expand_array(frame: u64) -> Result<(), Errno> {
+    let mut argument = ExpandArray { array_gfn: frame };
+    with(EventChannelCommand::ExpandArray, &mut argument)
+}
+
+/// Chooses how urgent the events of a port are in the FIFO form: 0 to 15, 0 being the most urgent.
+#[doc(alias = "EVTCHNOP_set_priority")]
+pub fn set_priority(port: Port, priority: u32) -> Result<(), Errno> {
+    with(
+        EventChannelCommand::SetPriority,
+        &mut SetPriority { port, priority },
+    )
 }
 
 /// Describes a port.

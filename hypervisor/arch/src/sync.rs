@@ -66,6 +66,8 @@ pub enum Rank {
     Grants,
     /// The event channel ports of a domain.
     Ports,
+    /// The queues of event channel ports of a vCPU.
+    Queues,
     /// The queues of the scheduler.
     Scheduler,
     /// The timers of a vCPU, and what became of its time.

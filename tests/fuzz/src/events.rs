@@ -6,7 +6,10 @@ use dom0_abi::ids::DomId;
 use zerocopy::IntoBytes;
 
 use crate::game::Game;
-use crate::world::{SHARED, linear};
+use crate::world::{LOOSE, SHARED, linear};
+
+/// From here on a domain's frames are likely pages of the FIFO form.
+const FIFO: usize = LOOSE + 20;
 
 /// So many ports are likely.
 const FEW: u8 = 6;
@@ -22,12 +25,49 @@ pub fn event(game: &mut Game<'_>) {
         132..176 => (Cmd::Send, [port(game), 0, 0]),
         176..204 => (Cmd::Close, [port(game), 0, 0]),
         204..216 => (Cmd::Unmask, [port(game), 0, 0]),
-        216..222 => (Cmd::Reset, [domain(game).into(), 0, 0]),
-        222..244 => return scribble(game),
+        216..220 => (Cmd::Reset, [domain(game).into(), 0, 0]),
+        220..222 => (
+            Cmd::SetPriority,
+            [port(game), u32::from(game.byte() % 18), 0],
+        ),
+        222..232 => return scribble(game),
+        232..248 => return fifo(game),
         _ => return other(game),
     };
     game.say(|| format!("{command:?} {argument:x?}"));
     let at = game.data(argument.as_bytes());
+    call(game, command.get().into(), at);
+}
+
+/// The FIFO form is chosen or grows, or its words and control blocks are written to.
+fn fifo(game: &mut Game<'_>) {
+    let page = usize::from(game.byte() % 5);
+    let frame = match page {
+        // What a guest would give, in the place where it writes to it.
+        0..4 => game.world.players[game.slot].frames[FIFO + page].get(),
+        _ => game.word(),
+    };
+    let mut words = [frame, 0, 0];
+    let command = match game.byte() {
+        0..80 => {
+            let offset = game.picker().of(&[0_u32, 72, 2048, 4024, 4032, 4]);
+            words[1] = u64::from(offset) | u64::from(vcpu(game)) << 32;
+            Cmd::InitControl
+        }
+        80..140 => Cmd::ExpandArray,
+        _ => {
+            let (at, word) = (game.word() % 4096 & !7, game.word());
+            // The words of few ports, and control blocks, more often than the rest.
+            let at = game.picker().of(&[0, 8, 16, 72, 80, at]);
+            let place = linear(FIFO + page.min(3)) + at;
+            let (slot, seat) = (game.slot, game.seat);
+            let written = game.world.write(slot, seat, place, &word.to_le_bytes());
+            return game
+                .say(|| format!("write {word:#x} to page {page} of events at {at}: {written}"));
+        }
+    };
+    game.say(|| format!("{command:?} {words:x?}"));
+    let at = game.data(words.as_bytes());
     call(game, command.get().into(), at);
 }
 

@@ -8,6 +8,8 @@ use crate::memory::PhysMem;
 
 #[path = "../../../hypervisor/core/src/event/cell.rs"]
 pub mod cell;
+#[path = "fifo/form.rs"]
+pub mod fifo;
 #[path = "../../../hypervisor/core/src/event/pollers.rs"]
 pub mod pollers;
 #[path = "../../../hypervisor/core/src/event/two_level.rs"]

@@ -10,6 +10,7 @@ extern crate self as oxen_arch;
 #[path = "../../../hypervisor/core/src/budget.rs"]
 pub mod budget;
 pub mod event;
+pub mod fifo;
 pub mod frame;
 pub mod memory;
 pub mod page_type;

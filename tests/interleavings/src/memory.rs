@@ -96,6 +96,50 @@ impl PhysMem {
         Ok(self.word(at)?.fetch_and(value, Ordering::SeqCst))
     }
 
+    /// As the hypervisor's; the two bytes have the word to themselves.
+    pub fn load_u16(&self, at: Maddr) -> Result<u16, BadFrame> {
+        Ok(self.load_u64(at)? as u16)
+    }
+
+    /// As the hypervisor's; the two bytes have the word to themselves.
+    pub fn store_u16(&self, at: Maddr, value: u16) -> Result<(), BadFrame> {
+        self.word(at)?.swap(value.into(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// As the hypervisor's; a half has the word to itself.
+    pub fn load_u32(&self, at: Maddr) -> Result<u32, BadFrame> {
+        Ok(self.load_u64(at)? as u32)
+    }
+
+    /// As the hypervisor's; a half has the word to itself.
+    pub fn store_u32(&self, at: Maddr, value: u32) -> Result<(), BadFrame> {
+        self.word(at)?.swap(value.into(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// As the hypervisor's.
+    pub fn fetch_or_u32(&self, at: Maddr, value: u32) -> Result<u32, BadFrame> {
+        Ok(self.fetch_or_u64(at, value.into())? as u32)
+    }
+
+    /// As the hypervisor's.
+    pub fn fetch_and_u32(&self, at: Maddr, value: u32) -> Result<u32, BadFrame> {
+        Ok(self.fetch_and_u64(at, value.into())? as u32)
+    }
+
+    /// As the hypervisor's.
+    pub fn compare_exchange_u32(
+        &self,
+        at: Maddr,
+        current: u32,
+        new: u32,
+    ) -> Result<Result<u32, u32>, BadFrame> {
+        let (word, order) = (self.word(at)?, Ordering::SeqCst);
+        let exchanged = word.compare_exchange(current.into(), new.into(), order, order);
+        Ok(exchanged.map(|old| old as u32).map_err(|old| old as u32))
+    }
+
     /// As the hypervisor's, and as the exchange of a guest.
     pub fn swap_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
         Ok(self.word(at)?.swap(value, Ordering::SeqCst))

@@ -295,6 +295,31 @@ impl PhysMem {
         Ok(self.atomic::<AtomicU64>(at)?.swap(value, Ordering::SeqCst))
     }
 
+    /// Sets bits of half a word; returns what was there.
+    pub fn fetch_or_u32(&self, at: Maddr, value: u32) -> Result<u32, BadFrame> {
+        Ok(self
+            .atomic::<AtomicU32>(at)?
+            .fetch_or(value, Ordering::SeqCst))
+    }
+
+    /// Clears the bits of half a word that `value` lacks; returns what was there.
+    pub fn fetch_and_u32(&self, at: Maddr, value: u32) -> Result<u32, BadFrame> {
+        Ok(self
+            .atomic::<AtomicU32>(at)?
+            .fetch_and(value, Ordering::SeqCst))
+    }
+
+    /// Replaces half a word if it is `current`; the inner error is what was there instead.
+    pub fn compare_exchange_u32(
+        &self,
+        at: Maddr,
+        current: u32,
+        new: u32,
+    ) -> Result<Result<u32, u32>, BadFrame> {
+        let half = self.atomic::<AtomicU32>(at)?;
+        Ok(half.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst))
+    }
+
     /// The first word of a frame that is not 0, from word `from` on, and which it is.
     pub fn next_nonzero_word(
         &self,

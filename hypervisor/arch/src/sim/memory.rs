@@ -213,6 +213,36 @@ impl PhysMem {
         Ok(self.aligned(at, 8)?.0.swap(value, Ordering::SeqCst))
     }
 
+    /// Sets bits of half an aligned word; returns what was there.
+    pub fn fetch_or_u32(&self, at: Maddr, value: u32) -> Result<u32, BadFrame> {
+        let (word, shift) = self.aligned(at, 4)?;
+        let old = word.fetch_or(u64::from(value) << shift, Ordering::SeqCst);
+        Ok((old >> shift) as u32)
+    }
+
+    /// Keeps only the bits in `value` of half an aligned word; returns what was there.
+    pub fn fetch_and_u32(&self, at: Maddr, value: u32) -> Result<u32, BadFrame> {
+        let (word, shift) = self.aligned(at, 4)?;
+        let old = word.fetch_and(!(u64::from(!value) << shift), Ordering::SeqCst);
+        Ok((old >> shift) as u32)
+    }
+
+    /// Replaces half an aligned word if it is `current`; `Ok` and `Err` of the inner result hold what was there.
+    pub fn compare_exchange_u32(
+        &self,
+        at: Maddr,
+        current: u32,
+        new: u32,
+    ) -> Result<Result<u32, u32>, BadFrame> {
+        let (word, shift) = self.aligned(at, 4)?;
+        let half = |whole: u64| (whole >> shift) as u32;
+        let exchanged = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
+            let others = old & !(u64::from(u32::MAX) << shift);
+            (half(old) == current).then_some(others | u64::from(new) << shift)
+        });
+        Ok(exchanged.map(half).map_err(half))
+    }
+
     /// The first word of a frame that is not 0, from word `from` on, and which it is.
     pub fn next_nonzero_word(
         &self,

@@ -50,6 +50,10 @@ pub enum By {
     SharedInfo(DomId),
     /// The page to which a vCPU's `vcpu_info` was moved.
     VcpuInfo(DomId, VcpuId),
+    /// The page with a vCPU's control block of the FIFO form of events.
+    ControlBlock(DomId, VcpuId),
+    /// A domain, as a page of event words.
+    EventArray(DomId),
     /// A domain, as part of its grant table.
     GrantTable(DomId),
     /// The grant of a domain that somebody uses.
@@ -74,6 +78,10 @@ impl fmt::Display for By {
             }
             Self::SharedInfo(domain) => write!(f, "domain {domain} as shared page"),
             Self::VcpuInfo(domain, vcpu) => write!(f, "domain {domain} vcpu {vcpu} as vcpu_info"),
+            Self::ControlBlock(domain, vcpu) => {
+                write!(f, "domain {domain} vcpu {vcpu} as control block")
+            }
+            Self::EventArray(domain) => write!(f, "domain {domain} as event words"),
             Self::GrantTable(domain) => write!(f, "domain {domain} as part of its grant table"),
             Self::Grant(domain, reference) => write!(f, "grant {reference} of domain {domain}"),
             Self::DeviceMap(domain, handle) => {
@@ -235,9 +243,17 @@ fn of_domain(domain: &Domain, visit: &mut dyn FnMut(Seen)) {
     if let Some(mfn) = domain.shared_info_held() {
         used(mfn, PageType::Writable, By::SharedInfo(domain.id));
     }
+    for mfn in domain.events.held_arrays() {
+        used(mfn, PageType::Writable, By::EventArray(domain.id));
+    }
     for vcpu in domain.vcpus() {
         if let Some(mfn) = vcpu.info_held() {
             used(mfn, PageType::Writable, By::VcpuInfo(domain.id, vcpu.id));
+        }
+        let control = vcpu.queues.lock().control();
+        if let Some(control) = control {
+            let by = By::ControlBlock(domain.id, vcpu.id);
+            used(control.mfn(), PageType::Writable, by);
         }
         let state = vcpu.lock();
         let root = PageType::Table(Level::L4);

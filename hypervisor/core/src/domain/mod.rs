@@ -105,7 +105,7 @@ impl Domain {
             assists: Assists(AtomicU64::new(0)),
             shutdown: Shutdown::new(),
             ports,
-            events: Ports::new(),
+            events: Ports::new(shared_info),
             memory: MemoryAccount::default(),
             map: DomainMap::new(),
             undo: UndoQueue::new(),

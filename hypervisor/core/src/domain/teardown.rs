@@ -51,7 +51,7 @@ pub fn release(
             drop(TypeRef::from_held(own, info));
         }
     }
-    if !close::end(domains, own.mem(), domain, budget) {
+    if !close::end(own, domains, domain, budget) {
         return Progress::More;
     }
     if let Some(shared) = domain.shared_info_hold.lock().take() {

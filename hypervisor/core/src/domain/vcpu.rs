@@ -22,6 +22,7 @@ use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
 use crate::event::VirqPorts;
+use crate::event::fifo::queues::Queues;
 use crate::event::polled::PolledPorts;
 use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
@@ -39,6 +40,8 @@ pub struct Vcpu {
     pub upcall: Upcall,
     /// The ports of its VIRQs.
     pub virqs: VirqPorts,
+    /// Its queues of ports, if its domain uses the FIFO form of events.
+    pub queues: SpinLock<Queues>,
     /// Handles for grants that it maps next.
     pub handles: FreeHandles,
     /// Its number among all of the machine.
@@ -72,6 +75,7 @@ impl Vcpu {
             id,
             upcall,
             virqs: VirqPorts::new(),
+            queues: SpinLock::new(Rank::Queues, Queues::new()),
             handles: FreeHandles::new(),
             index: NO_NUMBER,
             timers: VcpuTimers::new(),

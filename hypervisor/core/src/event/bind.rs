@@ -5,13 +5,22 @@
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::{DomId, Port, VcpuId};
 
+use super::fifo;
+use super::ports::Reserved;
 use super::send;
-use super::word::{Binding, PortState, VirqNumber};
+use super::word::{Binding, PortState, Priority, VirqNumber};
 use crate::domain::Domain;
 use crate::hypercall::CallCtx;
 
 /// How the caller is told of a new port; if it cannot be, there is none.
 type Tell<'a> = &'a mut dyn FnMut(Port) -> Result<(), Errno>;
+
+/// Takes a number for a new port.
+fn reserve<'a>(ctx: &CallCtx<'_>, domain: &'a Domain) -> Result<Reserved<'a>, Errno> {
+    let mem = ctx.host.mem();
+    let is_linked = |port| fifo::is_linked(mem, domain, port);
+    domain.events.reserve(ctx.memory(), is_linked)
+}
 
 /// Offers a port of `domain` to `remote`, whether there is such a domain or not.
 ///
@@ -24,7 +33,7 @@ pub fn alloc_unbound(
     remote: DomId,
     tell: Tell<'_>,
 ) -> Result<(), Errno> {
-    let reserved = domain.events.reserve(ctx.memory())?;
+    let reserved = reserve(ctx, domain)?;
     tell(reserved.port())?;
     reserved.publish(Binding::first(PortState::Unbound { remote }));
     Ok(())
@@ -43,7 +52,7 @@ pub fn bind_interdomain(
     tell: Tell<'_>,
 ) -> Result<(), Errno> {
     let domain = ctx.domain;
-    let reserved = domain.events.reserve(ctx.memory())?;
+    let reserved = reserve(ctx, domain)?;
     let offered = PortState::Unbound { remote: domain.id };
     let cell = remote.events.cell(remote_port)?;
     if cell.binding().state != offered {
@@ -84,7 +93,7 @@ pub fn bind_virq(ctx: &CallCtx<'_>, virq: u32, vcpu: VcpuId, tell: Tell<'_>) -> 
     if virqs.get(virq).is_some() {
         return Err(Errno::EEXIST);
     }
-    let reserved = ctx.domain.events.reserve(ctx.memory())?;
+    let reserved = reserve(ctx, ctx.domain)?;
     let port = reserved.port();
     if !virqs.take(virq, port) {
         return Err(Errno::EEXIST);
@@ -104,7 +113,7 @@ pub fn bind_virq(ctx: &CallCtx<'_>, virq: u32, vcpu: VcpuId, tell: Tell<'_>) -> 
 #[doc(alias = "EVTCHNOP_bind_ipi")]
 pub fn bind_ipi(ctx: &CallCtx<'_>, vcpu: VcpuId, tell: Tell<'_>) -> Result<(), Errno> {
     ctx.domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-    let reserved = ctx.domain.events.reserve(ctx.memory())?;
+    let reserved = reserve(ctx, ctx.domain)?;
     tell(reserved.port())?;
     reserved.publish(Binding {
         state: PortState::Ipi,
@@ -121,6 +130,23 @@ pub fn bind_ipi(ctx: &CallCtx<'_>, vcpu: VcpuId, tell: Tell<'_>) -> Result<(), E
 pub fn bind_vcpu(domain: &Domain, port: Port, vcpu: VcpuId) -> Result<(), Errno> {
     domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
     match domain.events.cell(port)?.tell(vcpu) {
+        true => Ok(()),
+        false => Err(Errno::EINVAL),
+    }
+}
+
+/// Chooses how urgent the events of a port are in the FIFO form. What is in a queue stays there.
+///
+/// `EINVAL`: there is no such port, or no such priority; `ENOSYS`: the caller uses the two-level form.
+/// ABI: `public/event_channel.h`, `EVTCHNOP_set_priority`.
+#[doc(alias = "EVTCHNOP_set_priority")]
+pub fn set_priority(domain: &Domain, port: Port, priority: u32) -> Result<(), Errno> {
+    let cell = domain.events.cell(port)?;
+    if !domain.events.is_fifo() {
+        return Err(Errno::ENOSYS);
+    }
+    let priority = Priority::new(priority).ok_or(Errno::EINVAL)?;
+    match cell.set_priority(priority) {
         true => Ok(()),
         false => Err(Errno::EINVAL),
     }

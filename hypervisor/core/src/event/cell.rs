@@ -1,14 +1,15 @@
 //! A port as all CPUs see it: its word, changed by compare-exchange.
 //!
 //! Who sends holds the port for the few instructions between finding out where an event goes and having put it there. Who
-//! changes what a port is locks it, and waits for the others to let go. A CPU that holds a port waits for nobody, and one that locks two
-//! takes them in the order of [`PortId`], so every wait ends (design, rule 4: these are waits of instructions, not of work).
+//! changes what a port is locks it, and waits for the others to let go. A CPU that holds a port waits at most for the lock of a vCPU's
+//! queues (`fifo`), under which nobody waits, and one that locks two takes them in the order of [`PortId`], so every wait ends (design, rule 4:
+//! these are waits of instructions, not of work).
 
 use dom0_abi::ids::{DomId, Port, VcpuId};
 use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::sync::spin_loop;
 
-use super::word::{Binding, PortState, PortWord, Refused};
+use super::word::{Binding, PortState, PortWord, Priority, Refused};
 
 /// A port, among those of all domains. Two are locked in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +103,37 @@ impl PortCell {
         }
     }
 
+    /// How urgent its events are in the FIFO form.
+    pub fn priority(&self) -> Priority {
+        self.word().priority()
+    }
+
+    /// Chooses that. `false`: the port is nobody's.
+    pub fn set_priority(&self, priority: Priority) -> bool {
+        loop {
+            match self.change(|word| word.with_priority(priority)) {
+                Ok(_) => return true,
+                Err((Refused::State, _)) => return false,
+                Err(_) => spin_loop(),
+            }
+        }
+    }
+
+    /// Whether it is owed an event.
+    pub fn is_owed(&self) -> bool {
+        self.word().is_owed()
+    }
+
+    /// Owes it an event, also while it is locked. `false`: one is owed already, or it is nobody's.
+    pub fn owe(&self) -> bool {
+        self.change(PortWord::owed).is_ok()
+    }
+
+    /// Takes the event that it is owed. `false`: there is none.
+    pub fn pay(&self) -> bool {
+        self.is_owed() && self.change(PortWord::paid).is_ok()
+    }
+
     /// Applies a change; the error has the word that refused it.
     fn change(
         &self,
@@ -174,17 +206,8 @@ impl Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // Nobody else changes the word: it is locked, not held, and `tell` waits.
-        let binding = match self.state {
-            PortState::Free => Binding::FREE,
-            state => Binding {
-                state,
-                ..self.cell.binding()
-            },
-        };
-        // ORDERING: Release pairs with the Acquire of all who look at the port.
-        self.cell
-            .0
-            .store(PortWord::new(binding).bits(), Ordering::Release);
+        // An event may be owed meanwhile; nothing else changes: it is locked, not held, and `tell` waits.
+        let unlocked = self.cell.change(|word| Ok(word.unlocked_as(self.state)));
+        debug_assert!(unlocked.is_ok());
     }
 }

@@ -5,11 +5,13 @@ use dom0_abi::ids::{DomId, Port, VcpuId};
 use oxen_arch::memory::PhysMem;
 
 use super::cell::{Locked, PortCell, PortId};
-use super::two_level;
+use super::fifo::setup::{self, End};
+use super::send;
 use super::word::{PortState, VirqNumber};
 use crate::budget::Budget;
 use crate::domain::Domain;
 use crate::domain::table::{DomainRef, DomainTable};
+use crate::frame::Memory;
 
 /// Closes a port. What it was connected to is offered to its domain from then on.
 ///
@@ -94,8 +96,7 @@ const fn connected(to: PortId) -> PortState {
 
 /// Makes a locked port nobody's.
 fn free(mem: &PhysMem, domain: &Domain, port: Port, locked: &mut Locked<'_>) {
-    // Without the page there is nobody who could be surprised.
-    let _ = two_level::forget(mem, domain.shared_info, port);
+    send::forget(mem, domain, port);
     locked.set(PortState::Free);
 }
 
@@ -129,9 +130,15 @@ pub fn close_all(
     true
 }
 
-/// Closes the ports of a domain that ends: none is made any more.
+/// Closes the ports of a domain that ends: none is made any more. What it gave for the FIFO form goes back.
 #[must_use]
-pub fn end(domains: &DomainTable, mem: &PhysMem, domain: &Domain, budget: &mut Budget) -> bool {
+pub fn end(
+    memory: Memory<'_>,
+    domains: &DomainTable,
+    domain: &Domain,
+    budget: &mut Budget,
+) -> bool {
     domain.events.end();
-    close_all(domains, mem, domain, budget)
+    close_all(domains, memory.mem(), domain, budget)
+        && setup::end(memory, domain, budget) == End::Done
 }

@@ -1,4 +1,4 @@
-//! `event_channel_op` and its older form: arguments in, results out. What the commands do is in `bind`, `close` and `send`.
+//! `event_channel_op` and its older form: arguments in, results out. What the commands do is in `bind`, `close`, `send` and `fifo::setup`.
 //!
 //! INVARIANT (I28): who may not act for a domain learns that, or that there is none, before anything is looked at there.
 
@@ -6,12 +6,13 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
-    EventChannelCommand, EventChannelOp, PortStatus, Reset, Send, Status, StatusInterdomain,
-    StatusUnbound, Unmask,
+    EventChannelCommand, EventChannelOp, ExpandArray, FIFO_LINK_BITS, InitControl, PortStatus,
+    Reset, Send, SetPriority, Status, StatusInterdomain, StatusUnbound, Unmask,
 };
 use dom0_abi::ids::DomId;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::fifo::setup::{self, End};
 use super::word::PortState;
 use super::{bind, close, send};
 use crate::domain::Domain;
@@ -24,7 +25,7 @@ use crate::hypercall::{CallCtx, HypercallResult, Reply};
 
 /// Carries out a command.
 ///
-/// `ENOSYS`: there is no such command, or it is one of the FIFO form, which makes kernels use the two-level one. `EFAULT`: its argument cannot be read, or
+/// `ENOSYS`: there is no such command. `EFAULT`: its argument cannot be read, or
 /// what it tells not be written; nothing has changed then. `ESRCH`: there is no such domain; `EPERM`: the caller may not act for
 /// it. For the rest see each command. ABI: `public/event_channel.h`, `HYPERVISOR_event_channel_op`.
 #[doc(alias = "HYPERVISOR_event_channel_op")]
@@ -57,7 +58,12 @@ pub fn event_channel_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> 
         Cmd::BindPirq => bind_pirq(ctx, arg)?,
         Cmd::Status => status(ctx, arg)?,
         Cmd::Reset => return reset(ctx, arg),
-        Cmd::InitControl | Cmd::ExpandArray | Cmd::SetPriority => return Err(Errno::ENOSYS),
+        Cmd::InitControl => return init_control(ctx, arg),
+        Cmd::ExpandArray => return expand_array(ctx, arg),
+        Cmd::SetPriority => {
+            let request: SetPriority = GuestPtr::new(arg).read(ctx.cpu)?;
+            bind::set_priority(ctx.domain, request.port, request.priority)?;
+        }
     }
     Ok(Reply::DONE)
 }
@@ -188,7 +194,36 @@ fn status(ctx: &CallCtx<'_>, arg: GuestAddr) -> Result<(), Errno> {
     request.write(ctx)
 }
 
-/// Closes all ports of a domain, in steps: who goes on finds only those that are left.
+/// Gives a vCPU its control block, which chooses the FIFO form.
+fn init_control(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+    let mut request = Request::<InitControl>::read(ctx, arg)?;
+    let wanted = request.argument;
+    request.argument.link_bits = FIFO_LINK_BITS as u8;
+    let cpu = ctx.cpu;
+    let tell = || request.place.write(cpu, &request.argument);
+    match setup::init_control(ctx, &wanted, tell)? {
+        End::Done => Ok(Reply::DONE),
+        End::More => goes_on(ctx, EventChannelCommand::InitControl, arg),
+    }
+}
+
+/// Adds a page of event words.
+fn expand_array(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
+    let request: ExpandArray = GuestPtr::new(arg).read(ctx.cpu)?;
+    match setup::expand_array(ctx, request.array_gfn)? {
+        End::Done => Ok(Reply::DONE),
+        End::More => goes_on(ctx, EventChannelCommand::ExpandArray, arg),
+    }
+}
+
+fn goes_on(ctx: &mut CallCtx<'_>, command: EventChannelCommand, arg: GuestAddr) -> HypercallResult {
+    ctx.goes_on(Continuation::EventChannelOp {
+        command: command.get(),
+        arg,
+    })
+}
+
+/// Closes all ports of a domain, in steps: who goes on finds only those that are left. The domain uses the two-level form then.
 ///
 /// `EINVAL`: it is another domain, which has not shut down. Xen wants that one to be paused, so that none of its vCPUs meets the change
 /// half-way; that is as good once there is such a thing. ABI: `public/event_channel.h`, `EVTCHNOP_reset`.
@@ -201,14 +236,13 @@ fn reset(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult {
         Target::Other(other) if other.shutdown.is_down() => other,
         Target::Other(_) => return Err(Errno::EINVAL),
     };
-    let (domains, mem) = (&ctx.host.domains, ctx.host.mem());
-    match close::close_all(domains, mem, domain, &mut ctx.budget) {
-        true => Ok(Reply::DONE),
-        false => ctx.goes_on(Continuation::EventChannelOp {
-            command: EventChannelCommand::Reset.get(),
-            arg,
-        }),
+    let (domains, memory) = (&ctx.host.domains, ctx.memory());
+    if close::close_all(domains, memory.mem(), domain, &mut ctx.budget)
+        && setup::end(memory, domain, &mut ctx.budget) == End::Done
+    {
+        return Ok(Reply::DONE);
     }
+    goes_on(ctx, EventChannelCommand::Reset, arg)
 }
 
 /// A domain that a command names: by its number, and the caller's own by the special one too.

@@ -4,17 +4,19 @@
 //! has become somebody else's meanwhile), and, if the receiver is another domain, a counted reference to that. What a domain sends to
 //! itself needs no hold: a port that it gives back at the same time, and takes again, may begin with that event, which is its own affair, and
 //! its memory stays as long as it runs. Locked operations: the hold and its end; the reference and its end; the pending bit; and if the port
-//! was neither pending nor masked the selector and the byte of the upcall.
+//! was neither pending nor masked the selector and the byte of the upcall. (In the FIFO form the hold and its end, too, and the lock of a
+//! vCPU's queues, or of two, one behind the other.)
 //!
-//! How a port becomes pending is a matter of the form of events that a domain uses: [`deliver`] and [`unmask`] are where it is
-//! chosen, and know the two-level form.
+//! How a port becomes pending is a matter of the form of events that a domain uses: [`deliver`], [`unmask`], [`is_pending`] and [`forget`] are where
+//! it is chosen. They try the two-level form; a domain that uses the other one has no page for that, so the choice costs a send nothing.
 
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::Cpu;
-use oxen_arch::memory::BadFrame;
+use oxen_arch::memory::{BadFrame, PhysMem};
 
 use super::cell::PortCell;
+use super::fifo;
 use super::two_level::{self, Raised};
 use super::word::PortState;
 use crate::domain::Domain;
@@ -28,16 +30,21 @@ use crate::host::Host;
 pub fn send(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), Errno> {
     let cell = domain.events.cell(port)?;
     let binding = cell.binding();
-    if binding.state == PortState::Ipi {
-        deliver(host, cpu, domain, port, binding.vcpu);
+    if binding.state == PortState::Ipi && deliver_two_level(host, cpu, domain, port, binding.vcpu) {
         return Ok(());
     }
-    send_through(host, cpu, domain, cell)
+    send_through(host, cpu, domain, cell, port)
 }
 
-/// Sends an event through a port that is connected.
+/// Sends an event through a port that is held meanwhile.
 #[inline(never)]
-fn send_through(host: &Host, cpu: &Cpu, domain: &Domain, cell: &PortCell) -> Result<(), Errno> {
+fn send_through(
+    host: &Host,
+    cpu: &Cpu,
+    domain: &Domain,
+    cell: &PortCell,
+    port: Port,
+) -> Result<(), Errno> {
     let held = match cell.hold() {
         Ok(held) => held,
         // One that is just being disconnected is as good as disconnected.
@@ -55,8 +62,7 @@ fn send_through(host: &Host, cpu: &Cpu, domain: &Domain, cell: &PortCell) -> Res
                 arrive(host, cpu, &remote, port);
             }
         }
-        // An IPI again, by now: it was none, so nothing was sent.
-        PortState::Ipi => {}
+        PortState::Ipi => deliver(host, cpu, domain, port, binding.vcpu),
         PortState::Virq(_) | PortState::Unbound { .. } | PortState::Free => {
             return Err(Errno::EINVAL);
         }
@@ -66,6 +72,16 @@ fn send_through(host: &Host, cpu: &Cpu, domain: &Domain, cell: &PortCell) -> Res
 
 /// Lets an event arrive at the other end of a connection that is held.
 fn arrive(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
+    match domain.events.near(port) {
+        Some(cell) => deliver(host, cpu, domain, port, cell.binding().vcpu),
+        None => arrive_far(host, cpu, domain, port),
+    }
+}
+
+/// The same at a port that the two-level form does not have.
+#[cold]
+#[inline(never)]
+fn arrive_far(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
     if let Ok(binding) = domain.events.binding(port) {
         deliver(host, cpu, domain, port, binding.vcpu);
     }
@@ -77,12 +93,23 @@ fn arrive(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) {
 /// latter is told of everything when it gets one.
 #[inline(always)]
 pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
-    match two_level::raise(host.mem(), domain.shared_info, port) {
+    if !deliver_two_level(host, cpu, domain, port, vcpu) {
+        // As the last thing that is done here, so that nothing is kept for what comes behind it.
+        fifo::deliver(host, cpu, domain, port, vcpu);
+    }
+}
+
+/// The same in the two-level form. `false`, and nothing is done: the domain has no page for that.
+#[inline(always)]
+fn deliver_two_level(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) -> bool {
+    match two_level::raise(host.mem(), domain.events.bits(), port) {
         Ok(Raised::New) => arrived(host, cpu, domain, port, Some(vcpu)),
         Ok(Raised::Masked) if !domain.events.pollers.is_anybody() => {}
         Ok(Raised::Masked) => arrived(host, cpu, domain, port, None),
-        Ok(Raised::Before) | Err(BadFrame) => {}
+        Ok(Raised::Before) => {}
+        Err(BadFrame) => return false,
     }
+    true
 }
 
 /// Tells the vCPU, and those that poll, that a port has become pending.
@@ -91,6 +118,12 @@ fn arrived(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: Option<Vcp
     if let Some(vcpu) = vcpu {
         tell(host, cpu, domain, port, vcpu);
     }
+    wake_pollers(host, cpu, domain);
+}
+
+/// Wakes all vCPUs that poll: some port has become pending.
+#[inline(always)]
+pub(super) fn wake_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {
             vcpu.note_event();
@@ -105,10 +138,13 @@ fn arrived(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: Option<Vcp
 #[doc(alias = "EVTCHNOP_unmask")]
 pub fn unmask(host: &Host, cpu: &Cpu, domain: &Domain, port: Port) -> Result<(), Errno> {
     let binding = domain.events.binding(port)?;
-    if binding.state != PortState::Free
-        && two_level::unmask(host.mem(), domain.shared_info, port) == Ok(true)
-    {
-        tell(host, cpu, domain, port, binding.vcpu);
+    if binding.state == PortState::Free {
+        return Ok(());
+    }
+    match two_level::unmask(host.mem(), domain.events.bits(), port) {
+        Ok(true) => tell(host, cpu, domain, port, binding.vcpu),
+        Ok(false) => {}
+        Err(BadFrame) => fifo::unmask(host, cpu, domain, port, binding.vcpu),
     }
     Ok(())
 }
@@ -118,7 +154,19 @@ pub fn is_pending(host: &Host, domain: &Domain, port: Port) -> Result<bool, Errn
     if domain.events.binding(port)?.state == PortState::Free {
         return Err(Errno::EINVAL);
     }
-    two_level::is_pending(host.mem(), domain.shared_info, port).map_err(|BadFrame| Errno::EFAULT)
+    let mem = host.mem();
+    two_level::is_pending(mem, domain.events.bits(), port)
+        .or_else(|BadFrame| fifo::is_pending(mem, domain, port))
+        .map_err(|BadFrame| Errno::EFAULT)
+}
+
+/// Forgets that a port was pending: who gets its number next hears nothing of it. The caller has it locked.
+pub(super) fn forget(mem: &PhysMem, domain: &Domain, port: Port) {
+    // In both forms: in the FIFO form the bit may be there from before. Without the page there is nobody who could be surprised.
+    let _ = two_level::forget(mem, domain.shared_info, port);
+    if domain.events.is_fifo() {
+        fifo::forget(mem, domain, port);
+    }
 }
 
 fn tell(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {

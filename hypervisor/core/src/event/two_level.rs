@@ -104,11 +104,10 @@ pub fn is_pending(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFra
     pending(shared, port).is_set(mem)
 }
 
-/// Forgets that a port was pending: who gets its number next hears nothing of it.
-pub fn forget(mem: &PhysMem, shared: Mfn, port: Port) -> Result<(), BadFrame> {
+/// Forgets that a port was pending: who gets its number next hears nothing of it. Returns whether it was: no, if this form has no such port.
+pub fn forget(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
     // Without the page there is nothing to forget, and most ports are not pending when they are closed.
-    if is_pending(mem, shared, port)? {
-        pending(shared, port).clear(mem)?;
-    }
-    Ok(())
+    Ok(port.get() < NR_PORTS
+        && is_pending(mem, shared, port)?
+        && pending(shared, port).clear(mem)?)
 }

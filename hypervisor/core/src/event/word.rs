@@ -8,12 +8,55 @@
 //! | 16-31 | the domain at the other end, or that may connect |
 //! | 32-49 | its port, or the number of a VIRQ |
 //! | 50-57 | the vCPU that is told of events |
+//! | 58-61 | how urgent events are in the FIFO form, as the difference from the default |
+//! | 62 | an event is owed: it came when there was no place that says so to the guest |
 //!
 //! INVARIANT (I22): as long as a port is held it stays what it is: who locks it lets nobody hold it any more, and waits for those
 //! that do. Only which vCPU is told may change meanwhile.
 
+use dom0_abi::event_channel::{FIFO_PRIORITY_DEFAULT, FIFO_PRIORITY_MIN};
 use dom0_abi::ids::{DomId, Port, VcpuId};
 use dom0_abi::xen::{NR_VIRQS, Virq};
+
+/// How urgent the events of a port are in the FIFO form: 0 is the most urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// That of a new port. ABI: `public/event_channel.h`, `EVTCHN_FIFO_PRIORITY_DEFAULT`.
+    pub const DEFAULT: Self = Self(FIFO_PRIORITY_DEFAULT as u8);
+
+    /// The priority of this number, if there is one. ABI: `public/event_channel.h`, `EVTCHN_FIFO_PRIORITY_MIN`.
+    pub const fn new(number: u32) -> Option<Self> {
+        if number <= FIFO_PRIORITY_MIN {
+            Some(Self(number as u8))
+        } else {
+            None
+        }
+    }
+
+    /// That of the lowest four bits: each number that these can be is one.
+    pub const fn low_bits(bits: u32) -> Self {
+        Self((bits & FIFO_PRIORITY_MIN) as u8)
+    }
+
+    /// The bare number.
+    pub const fn get(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The number, to count queues by.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// All, the most urgent first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=FIFO_PRIORITY_MIN).map(Self::low_bits)
+    }
+}
+
+const _: () = assert!(FIFO_PRIORITY_MIN == 0b1111, "as many as four bits can be");
 
 /// The number of a virtual interrupt: one that the ABI has room for, whether it names it or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +164,9 @@ const PORT: u32 = 32;
 const PORT_MASK: u64 = 0x3_ffff;
 const VCPU: u32 = 50;
 const VCPU_MASK: u64 = 0xff << VCPU;
+const PRIORITY: u32 = 58;
+const PRIORITY_MASK: u64 = 0xf << PRIORITY;
+const OWED: u64 = 1 << 62;
 
 impl PortWord {
     /// A port that nobody has and nobody looks at.
@@ -217,6 +263,60 @@ impl PortWord {
     /// Not locked any more, and otherwise as before.
     pub const fn unlocked(self) -> Self {
         Self(self.0 & !LOCKED)
+    }
+
+    /// Not locked any more, and of this state: all else stays, unless that is free.
+    pub const fn unlocked_as(self, state: PortState) -> Self {
+        const STAYS: u64 = VCPU_MASK | PRIORITY_MASK | OWED;
+        match state {
+            PortState::Free => Self::FREE,
+            state => {
+                let binding = Binding {
+                    state,
+                    vcpu: VcpuId::new(0),
+                };
+                Self(Self::new(binding).0 | self.0 & STAYS)
+            }
+        }
+    }
+
+    /// How urgent its events are in the FIFO form.
+    pub const fn priority(self) -> Priority {
+        let difference = (self.0 & PRIORITY_MASK) >> PRIORITY;
+        Priority::low_bits(difference as u32 ^ FIFO_PRIORITY_DEFAULT)
+    }
+
+    /// With another priority: of what is a port.
+    pub const fn with_priority(self, priority: Priority) -> Result<Self, Refused> {
+        if self.is_locked() {
+            return Err(Refused::Locked);
+        }
+        if matches!(self.state(), PortState::Free) {
+            return Err(Refused::State);
+        }
+        let difference = (priority.get() ^ FIFO_PRIORITY_DEFAULT) as u64;
+        Ok(Self(self.0 & !PRIORITY_MASK | difference << PRIORITY))
+    }
+
+    /// Whether an event is owed.
+    pub const fn is_owed(self) -> bool {
+        self.0 & OWED != 0
+    }
+
+    /// With an event that is owed: of what is a port and has none, locked or not.
+    pub const fn owed(self) -> Result<Self, Refused> {
+        if self.is_owed() || matches!(self.state(), PortState::Free) {
+            return Err(Refused::State);
+        }
+        Ok(Self(self.0 | OWED))
+    }
+
+    /// With that event taken.
+    pub const fn paid(self) -> Result<Self, Refused> {
+        if !self.is_owed() {
+            return Err(Refused::State);
+        }
+        Ok(Self(self.0 & !OWED))
     }
 
     /// With another vCPU to be told: of what may be moved. A VIRQ of which each vCPU has its own stays with that vCPU, and so

@@ -190,8 +190,7 @@ table! {
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
     EventChannelOp { command, arg } => Often(
-        "the two-level form: `init_control`, `expand_array`, `set_priority` answer `ENOSYS`; `bind_pirq` finds no interrupt \
-         before `physdev_op` maps some; `reset` of another domain when that has shut down",
+        "`bind_pirq` finds no interrupt before `physdev_op` maps some; `reset` of another domain when that has shut down",
         if event::ops::is_send(command),
         event::ops::send_at_once(ctx, arg),
         event::ops::event_channel_op(ctx, command, arg)

@@ -74,6 +74,24 @@ fn words_change_at_once() {
 }
 
 #[test]
+fn halves_of_words_change_at_once_and_alone() {
+    let machine = machine();
+    let mem = machine.mem();
+    let whole = 0x1111_2222_3333_4444;
+    mem.store_u64(at(0x100, 8), whole).unwrap();
+    assert_eq!(mem.fetch_or_u32(at(0x100, 12), 0xf), Ok(0x1111_2222));
+    assert_eq!(mem.fetch_and_u32(at(0x100, 12), 0xff), Ok(0x1111_222f));
+    assert_eq!(mem.fetch_and_u32(at(0x100, 8), 0xff), Ok(0x3333_4444));
+    assert_eq!(mem.load_u64(at(0x100, 8)), Ok(0x2f_0000_0044));
+    let exchange = |offset, old, new| mem.compare_exchange_u32(at(0x100, offset), old, new);
+    assert_eq!(exchange(12, 0x2e, 1), Ok(Err(0x2f)));
+    assert_eq!(exchange(12, 0x2f, u32::MAX), Ok(Ok(0x2f)));
+    assert_eq!(exchange(8, 0x44, 7), Ok(Ok(0x44)));
+    assert_eq!(mem.load_u64(at(0x100, 8)), Ok(0xffff_ffff_0000_0007));
+    assert_eq!(mem.fetch_or_u32(at(0x100, 10), 1), Err(BadFrame));
+}
+
+#[test]
 fn neighbours_in_a_word_do_not_disturb_each_other() {
     let machine = machine();
     let mem = machine.mem();

@@ -1,3 +1,5 @@
+mod fifo;
+mod fifo_queues;
 mod numbers;
 mod ports;
 mod reset;

@@ -188,7 +188,10 @@ fn the_end_of_a_domain_disconnects_all_its_ports_in_steps() {
         assert_eq!(own.status(port), 1);
     }
     // Nobody makes it a new one.
-    assert_eq!(domain.events.reserve(memory).map(drop), Err(Errno::EINVAL));
+    assert_eq!(
+        domain.events.reserve(memory, |_| false).map(drop),
+        Err(Errno::EINVAL)
+    );
     drop(domain);
     assert!(guest.host.reap_domain(&guest.cpu, neighbour.domid));
     // All but our own page of ports.

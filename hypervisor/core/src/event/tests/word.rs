@@ -4,7 +4,7 @@ use dom0_abi::ids::{DomId, Port, VcpuId};
 use proptest::prelude::*;
 
 use crate::event::cell::PortCell;
-use crate::event::word::{Binding, PortState, PortWord, Refused, VirqNumber};
+use crate::event::word::{Binding, PortState, PortWord, Priority, Refused, VirqNumber};
 
 fn states() -> Vec<PortState> {
     let mut states = vec![PortState::Free, PortState::Ipi];
@@ -92,6 +92,52 @@ fn who_is_told_is_chosen_for_what_belongs_to_no_vcpu() {
             assert_eq!(moved, if can_move { Ok(expected) } else { refused });
         }
     }
+}
+
+/// What belongs to the FIFO form stays with the port, whatever else becomes of it, and no longer.
+#[test]
+fn priority_and_what_is_owed_stay_with_the_port() {
+    for binding in bindings() {
+        let word = PortWord::new(binding);
+        assert_eq!(
+            (word.priority(), word.is_owed()),
+            (Priority::DEFAULT, false)
+        );
+        if binding.state == PortState::Free {
+            let urgent = word.with_priority(Priority::DEFAULT);
+            assert_eq!(
+                (urgent, word.owed()),
+                (Err(Refused::State), Err(Refused::State))
+            );
+            continue;
+        }
+        for priority in Priority::all() {
+            let urgent = word.with_priority(priority).unwrap();
+            assert_eq!((urgent.binding(), urgent.priority()), (binding, priority));
+            let locked = urgent.locked().unwrap();
+            assert_eq!(locked.with_priority(priority), Err(Refused::Locked));
+            // An event is owed though the port is being changed.
+            let owed = locked.owed().unwrap();
+            assert_eq!(
+                (owed.owed(), owed.priority()),
+                (Err(Refused::State), priority)
+            );
+            let remote = DomId::new(9);
+            let offered = owed.unlocked_as(PortState::Unbound { remote });
+            let vcpu = binding.vcpu;
+            let state = PortState::Unbound { remote };
+            assert_eq!(offered.binding(), Binding { state, vcpu });
+            assert_eq!((offered.priority(), offered.is_owed()), (priority, true));
+            let paid = offered.paid().unwrap();
+            assert_eq!(
+                (paid.priority(), paid.paid()),
+                (priority, Err(Refused::State))
+            );
+            assert_eq!(owed.unlocked_as(PortState::Free), PortWord::FREE);
+        }
+    }
+    assert_eq!(Priority::new(15).map(Priority::get), Some(15));
+    assert_eq!(Priority::new(16), None);
 }
 
 proptest! {

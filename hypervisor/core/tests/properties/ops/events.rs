@@ -1,7 +1,8 @@
 //! Event channels: ports made, connected, sent through and closed, rightly and wrongly.
 
 use dom0_abi::event_channel::{
-    AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelCommand, Status,
+    AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, EventChannelCommand, ExpandArray,
+    InitControl, SetPriority, Status,
 };
 use dom0_abi::ids::{Port, VcpuId};
 
@@ -35,6 +36,16 @@ impl Maker<'_> {
         }
     }
 
+    /// A frame of the caller's, most likely one that it writes to.
+    fn page_for_events(&mut self) -> u64 {
+        let frames = &self.world.players[self.slot].frames;
+        let any = self.rng.below(frames.len() as u64) as usize;
+        match self.rng.percent(70) {
+            true => frames[LOOSE + 30].get(),
+            false => frames[any].get(),
+        }
+    }
+
     pub(super) fn event_call(&mut self) -> Call {
         use EventChannelCommand as Cmd;
         let commands = [
@@ -54,6 +65,9 @@ impl Maker<'_> {
             Cmd::Status,
             Cmd::Reset,
             Cmd::BindPirq,
+            Cmd::InitControl,
+            Cmd::ExpandArray,
+            Cmd::SetPriority,
         ];
         let command = self.rng.pick(&commands).unwrap();
         let bytes = match command {
@@ -95,6 +109,21 @@ impl Maker<'_> {
                 let mut status = Status::new_zeroed();
                 (status.dom, status.port) = (self.somebody(), self.port());
                 status.as_bytes().to_vec()
+            }
+            Cmd::InitControl => {
+                let mut control = InitControl::new_zeroed();
+                control.control_gfn = self.page_for_events();
+                control.offset = self.rng.pick(&[0, 72, 2048, 4024, 4028]).unwrap();
+                control.vcpu = self.vcpu();
+                control.as_bytes().to_vec()
+            }
+            Cmd::ExpandArray => {
+                let array_gfn = self.page_for_events();
+                ExpandArray { array_gfn }.as_bytes().to_vec()
+            }
+            Cmd::SetPriority => {
+                let (port, priority) = (self.port(), self.rng.below(17) as u32);
+                SetPriority { port, priority }.as_bytes().to_vec()
             }
             Cmd::Reset => self.somebody().as_bytes().to_vec(),
             _ => [self.port().get(); 3].as_bytes().to_vec(),
