@@ -11,6 +11,7 @@ use dom0_abi::event_channel::{FifoControlBlock, InitControl};
 use dom0_abi::ids::Port;
 use oxen_arch::memory::BadFrame;
 use oxen_arch::sync::atomic::Ordering;
+use oxen_arch::sync::fence_behind_exchange;
 
 use super::word::PER_PAGE;
 use super::{Fifo, MAX_ARRAYS, tell_vcpu};
@@ -146,14 +147,10 @@ fn add(ctx: &mut CallCtx<'_>, fifo: &Fifo, array_gfn: u64) -> Result<(), Stop> {
     }
     let _ = page.into_held();
     fifo.set_array(index, array);
-    // ORDERING: Release pairs with the Acquire of `live`.
-    fifo.live.store(index.saturating_add(1), Ordering::Release);
-    // Who has not found the page has noted by now what is owed.
-    for vcpu in domain.vcpus() {
-        drop(vcpu.queues.lock());
-    }
+    // ORDERING: pairs with the Acquire of `live`; the fence with that of `queues::raise`, which owes an event and then looks for the page.
+    fifo.live.swap(index.saturating_add(1), Ordering::SeqCst);
+    fence_behind_exchange();
     drop(setup);
-    ctx.budget.pay(visit_cost(domain));
     Ok(())
 }
 
