@@ -171,7 +171,8 @@ fn unpaid(fifo: &Fifo) -> Option<Mfn> {
 
 /// Lets arrive what ports were owed before their pages came, as far as the budget goes.
 fn pay(ctx: &mut CallCtx<'_>, fifo: &Fifo) -> End {
-    /// What an event costs that arrives.
+    /// What it costs to look at [`STEP`] ports, and what an event costs that arrives.
+    const LOOK: u32 = 7;
     const EVENT: u32 = 4;
     loop {
         let mut setup = fifo.setup.lock();
@@ -179,7 +180,7 @@ fn pay(ctx: &mut CallCtx<'_>, fifo: &Fifo) -> End {
         if first >= fifo.live().wrapping_mul(PER_PAGE) {
             return End::Done;
         }
-        if !ctx.budget.take(2) {
+        if !ctx.budget.take(LOOK) {
             return End::More;
         }
         let next = first.saturating_add(STEP);
@@ -199,12 +200,19 @@ fn pay_port(ctx: &CallCtx<'_>, port: Port) -> bool {
     let Ok(cell) = domain.events.cell(port) else {
         return false;
     };
+    // Most often there is nothing, which these two say. Of what is nobody's the bit stays as it is.
+    let was_pending = two_level::was_pending(ctx.host.mem(), domain.shared_info, port);
+    if !was_pending && !cell.is_owed() {
+        return false;
+    }
     let binding = cell.binding();
     if binding.state == PortState::Free {
         return false;
     }
-    let was_pending = two_level::forget(ctx.host.mem(), domain.shared_info, port) == Ok(true);
-    let is_due = cell.pay() | was_pending;
+    if was_pending {
+        let _ = two_level::forget(ctx.host.mem(), domain.shared_info, port);
+    }
+    let is_due = cell.pay() || was_pending;
     if is_due {
         send::deliver(ctx.host, ctx.cpu, domain, port, binding.vcpu);
     }
