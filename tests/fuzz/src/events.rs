@@ -56,7 +56,7 @@ fn fifo(game: &mut Game<'_>) {
         }
         80..140 => Cmd::ExpandArray,
         _ => {
-            let (at, word) = (game.word() % 4096 & !7, game.word());
+            let (at, word) = (game.word() % 512 * 8, game.word());
             // The words of few ports, and control blocks, more often than the rest.
             let at = game.picker().of(&[0, 8, 16, 72, 80, at]);
             let place = linear(FIFO + page.min(3)) + at;

@@ -3,11 +3,13 @@
 use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::ids::{Port, VcpuId};
 
-use crate::event::fifo::queues::{self, Places, Queue, Queues, Raised, Slot};
+use crate::event::cell::PortCell;
+use crate::event::fifo::queues::{self, Places, Queue, Queues, Slot};
 use crate::event::fifo::word::EventWord;
-use crate::event::word::Priority;
+use crate::event::word::{Binding, PortState, Priority};
 use crate::memory::PhysMem;
-use crate::sync::{Rank, SpinLock};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Rank, SpinLock, fence_behind_exchange};
 
 const WORDS: Mfn = Mfn::new(1);
 const HOMES: Mfn = Mfn::new(2);
@@ -22,6 +24,8 @@ const LINK: u64 = (1 << 17) - 1;
 pub struct FifoDomain {
     mem: PhysMem,
     vcpus: [SpinLock<Queues>; 2],
+    cells: [PortCell; 4],
+    has_words: AtomicU32,
 }
 
 impl Places for FifoDomain {
@@ -30,7 +34,7 @@ impl Places for FifoDomain {
     }
 
     fn slot(&self, port: Port) -> Option<Slot> {
-        Some(Slot {
+        (self.has_words.load(Ordering::Acquire) != 0).then(|| Slot {
             word: EventWord::of(WORDS, port),
             home: HOMES.at(port.get() as usize * 2),
         })
@@ -52,13 +56,36 @@ fn head_at(vcpu: u32) -> Maddr {
 impl FifoDomain {
     /// One without events.
     pub fn new() -> Self {
+        let domain = Self::without_words();
+        domain.add_words();
+        domain
+    }
+
+    /// As `setup::add` and `setup::pay`: whether a vCPU was told.
+    pub fn add_words(&self) -> bool {
+        self.has_words.swap(1, Ordering::SeqCst);
+        fence_behind_exchange();
+        let pay = |port: u32| {
+            let is_owed = self.cells[port as usize].pay();
+            is_owed && self.send(Port::new(port), 0)
+        };
+        (1..4).map(pay).filter(|&told| told).count() > 0
+    }
+
+    /// One without events, and without words yet.
+    pub fn without_words() -> Self {
         let ports = (1..4).map(Port::new);
         let words = ports.flat_map(|port| [word_at(port), HOMES.at(port.get() as usize * 2)]);
         let blocks = (0..2).flat_map(|vcpu| [ready_at(vcpu), head_at(vcpu)]);
         let domain = Self {
             mem: PhysMem::of(words.chain(blocks)),
             vcpus: [(); 2].map(|()| SpinLock::new(Rank::Queues, Queues::new())),
+            cells: [(); 4].map(|()| PortCell::new()),
+            has_words: AtomicU32::new(0),
         };
+        for cell in &domain.cells {
+            cell.publish(Binding::first(PortState::Ipi));
+        }
         for vcpu in [0, 1] {
             let mut queues = domain.vcpus[vcpu as usize].lock();
             queues.set_control(&domain.mem, ready_at(vcpu)).unwrap();
@@ -68,12 +95,14 @@ impl FifoDomain {
 
     /// Makes a port pending that this vCPU is told of: whether it was told.
     pub fn send(&self, port: Port, vcpu: u32) -> bool {
-        is_told(queues::raise(&self.mem, self, port, queue(vcpu)).unwrap())
+        let cell = &self.cells[port.get() as usize];
+        let raised = queues::raise(&self.mem, self, cell, port, queue(vcpu));
+        raised.unwrap().tells
     }
 
     /// Unmasks it.
     pub fn unmask(&self, port: Port, vcpu: u32) -> bool {
-        is_told(queues::unmask(&self.mem, self, port, queue(vcpu)).unwrap())
+        queues::unmask(&self.mem, self, port, queue(vcpu)).unwrap()
     }
 
     /// Masks it, as a guest does.
@@ -128,8 +157,4 @@ const fn queue(vcpu: u32) -> Queue {
         vcpu: VcpuId::new(vcpu),
         priority: Priority::DEFAULT,
     }
-}
-
-const fn is_told(raised: Raised) -> bool {
-    matches!(raised, Raised::Said { tells: true, .. })
 }

@@ -130,3 +130,16 @@ fn an_event_that_comes_while_it_is_unmasked_is_found_once() {
         assert_eq!(domain.pending(), 0);
     });
 }
+
+/// The words come while two send: what is owed is paid, by the one or the other.
+#[test]
+fn an_event_that_comes_while_words_are_added_arrives() {
+    check(3, || {
+        let senders: [fn(&FifoDomain) -> bool; 2] =
+            [|domain| domain.send(P, 0), |domain| domain.add_words()];
+        let (domain, told, found) = race(FifoDomain::without_words(), senders, 0);
+        let left = domain.drain(0);
+        assert_eq!((found | left, found & left), (bit(P), 0));
+        assert_eq!(told.iter().filter(|&&told| told).count(), 1);
+    });
+}

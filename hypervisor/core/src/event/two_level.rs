@@ -104,10 +104,13 @@ pub fn is_pending(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFra
     pending(shared, port).is_set(mem)
 }
 
+/// Whether a port is pending, as far as this form has it and its page is there.
+pub fn was_pending(mem: &PhysMem, shared: Mfn, port: Port) -> bool {
+    port.get() < NR_PORTS && is_pending(mem, shared, port) == Ok(true)
+}
+
 /// Forgets that a port was pending: who gets its number next hears nothing of it. Returns whether it was: no, if this form has no such port.
 pub fn forget(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
-    // Without the page there is nothing to forget, and most ports are not pending when they are closed.
-    Ok(port.get() < NR_PORTS
-        && is_pending(mem, shared, port)?
-        && pending(shared, port).clear(mem)?)
+    // Most ports are not pending when they are closed.
+    Ok(was_pending(mem, shared, port) && pending(shared, port).clear(mem)?)
 }

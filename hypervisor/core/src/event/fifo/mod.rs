@@ -23,6 +23,7 @@ pub mod setup;
 pub mod word;
 
 use dom0_abi::addr::Mfn;
+use dom0_abi::errno::Errno;
 use dom0_abi::event_channel::FIFO_NR_CHANNELS;
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::Cpu;
@@ -42,7 +43,6 @@ use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
 use crate::frame::Memory;
 use crate::host::Host;
-use dom0_abi::errno::Errno;
 
 /// The most pages of event words.
 pub const MAX_ARRAYS: u32 = FIFO_NR_CHANNELS / PER_PAGE;
@@ -232,18 +232,16 @@ pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu:
     let (Some(form), Some(to)) = (InForm::of(domain), queue_of(domain, port, vcpu)) else {
         return;
     };
-    let is_first = match queues::raise(host.mem(), &form, port, to) {
-        Ok(Raised::Said { before, tells }) => {
-            if tells {
-                tell(host, cpu, domain, vcpu);
-            }
-            !before.is_pending()
-        }
-        Ok(Raised::NoWord) => domain.events.cell(port).is_ok_and(|cell| cell.owe()),
-        Err(BadFrame) => false,
+    let Ok(cell) = domain.events.cell(port) else {
+        return;
     };
-    if is_first {
-        send::wake_pollers(host, cpu, domain);
+    if let Ok(Raised { is_first, tells }) = queues::raise(host.mem(), &form, cell, port, to) {
+        if tells {
+            tell(host, cpu, domain, vcpu);
+        }
+        if is_first {
+            send::wake_pollers(host, cpu, domain);
+        }
     }
 }
 
@@ -252,7 +250,7 @@ pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu:
 #[inline(never)]
 pub(super) fn unmask(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
     if let (Some(form), Some(to)) = (InForm::of(domain), queue_of(domain, port, vcpu))
-        && let Ok(Raised::Said { tells: true, .. }) = queues::unmask(host.mem(), &form, port, to)
+        && queues::unmask(host.mem(), &form, port, to) == Ok(true)
     {
         tell(host, cpu, domain, vcpu);
     }

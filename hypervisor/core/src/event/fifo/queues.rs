@@ -18,9 +18,10 @@ use dom0_abi::addr::Maddr;
 use dom0_abi::event_channel::{FIFO_MAX_QUEUES, FifoControlBlock};
 use dom0_abi::ids::{Port, VcpuId};
 use oxen_arch::memory::{BadFrame, PhysMem};
-use oxen_arch::sync::SpinLock;
+use oxen_arch::sync::{SpinLock, fence_behind_exchange};
 
 use super::word::{Bits, EventWord};
+use crate::event::cell::PortCell;
 use crate::event::word::Priority;
 
 /// One queue of a domain.
@@ -68,18 +69,22 @@ pub trait Places {
     fn slot(&self, port: Port) -> Option<Slot>;
 }
 
-/// What came of making a port pending, or of unmasking it.
+/// What came of making a port pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Raised {
-    /// There is no word that could say so.
-    NoWord,
-    /// The word says so.
-    Said {
-        /// What it was before.
-        before: Bits,
-        /// The vCPU is to be told: one of its queues is not empty any more.
-        tells: bool,
-    },
+pub struct Raised {
+    /// It was not pending before, nor owed an event.
+    pub is_first: bool,
+    /// The vCPU is to be told: one of its queues is not empty any more.
+    pub tells: bool,
+}
+
+/// What came of changing a word.
+#[derive(Clone, Copy)]
+struct Changed {
+    /// What it was before.
+    before: Bits,
+    /// As in [`Raised`].
+    tells: bool,
 }
 
 /// The queues of a vCPU.
@@ -192,31 +197,48 @@ fn write_head(
     Ok(ready & bit == 0)
 }
 
-/// Makes a port pending, and puts it into a queue unless it is masked or in one.
+/// Makes a port pending, and puts it into a queue unless it is masked or in one. If there is no word that could say so, the port is owed an event,
+/// which is for who adds the word to pay.
 pub fn raise(
     mem: &PhysMem,
     places: &impl Places,
+    cell: &PortCell,
     port: Port,
     to: Queue,
 ) -> Result<Raised, BadFrame> {
-    change(mem, places, port, to, |word| word.raise(mem), |_| true)
+    let raise = || change(mem, places, port, to, |word| word.raise(mem), |_| true);
+    let mut raised = raise()?;
+    if raised.is_none() {
+        let is_first = cell.owe();
+        // ORDERING: pairs with who adds the word (`setup::add`): he says that it is there, then looks for what is owed. One of both
+        // sees the other.
+        fence_behind_exchange();
+        if places.slot(port).is_none() || !cell.pay() {
+            let tells = false;
+            return Ok(Raised { is_first, tells });
+        }
+        // It has come in between. Should it be gone again, so is the port.
+        raised = raise()?;
+    }
+    Ok(Raised {
+        is_first: raised.is_some_and(|raised| !raised.before.is_pending()),
+        tells: raised.is_some_and(|raised| raised.tells),
+    })
 }
 
-/// Unmasks a port, and puts it into a queue if it is pending and in none.
+/// Unmasks a port, and puts it into a queue if it is pending and in none. Returns whether the vCPU is to be told.
 pub fn unmask(
     mem: &PhysMem,
     places: &impl Places,
     port: Port,
     to: Queue,
-) -> Result<Raised, BadFrame> {
-    let unmask = |word: EventWord| {
-        let before = word.unmask(mem)?;
-        Ok(before.unmasked())
-    };
-    change(mem, places, port, to, unmask, Bits::is_pending)
+) -> Result<bool, BadFrame> {
+    let unmask = |word: EventWord| word.unmask(mem).map(Bits::unmasked);
+    let changed = change(mem, places, port, to, unmask, Bits::is_pending)?;
+    Ok(changed.is_some_and(|changed| changed.tells))
 }
 
-/// Changes the word of a port, and puts the port into a queue if it is idle and `is_due` by what was there before.
+/// Changes the word of a port, and puts the port into a queue if it is idle and `is_due` by what was there before. `None`: there is no word.
 fn change(
     mem: &PhysMem,
     places: &impl Places,
@@ -224,30 +246,30 @@ fn change(
     to: Queue,
     change: impl Fn(EventWord) -> Result<Bits, BadFrame>,
     is_due: impl Fn(Bits) -> bool,
-) -> Result<Raised, BadFrame> {
+) -> Result<Option<Changed>, BadFrame> {
     let mut said = None;
     for _ in 0..2 {
         // Without a lock, so it may be another one by the time that we have it.
         let Some(slot) = places.slot(port) else {
-            return Ok(Raised::NoWord);
+            return Ok(None);
         };
         let home = slot.home(mem)?;
         let Some(lock) = places.queues(home.vcpu) else {
-            return Ok(Raised::NoWord);
+            return Ok(None);
         };
         let mut queues = lock.lock();
         let Some(slot) = places.slot(port) else {
-            return Ok(Raised::NoWord);
+            return Ok(None);
         };
         let before = match said {
             Some(before) => before,
             None => change(slot.word)?,
         };
         said = Some(before);
-        let quiet = Raised::Said {
+        let quiet = Some(Changed {
             before,
             tells: false,
-        };
+        });
         if !before.is_idle() || !is_due(before) {
             return Ok(quiet);
         }
@@ -272,15 +294,10 @@ fn change(
             }
         }
         let tells = queues.append(mem, places, port, to.priority)?;
-        return Ok(Raised::Said { before, tells });
+        return Ok(Some(Changed { before, tells }));
     }
     // The port was put into a queue elsewhere between two looks, the first of which came behind our change of its word: who takes it out
     // there sees that.
-    Ok(match said {
-        Some(before) => Raised::Said {
-            before,
-            tells: false,
-        },
-        None => Raised::NoWord,
-    })
+    let tells = false;
+    Ok(said.map(|before| Changed { before, tells }))
 }

@@ -11,6 +11,7 @@ use dom0_abi::event_channel::{FifoControlBlock, InitControl};
 use dom0_abi::ids::Port;
 use oxen_arch::memory::BadFrame;
 use oxen_arch::sync::atomic::Ordering;
+use oxen_arch::sync::fence_behind_exchange;
 
 use super::word::PER_PAGE;
 use super::{Fifo, MAX_ARRAYS, tell_vcpu};
@@ -146,14 +147,10 @@ fn add(ctx: &mut CallCtx<'_>, fifo: &Fifo, array_gfn: u64) -> Result<(), Stop> {
     }
     let _ = page.into_held();
     fifo.set_array(index, array);
-    // ORDERING: Release pairs with the Acquire of `live`.
-    fifo.live.store(index.saturating_add(1), Ordering::Release);
-    // Who has not found the page has noted by now what is owed.
-    for vcpu in domain.vcpus() {
-        drop(vcpu.queues.lock());
-    }
+    // ORDERING: pairs with the Acquire of `live`; the fence with that of `queues::raise`, which owes an event and then looks for the page.
+    fifo.live.swap(index.saturating_add(1), Ordering::SeqCst);
+    fence_behind_exchange();
     drop(setup);
-    ctx.budget.pay(visit_cost(domain));
     Ok(())
 }
 
@@ -174,7 +171,8 @@ fn unpaid(fifo: &Fifo) -> Option<Mfn> {
 
 /// Lets arrive what ports were owed before their pages came, as far as the budget goes.
 fn pay(ctx: &mut CallCtx<'_>, fifo: &Fifo) -> End {
-    /// What an event costs that arrives.
+    /// What it costs to look at [`STEP`] ports, and what an event costs that arrives.
+    const LOOK: u32 = 7;
     const EVENT: u32 = 4;
     loop {
         let mut setup = fifo.setup.lock();
@@ -182,7 +180,7 @@ fn pay(ctx: &mut CallCtx<'_>, fifo: &Fifo) -> End {
         if first >= fifo.live().wrapping_mul(PER_PAGE) {
             return End::Done;
         }
-        if !ctx.budget.take(2) {
+        if !ctx.budget.take(LOOK) {
             return End::More;
         }
         let next = first.saturating_add(STEP);
@@ -202,12 +200,19 @@ fn pay_port(ctx: &CallCtx<'_>, port: Port) -> bool {
     let Ok(cell) = domain.events.cell(port) else {
         return false;
     };
+    // Most often there is nothing, which these two say. Of what is nobody's the bit stays as it is.
+    let was_pending = two_level::was_pending(ctx.host.mem(), domain.shared_info, port);
+    if !was_pending && !cell.is_owed() {
+        return false;
+    }
     let binding = cell.binding();
     if binding.state == PortState::Free {
         return false;
     }
-    let was_pending = two_level::forget(ctx.host.mem(), domain.shared_info, port) == Ok(true);
-    let is_due = cell.pay() | was_pending;
+    if was_pending {
+        let _ = two_level::forget(ctx.host.mem(), domain.shared_info, port);
+    }
+    let is_due = cell.pay() || was_pending;
     if is_due {
         send::deliver(ctx.host, ctx.cpu, domain, port, binding.vcpu);
     }

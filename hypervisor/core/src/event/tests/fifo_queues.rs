@@ -9,6 +9,7 @@ use oxen_arch::sync::{Rank, SpinLock};
 use oxen_arch::{Machine, SimConfig};
 use proptest::prelude::*;
 
+use crate::event::cell::PortCell;
 use crate::event::fifo::queues::{self, Places, Queue, Queues, Raised, Slot};
 use crate::event::fifo::word::EventWord;
 use crate::event::word::Priority;
@@ -107,10 +108,11 @@ impl Bench {
     }
 
     fn send(&self, port: u32) -> Raised {
-        queues::raise(self.mem(), self, Port::new(port), self.queue(port)).unwrap()
+        let cell = PortCell::new();
+        queues::raise(self.mem(), self, &cell, Port::new(port), self.queue(port)).unwrap()
     }
 
-    fn unmask(&self, port: u32) -> Raised {
+    fn unmask(&self, port: u32) -> bool {
         queues::unmask(self.mem(), self, Port::new(port), self.queue(port)).unwrap()
     }
 
@@ -147,7 +149,7 @@ impl Bench {
 }
 
 fn tells(raised: Raised) -> bool {
-    matches!(raised, Raised::Said { tells: true, .. })
+    raised.tells
 }
 
 /// What should be.
@@ -214,7 +216,7 @@ impl Bench {
     fn step(&mut self, step: &Step) -> bool {
         match *step {
             Step::Send(port) => tells(self.send(port)),
-            Step::Unmask(port) => tells(self.unmask(port)),
+            Step::Unmask(port) => self.unmask(port),
             Step::Mask(port) => {
                 self.mask(port);
                 false
