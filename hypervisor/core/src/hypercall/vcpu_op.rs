@@ -31,11 +31,14 @@ pub fn set_timer_op(ctx: &mut CallCtx<'_>, deadline: u64) -> HypercallResult {
     let now = ctx.host.time.now(ctx.cpu);
     let is_sensible = deadline.cast_signed() >= 0 && deadline.saturating_sub(now) < FARTHEST;
     let time = match deadline {
-        0 => None,
-        deadline if is_sensible => Some(deadline),
-        _ => Some(now.saturating_add(INSTEAD)),
+        0 => {
+            ctx.host.change_timer(ctx.cpu, ctx.vcpu, Change::Once(None));
+            return Ok(Reply::DONE);
+        }
+        deadline if is_sensible => deadline,
+        _ => now.saturating_add(INSTEAD),
     };
-    ctx.host.change_timer(ctx.cpu, ctx.vcpu, Change::Once(time));
+    (ctx.host).set_once(ctx.cpu, ctx.domain, ctx.vcpu, now, time);
     Ok(Reply::DONE)
 }
 
@@ -157,7 +160,9 @@ fn change(ctx: &CallCtx<'_>, target: &Vcpu, change: Change) -> HypercallResult {
 fn set_singleshot(ctx: &CallCtx<'_>, target: &Vcpu, arg: GuestAddr) -> HypercallResult {
     own(ctx, target)?;
     let timer: VcpuSetSingleshotTimer = GuestPtr::new(arg).read(ctx.cpu)?;
-    change(ctx, target, Change::Once(Some(timer.timeout_abs_ns)))
+    let now = ctx.host.time.now(ctx.cpu);
+    (ctx.host).set_once(ctx.cpu, ctx.domain, target, now, timer.timeout_abs_ns);
+    Ok(Reply::DONE)
 }
 
 /// Moves a vCPU's `vcpu_info`. The guest is told of an event then, and finds every word of ports to be looked at: nothing that came

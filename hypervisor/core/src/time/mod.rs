@@ -109,9 +109,18 @@ impl Host {
 
     /// Changes a timer of a vCPU; it fires on this CPU.
     pub fn change_timer(&self, cpu: &Cpu, vcpu: &Vcpu, change: Change) {
-        let (queues, now) = (&self.time.queues, self.time.now(cpu));
+        let (queues, now) = (&self.time.queues, || self.time.now(cpu));
         if vcpu.timers.change(queues, cpu, vcpu.index, now, change) {
             self.arm(cpu);
+        }
+    }
+
+    /// Sets the timer of a vCPU that fires once, on this CPU. One whose time has passed `now` does so here, without an interrupt.
+    pub fn set_once(&self, cpu: &Cpu, domain: &Domain, vcpu: &Vcpu, now: u64, time: u64) {
+        let is_due = time <= now;
+        self.change_timer(cpu, vcpu, Change::Once((!is_due).then_some(time)));
+        if is_due {
+            virq::raise(self, cpu, domain, vcpu, Virq::Timer);
         }
     }
 

@@ -74,6 +74,11 @@ impl Queues {
             let mut first = queue.lock();
             // It may just have come to its time.
             if entry.queue.load(Ordering::Relaxed) == old {
+                if let Some(time) = time.filter(|&time| old == cpu.get() && self.fits(entry, time))
+                {
+                    entry.time.store(time, Ordering::Relaxed);
+                    return *first == number;
+                }
                 self.take_out(&mut first, number);
             }
         }
@@ -125,6 +130,16 @@ impl Queues {
             (Some(one), Some(other)) => one <= other,
             (one, _) => one.is_some(),
         }
+    }
+
+    /// Whether an entry may stay in its place with another time: not before the one above it, nor after those below.
+    fn fits(&self, entry: &Entry, time: u64) -> bool {
+        let is = |link: &AtomicU32, in_order: fn(u64, u64) -> bool| {
+            let other = self.entry(link.load(Ordering::Relaxed));
+            other.is_none_or(|other| in_order(other.time.load(Ordering::Relaxed), time))
+        };
+        let (above, below) = (|above, time| above <= time, |below, time| time <= below);
+        is(&entry.parent, above) && is(&entry.left, below) && is(&entry.right, below)
     }
 
     fn set_parent(&self, number: u32, parent: u32) {

@@ -26,6 +26,11 @@ impl RunstateAccount {
         Self(SpinLock::new(Rank::Time, account))
     }
 
+    /// Whether the vCPU is in this state.
+    pub fn is(&self, state: Runstate) -> bool {
+        self.0.lock().state == state
+    }
+
     /// The vCPU is in this state from now on. Returns whether it was in another one.
     pub fn enter(&self, state: Runstate, now: u64) -> bool {
         self.0.lock().enter(state, now)

@@ -48,12 +48,19 @@ impl Scale {
     /// The least number of cycles that has so many nanoseconds; the largest number there is if none has.
     pub fn cycles(self, nanoseconds: u64) -> u64 {
         let by = u32::from(self.shift.unsigned_abs());
-        let wanted = u128::from(nanoseconds).wrapping_shl(32);
-        let shifted = wanted.div_ceil(u128::from(self.multiplier.max(1)));
+        let multiplier = u64::from(self.multiplier.max(1));
+        // As on paper, a digit of 32 bits at a time: the CPU divides 64 bits at once, and not more without a function.
+        let upper = nanoseconds.checked_div(multiplier).unwrap_or(0);
+        let rest = nanoseconds.checked_rem(multiplier).unwrap_or(0);
+        let lower = rest.wrapping_shl(32).div_ceil(multiplier);
+        let shifted = u128::from(upper)
+            .wrapping_shl(32)
+            .wrapping_add(lower.into());
         let cycles = if self.shift < 0 {
             shifted.wrapping_shl(by)
         } else {
-            shifted.div_ceil(1_u128.wrapping_shl(by))
+            let all = 1_u128.wrapping_shl(by).wrapping_sub(1);
+            shifted.wrapping_add(all).wrapping_shr(by)
         };
         u64::try_from(cycles).unwrap_or(u64::MAX)
     }

@@ -83,13 +83,13 @@ impl VcpuTimers {
         Self(SpinLock::new(Rank::Time, times))
     }
 
-    /// Changes one of them. Returns whether this CPU has something else to do first than before.
+    /// Changes one of them; `now` is asked where it matters. Returns whether this CPU has something else to do first than before.
     pub fn change(
         &self,
         queues: &Queues,
         cpu: &Cpu,
         vcpu: VcpuIndex,
-        now: u64,
+        now: impl FnOnce() -> u64,
         change: Change,
     ) -> bool {
         let mut times = self.0.lock();
@@ -97,7 +97,7 @@ impl VcpuTimers {
             Change::Once(time) => times.once = time,
             Change::Periodic(length) => {
                 times.period = length.map(|length| Period {
-                    next: now.saturating_add(length),
+                    next: now().saturating_add(length),
                     length: length.max(SHORTEST_PERIOD),
                 });
             }
@@ -227,7 +227,7 @@ mod tests {
     fn the_earliest_is_what_the_cpu_waits_for() {
         let (_machine, cpu, queues) = parts();
         let timers = VcpuTimers::new();
-        let set = |change| timers.change(&queues, &cpu, VCPU, 100, change);
+        let set = |change| timers.change(&queues, &cpu, VCPU, || 100, change);
         assert!(set(Change::Once(Some(5 * MS))));
         assert!(set(Change::Poll(Some(2 * MS))));
         set(Change::Periodic(Some(3 * MS)));
@@ -245,7 +245,7 @@ mod tests {
     fn what_is_due_is_told_once() {
         let (_machine, cpu, queues) = parts();
         let timers = VcpuTimers::new();
-        let set = |change| timers.change(&queues, &cpu, VCPU, 0, change);
+        let set = |change| timers.change(&queues, &cpu, VCPU, || 0, change);
         set(Change::Once(Some(5)));
         set(Change::Poll(Some(6)));
         let due = |now| timers.take_due(&queues, &cpu, VCPU, now);
@@ -269,7 +269,7 @@ mod tests {
     fn who_sleeps_is_not_woken_again_and_again() {
         let (_machine, cpu, queues) = parts();
         let timers = VcpuTimers::new();
-        let set = |change| timers.change(&queues, &cpu, VCPU, 0, change);
+        let set = |change| timers.change(&queues, &cpu, VCPU, || 0, change);
         set(Change::Periodic(Some(2 * MS)));
         set(Change::Once(Some(9 * MS)));
         timers.sleep_begins(&queues, &cpu, VCPU);
@@ -295,7 +295,7 @@ mod tests {
         let timers = VcpuTimers::new();
         let due = |now| timers.take_due(&queues, &cpu, VCPU, now).timer;
         for length in [0, 1, MS, u64::MAX] {
-            timers.change(&queues, &cpu, VCPU, 0, Change::Periodic(Some(length)));
+            timers.change(&queues, &cpu, VCPU, || 0, Change::Periodic(Some(length)));
             let late = 1_000 * MS + 1;
             assert_eq!(due(late), length < u64::MAX);
             assert!(!due(late), "{length}");
