@@ -10,7 +10,7 @@ mod panic;
 use dom0_abi::arch::CpuUserRegs;
 use oxen_arch::boot::BootInfo;
 use oxen_arch::entry::Handlers;
-use oxen_arch::registers::AtOnce;
+use oxen_arch::registers::Attempt;
 use oxen_arch::sync::Once;
 use oxen_arch::{
     Cpu, Handover, Interrupt, Machine, SerialConfig, SerialLine, SerialParity, StartOptions,
@@ -182,8 +182,11 @@ impl Handlers for Entries {
     const STRAIGHT: u64 = at_once::NUMBERS;
 
     #[inline(always)]
-    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<AtOnce> {
-        at_once::hypercall(HOST.get()?, cpu, number, arguments)
+    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Attempt {
+        match HOST.get() {
+            Some(host) => at_once::attempt(host, cpu, number, arguments),
+            None => Attempt::NOTHING,
+        }
     }
 
     #[inline(always)]

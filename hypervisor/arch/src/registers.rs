@@ -42,6 +42,43 @@ pub struct AtOnce {
     pub is_settled: bool,
 }
 
+/// What trying a call has come to that way, or not: an `Option` of [`AtOnce`] as it is returned in two registers, for the entry stub to
+/// look at.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Attempt {
+    result: u64,
+    /// 0: nothing was done, 1: it is done, 2: there is more to see to.
+    progress: u64,
+}
+
+impl Attempt {
+    /// Nothing was done.
+    pub const NOTHING: Self = Self {
+        result: 0,
+        progress: 0,
+    };
+
+    /// What came of it.
+    pub const fn get(self) -> Option<AtOnce> {
+        match self.progress {
+            0 => None,
+            progress => Some(AtOnce {
+                result: self.result,
+                is_settled: progress == 1,
+            }),
+        }
+    }
+}
+
+impl From<AtOnce> for Attempt {
+    #[inline(always)]
+    fn from(AtOnce { result, is_settled }: AtOnce) -> Self {
+        let progress = if is_settled { 1 } else { 2 };
+        Self { result, progress }
+    }
+}
+
 /// The answer of `CPUID`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct CpuidResult {

@@ -58,8 +58,15 @@ impl<T> GuestPtr<T> {
 
 impl<T: FromBytes> GuestPtr<T> {
     /// Copies the value in. `EFAULT` if any byte of it cannot be read.
+    #[inline]
     pub fn read(self, cpu: &Cpu) -> Result<T, Errno> {
         cpu.read_guest(self.addr()).map_err(|_| Errno::EFAULT)
+    }
+
+    /// The same without trying hard, for a value of half a word, a word, or two. `None`: it cannot be read, or not so easily.
+    #[inline(always)]
+    pub(crate) fn read_at_once(self, cpu: &Cpu) -> Option<T> {
+        cpu.read_guest_at_once(self.addr())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::cmdline::CommandLine;
 use crate::console::Console;
 use crate::domain::privileged_state::PrivilegedState;
 use crate::domain::upcall::Upcall;
-use crate::domain::vcpu::{RunState, Vcpu, VcpuState};
+use crate::domain::vcpu::{GuestMode, RunState, Vcpu, VcpuState};
 use crate::domain::{Capabilities, Domain};
 use crate::frame::{Memory, Placement, Scrub, UndoQueue};
 use crate::host::Host;
@@ -225,6 +225,16 @@ impl Guest {
     pub fn state<R>(&self, look: impl FnOnce(&mut VcpuState) -> R) -> R {
         let domain = self.host.domains.get(self.domid).unwrap();
         look(&mut domain.vcpu(VcpuId::new(0)).unwrap().lock())
+    }
+
+    /// The mode of the vCPU.
+    pub fn mode(&self) -> GuestMode {
+        self.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().mode())
+    }
+
+    /// Lets the vCPU be in this mode.
+    pub fn set_mode(&self, mode: GuestMode) {
+        self.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().set_mode(mode));
     }
 
     /// Lets the vCPU sleep, or run.

@@ -137,40 +137,41 @@ impl Cpu {
     }
 
     /// Reads a value of guest memory.
-    #[inline]
+    #[inline(always)]
     pub fn read_guest<T: FromBytes>(&self, at: GuestAddr) -> Result<T, GuestFault> {
+        if let Some(value) = self.read_guest_at_once(at) {
+            return Ok(value);
+        }
         check_guest_range(at, size_of::<T>())?;
         let mut value = MaybeUninit::<T>::uninit();
-        // What the calls that guests make most read, as a copy by words: a string instruction takes longer to start.
-        let (from, into) = (at.get() as *const u64, value.as_mut_ptr());
-        let is_read = match size_of::<T>() {
-            // SAFETY: as in `read_guest_bytes`; into the value's own room, of one word.
-            8 => unsafe { load_word(from).map(|word| into.cast::<u64>().write_unaligned(word)) },
-            // SAFETY: as above, of half a word.
-            4 => unsafe {
-                load_half(from.cast()).map(|half| into.cast::<u32>().write_unaligned(half))
-            },
-            // SAFETY: as above, of two words.
-            16 => unsafe {
-                load_two_words(from).map(|words| into.cast::<[u64; 2]>().write_unaligned(words))
-            },
-            _ => None,
-        };
-        if is_read.is_some() {
-            // SAFETY: every byte has been written, and `FromBytes` accepts any.
-            return Ok(unsafe { value.assume_init() });
-        }
         // SAFETY: as in `read_guest_bytes`.
-        unsafe {
-            guest_copy(
-                value.as_mut_ptr().cast(),
-                at.get() as *const u8,
-                size_of::<T>(),
-            )
-        }
-        .map_err(|left| fault_at(at, size_of::<T>(), left))?;
+        unsafe { read_slowly(value.as_mut_ptr().cast(), at, size_of::<T>())? };
         // SAFETY: every byte has been written, and `FromBytes` accepts any.
         Ok(unsafe { value.assume_init() })
+    }
+
+    /// The same without trying hard. `None`: the value is not one of half a word, a word, or two, as the calls that guests make most
+    /// have them, or it could not be read, and may be if it is tried again.
+    #[inline(always)]
+    pub fn read_guest_at_once<T: FromBytes>(&self, at: GuestAddr) -> Option<T> {
+        check_guest_range(at, size_of::<T>()).ok()?;
+        let mut value = MaybeUninit::<T>::uninit();
+        // As a copy by words: a string instruction takes longer to start.
+        let (from, into) = (at.get() as *const u64, value.as_mut_ptr());
+        match size_of::<T>() {
+            // SAFETY: as in `read_guest_bytes`; into the value's own room, of half a word.
+            4 => unsafe { into.cast::<u32>().write_unaligned(load_half(from.cast())?) },
+            // SAFETY: as above, of one word.
+            8 => unsafe { into.cast::<u64>().write_unaligned(load_word(from)?) },
+            // SAFETY: as above, of two words.
+            16 => unsafe {
+                into.cast::<[u64; 2]>()
+                    .write_unaligned(load_two_words(from)?)
+            },
+            _ => return None,
+        }
+        // SAFETY: every byte has been written, and `FromBytes` accepts any.
+        Some(unsafe { value.assume_init() })
     }
 
     /// Writes a value to guest memory.
@@ -655,7 +656,7 @@ fn fault_at(at: GuestAddr, len: usize, left: usize) -> GuestFault {
     }
 }
 
-/// Ends the access to guest memory that a guest's own AC flag, or `guest_copy`, opened.
+/// Ends the access to guest memory that a guest's own AC flag, or one of ours that was interrupted, opened.
 #[inline(always)]
 pub(super) fn close_guest_memory() {
     if HAS_SMAP.load(Ordering::Relaxed) {
@@ -664,12 +665,55 @@ pub(super) fn close_guest_memory() {
     }
 }
 
+/// Makes an access with guest memory open. Whether that takes anything is asked once for both ends.
 #[inline(always)]
-fn open_guest_memory() {
-    if HAS_SMAP.load(Ordering::Relaxed) {
-        // SAFETY: as above.
-        unsafe { asm!("stac", options(nomem, nostack)) };
+fn with_guest_memory<R>(access: impl FnOnce() -> R) -> R {
+    if !HAS_SMAP.load(Ordering::Relaxed) {
+        return access();
     }
+    // SAFETY: the CPU has SMAP, hence the instruction.
+    unsafe { asm!("stac", options(nomem, nostack)) };
+    let value = access();
+    // SAFETY: as above.
+    unsafe { asm!("clac", options(nomem, nostack)) };
+    value
+}
+
+/// Reads what is no short number of words, or has just faulted.
+///
+/// # Safety
+///
+/// `into` must be valid for `len` bytes; as many at `at` must lie in the guest's part of the address space.
+#[inline(never)]
+unsafe fn read_slowly(into: *mut u8, at: GuestAddr, len: usize) -> Result<(), GuestFault> {
+    // SAFETY: as the caller promises.
+    unsafe { guest_copy(into, at.get() as *const u8, len) }.map_err(|left| fault_at(at, len, left))
+}
+
+/// Loads half a word of guest memory; `None` if that faults.
+///
+/// # Safety
+///
+/// As for [`load_word`].
+#[inline(always)]
+unsafe fn load_half(from: *const u32) -> Option<u32> {
+    with_guest_memory(|| {
+        let (half, done): (u32, u32);
+        // SAFETY: as the caller promises. A fault leaves `done` at 0.
+        unsafe {
+            asm!(
+                "2: mov {half:e}, [{from}]",
+                "mov {done:e}, 1",
+                "3:",
+                fixup!("2b", "3b"),
+                half = inout(reg) 0_u32 => half,
+                done = inout(reg) 0_u32 => done,
+                from = in(reg) from,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        (done == 1).then_some(half)
+    })
 }
 
 /// Loads a word of guest memory; `None` if that faults.
@@ -677,25 +721,25 @@ fn open_guest_memory() {
 /// # Safety
 ///
 /// The word must lie in the guest's part of the address space.
-#[inline]
+#[inline(always)]
 unsafe fn load_word(from: *const u64) -> Option<u64> {
-    let (word, done): (u64, u32);
-    open_guest_memory();
-    // SAFETY: as the caller promises. A fault leaves `done` at 0.
-    unsafe {
-        asm!(
-            "2: mov {word}, [{from}]",
-            "mov {done:e}, 1",
-            "3:",
-            fixup!("2b", "3b"),
-            word = inout(reg) 0_u64 => word,
-            done = inout(reg) 0_u32 => done,
-            from = in(reg) from,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
-    close_guest_memory();
-    (done == 1).then_some(word)
+    with_guest_memory(|| {
+        let (word, done): (u64, u32);
+        // SAFETY: as the caller promises. A fault leaves `done` at 0.
+        unsafe {
+            asm!(
+                "2: mov {word}, [{from}]",
+                "mov {done:e}, 1",
+                "3:",
+                fixup!("2b", "3b"),
+                word = inout(reg) 0_u64 => word,
+                done = inout(reg) 0_u32 => done,
+                from = in(reg) from,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        (done == 1).then_some(word)
+    })
 }
 
 /// Stores a word to guest memory; `false` if that faults.
@@ -705,49 +749,23 @@ unsafe fn load_word(from: *const u64) -> Option<u64> {
 /// As for [`load_word`].
 #[inline]
 unsafe fn store_word(to: *mut u64, word: u64) -> bool {
-    let done: u32;
-    open_guest_memory();
-    // SAFETY: as above; nothing of ours is in the guest's part of the address space.
-    unsafe {
-        asm!(
-            "2: mov [{to}], {word}",
-            "mov {done:e}, 1",
-            "3:",
-            fixup!("2b", "3b"),
-            word = in(reg) word,
-            done = inout(reg) 0_u32 => done,
-            to = in(reg) to,
-            options(nostack, preserves_flags),
-        );
-    }
-    close_guest_memory();
-    done == 1
-}
-
-/// Loads half a word of guest memory; `None` if that faults.
-///
-/// # Safety
-///
-/// It must lie in the guest's part of the address space.
-#[inline]
-unsafe fn load_half(from: *const u32) -> Option<u32> {
-    let (half, done): (u32, u32);
-    open_guest_memory();
-    // SAFETY: as the caller promises. A fault leaves `done` at 0.
-    unsafe {
-        asm!(
-            "2: mov {half:e}, [{from}]",
-            "mov {done:e}, 1",
-            "3:",
-            fixup!("2b", "3b"),
-            half = inout(reg) 0_u32 => half,
-            done = inout(reg) 0_u32 => done,
-            from = in(reg) from,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
-    close_guest_memory();
-    (done == 1).then_some(half)
+    with_guest_memory(|| {
+        let done: u32;
+        // SAFETY: as above; nothing of ours is in the guest's part of the address space.
+        unsafe {
+            asm!(
+                "2: mov [{to}], {word}",
+                "mov {done:e}, 1",
+                "3:",
+                fixup!("2b", "3b"),
+                word = in(reg) word,
+                done = inout(reg) 0_u32 => done,
+                to = in(reg) to,
+                options(nostack, preserves_flags),
+            );
+        }
+        done == 1
+    })
 }
 
 /// Loads two words of guest memory; `None` if that faults.
@@ -755,28 +773,28 @@ unsafe fn load_half(from: *const u32) -> Option<u32> {
 /// # Safety
 ///
 /// The words must lie in the guest's part of the address space.
-#[inline]
+#[inline(always)]
 unsafe fn load_two_words(from: *const u64) -> Option<[u64; 2]> {
-    let (first, second, done): (u64, u64, u32);
-    open_guest_memory();
-    // SAFETY: as the caller promises. A fault leaves `done` at 0.
-    unsafe {
-        asm!(
-            "2: mov {first}, [{from}]",
-            "3: mov {second}, [{from} + 8]",
-            "mov {done:e}, 1",
-            "4:",
-            fixup!("2b", "4b"),
-            fixup!("3b", "4b"),
-            first = inout(reg) 0_u64 => first,
-            second = inout(reg) 0_u64 => second,
-            done = inout(reg) 0_u32 => done,
-            from = in(reg) from,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
-    close_guest_memory();
-    (done == 1).then_some([first, second])
+    with_guest_memory(|| {
+        let (first, second, done): (u64, u64, u32);
+        // SAFETY: as the caller promises. A fault leaves `done` at 0.
+        unsafe {
+            asm!(
+                "2: mov {first}, [{from}]",
+                "3: mov {second}, [{from} + 8]",
+                "mov {done:e}, 1",
+                "4:",
+                fixup!("2b", "4b"),
+                fixup!("3b", "4b"),
+                first = inout(reg) 0_u64 => first,
+                second = inout(reg) 0_u64 => second,
+                done = inout(reg) 0_u32 => done,
+                from = in(reg) from,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        (done == 1).then_some([first, second])
+    })
 }
 
 /// Copies between guest memory and ours. `Err`: how many bytes were left when one side faulted, twice at the same place:
@@ -810,28 +828,29 @@ unsafe fn guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usi
 ///
 /// The side that is ours must be valid for `len` bytes; the other must lie in the guest's part of the address space.
 unsafe fn try_guest_copy(to: *mut u8, from: *const u8, len: usize) -> Result<(), usize> {
-    let left: usize;
-    open_guest_memory();
-    // SAFETY: as the caller promises. A fault in the words leaves rcx at the number of words not copied, from which the
-    // fixup makes bytes; a fault in the tail leaves the bytes.
-    unsafe {
-        asm!(
-            "2: rep movsq",
-            "mov ecx, {tail:e}",
-            "3: rep movsb",
-            "jmp 5f",
-            "4: lea rcx, [{tail} + rcx * 8]",
-            "5:",
-            fixup!("2b", "4b"),
-            fixup!("3b", "5b"),
-            tail = in(reg) len % 8,
-            inout("rcx") len / 8 => left,
-            inout("rdi") to => _,
-            inout("rsi") from => _,
-            options(nostack),
-        );
-    }
-    close_guest_memory();
+    let left = with_guest_memory(|| {
+        let left: usize;
+        // SAFETY: as the caller promises. A fault in the words leaves rcx at the number of words not copied, from which the
+        // fixup makes bytes; a fault in the tail leaves the bytes.
+        unsafe {
+            asm!(
+                "2: rep movsq",
+                "mov ecx, {tail:e}",
+                "3: rep movsb",
+                "jmp 5f",
+                "4: lea rcx, [{tail} + rcx * 8]",
+                "5:",
+                fixup!("2b", "4b"),
+                fixup!("3b", "5b"),
+                tail = in(reg) len % 8,
+                inout("rcx") len / 8 => left,
+                inout("rdi") to => _,
+                inout("rsi") from => _,
+                options(nostack),
+            );
+        }
+        left
+    });
     if left == 0 { Ok(()) } else { Err(left) }
 }
 

@@ -28,7 +28,7 @@ use dom0_abi::arch::{CpuUserRegs, FLAT_CS32, FLAT_CS64, FLAT_SS};
 use super::cpu::{self, Cpu};
 use super::{fault, interrupt, layout, per_cpu, smp};
 use crate::interrupts::Interrupt;
-use crate::registers::{AtOnce, ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS};
+use crate::registers::{Attempt, ENTRY_SYSCALL, ENTRY_SYSCALL32, FORCED_FLAGS, GUEST_FLAGS};
 
 /// What the image does on each kind of entry.
 pub trait Handlers: 'static {
@@ -36,9 +36,9 @@ pub trait Handlers: 'static {
     /// looked at.
     const STRAIGHT: u64;
     /// SYSCALL from 64-bit code of a guest, if all that it does is to take a number (rax) and arguments (rdi, rsi, rdx, r10) and to
-    /// bring a result (rax). `None`: it may be more; nothing was done, and [`Self::hypercall`] comes next. If it is not settled
+    /// bring a result (rax). [`Attempt::NOTHING`]: it may be more; nothing was done, and [`Self::hypercall`] comes next. If it is not settled
     /// [`Self::rest_of_hypercall`] comes next.
-    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Option<AtOnce>;
+    fn hypercall_at_once(cpu: &Cpu, number: u64, arguments: [u64; 4]) -> Attempt;
     /// What is left of SYSCALL, with its result in the registers.
     fn rest_of_hypercall(cpu: &Cpu, regs: &mut CpuUserRegs);
     /// SYSCALL from 64-bit code of a guest.
@@ -636,15 +636,7 @@ pub(super) unsafe extern "C" fn switch_stack(
     )
 }
 
-/// What [`syscall_entry`] gets from [`on_hypercall_at_once`], in rax and rdx.
-#[repr(C)]
-struct InTwoRegisters {
-    result: u64,
-    /// 0: nothing was done, 1: it is done, 2: there is more to see to.
-    progress: u64,
-}
-
-/// Hands SYSCALL on, as it came.
+/// Hands SYSCALL on, as it came. What it has come to is for [`syscall_entry`], in rax and rdx.
 extern "C" fn on_hypercall_at_once<H: Handlers>(
     a: u64,
     b: u64,
@@ -652,17 +644,8 @@ extern "C" fn on_hypercall_at_once<H: Handlers>(
     number: u64,
     cpu: &Cpu,
     d: u64,
-) -> InTwoRegisters {
-    match H::hypercall_at_once(cpu, number, [a, b, c, d]) {
-        None => InTwoRegisters {
-            result: 0,
-            progress: 0,
-        },
-        Some(AtOnce { result, is_settled }) => InTwoRegisters {
-            result,
-            progress: if is_settled { 1 } else { 2 },
-        },
-    }
+) -> Attempt {
+    H::hypercall_at_once(cpu, number, [a, b, c, d])
 }
 
 /// Hands SYSCALL on, and goes back to the guest.

@@ -83,6 +83,30 @@ impl MemWord<'_> {
         self.0
             .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
     }
+
+    /// Sets bits; returns what was there.
+    #[inline(always)]
+    pub fn fetch_or(&self, value: u64) -> u64 {
+        self.0.fetch_or(value, Ordering::SeqCst)
+    }
+
+    /// Clears the bits that `value` lacks; returns what was there.
+    #[inline(always)]
+    pub fn fetch_and(&self, value: u64) -> u64 {
+        self.0.fetch_and(value, Ordering::SeqCst)
+    }
+}
+
+/// A frame of memory, for one operation that is made of a few accesses to its words: not to be kept, as a [`MemWord`].
+#[derive(Clone, Copy)]
+pub struct MemPage<'m>(&'m [AtomicU64; PAGE_SIZE / 8]);
+
+impl<'m> MemPage<'m> {
+    /// The word of this number, if a frame has so many.
+    #[inline(always)]
+    pub fn word(self, index: usize) -> Result<MemWord<'m>, BadFrame> {
+        self.0.get(index).map(MemWord).ok_or(BadFrame)
+    }
 }
 
 /// A place in RAM to look at often: whether there is RAM is asked once.
@@ -173,6 +197,16 @@ impl PhysMem {
         Ok(())
     }
 
+    /// Copies bytes from one frame, or one place of it, to another. A guest may write to both at the same time; where the two places
+    /// have bytes in common, those are then any mix of old and new ones.
+    pub fn copy_bytes(&self, from: Maddr, to: Maddr, len: usize) -> Result<(), BadFrame> {
+        let from = self.check(from, len)?;
+        let to = self.check(to, len)?;
+        // SAFETY: `check` covers both.
+        unsafe { copy(to.as_ptr(), from.as_ptr(), len) };
+        Ok(())
+    }
+
     /// Fills a frame with zeros.
     pub fn zero_frame(&self, mfn: Mfn) -> Result<(), BadFrame> {
         let frame = self.check(mfn.start(), PAGE_SIZE)?;
@@ -218,6 +252,14 @@ impl PhysMem {
     #[inline(always)]
     pub fn word(&self, at: Maddr) -> Result<MemWord<'_>, BadFrame> {
         self.atomic(at).map(MemWord)
+    }
+
+    /// A frame whose words are looked at and changed, checked once for all of them.
+    #[inline(always)]
+    pub fn page(&self, mfn: Mfn) -> Result<MemPage<'_>, BadFrame> {
+        let frame = self.check(mfn.start(), PAGE_SIZE)?;
+        // SAFETY: in bounds of a frame that is mapped and holds only bytes (`check`), aligned; any bytes are valid atomic integers.
+        Ok(MemPage(unsafe { frame.cast().as_ref() }))
     }
 
     /// A place for two bytes, aligned, to look at often.

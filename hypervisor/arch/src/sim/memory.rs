@@ -63,6 +63,31 @@ impl MemWord<'_> {
         self.0
             .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
     }
+
+    /// Sets bits; returns what was there.
+    pub fn fetch_or(&self, value: u64) -> u64 {
+        self.0.fetch_or(value, Ordering::SeqCst)
+    }
+
+    /// Clears the bits that `value` lacks; returns what was there.
+    pub fn fetch_and(&self, value: u64) -> u64 {
+        self.0.fetch_and(value, Ordering::SeqCst)
+    }
+}
+
+/// A frame of memory, for one operation that is made of a few accesses to its words.
+#[derive(Clone, Copy)]
+pub struct MemPage<'m> {
+    mem: &'m PhysMem,
+    mfn: Mfn,
+}
+
+impl<'m> MemPage<'m> {
+    /// The word of this number, if a frame has so many.
+    pub fn word(self, index: usize) -> Result<MemWord<'m>, BadFrame> {
+        let offset = index.checked_mul(8).filter(|&offset| offset < PAGE_SIZE);
+        self.mem.word(self.mfn.at(offset.ok_or(BadFrame)?))
+    }
 }
 
 /// A place in RAM to look at often.
@@ -121,6 +146,18 @@ impl PhysMem {
         Ok(())
     }
 
+    /// Copies bytes from one frame, or one place of it, to another. A guest may write to both at the same time; where the two places
+    /// have bytes in common, those are then any mix of old and new ones.
+    pub fn copy_bytes(&self, from: Maddr, to: Maddr, len: usize) -> Result<(), BadFrame> {
+        self.frames.bits.check(from, len)?;
+        self.frames.bits.check(to, len)?;
+        let mut bytes = [0; PAGE_SIZE];
+        // One that was checked is not longer than a frame.
+        let bytes = bytes.get_mut(..len).ok_or(BadFrame)?;
+        self.read_bytes(from, bytes)?;
+        self.write_bytes(to, bytes)
+    }
+
     /// Makes a frame zeros.
     pub fn zero_frame(&self, mfn: Mfn) -> Result<(), BadFrame> {
         self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
@@ -165,6 +202,12 @@ impl PhysMem {
     /// A naturally aligned word that is looked at and changed, checked once for both.
     pub fn word(&self, at: Maddr) -> Result<MemWord<'_>, BadFrame> {
         self.aligned(at, 8).map(|(word, _)| MemWord(word))
+    }
+
+    /// A frame whose words are looked at and changed, checked once for all of them.
+    pub fn page(&self, mfn: Mfn) -> Result<MemPage<'_>, BadFrame> {
+        self.frames.bits.check(mfn.start(), PAGE_SIZE)?;
+        Ok(MemPage { mem: self, mfn })
     }
 
     /// A place for two bytes, aligned, to look at often.

@@ -52,7 +52,7 @@ pub fn initialise(
         return Err(Errno::EEXIST.into());
     }
     ctx.budget.pay(READING);
-    match fill(ctx, &mut state, at.addr()) {
+    match fill(ctx, target, &mut state, at.addr()) {
         Ok(wants) => {
             target.initialised();
             drop(state);
@@ -69,7 +69,12 @@ pub fn initialise(
     }
 }
 
-fn fill(ctx: &mut CallCtx<'_>, state: &mut VcpuState, at: GuestAddr) -> Result<VgcfFlags, Stop> {
+fn fill(
+    ctx: &mut CallCtx<'_>,
+    target: &Vcpu,
+    state: &mut VcpuState,
+    at: GuestAddr,
+) -> Result<VgcfFlags, Stop> {
     let wants = VgcfFlags::from_bits_retain(field!(ctx.cpu, at, flags));
     let callbacks: [u64; 3] = [
         field!(ctx.cpu, at, event_callback_eip),
@@ -106,11 +111,11 @@ fn fill(ctx: &mut CallCtx<'_>, state: &mut VcpuState, at: GuestAddr) -> Result<V
     take_root(ctx, &mut state.root, Some(mfn_of_cr3(kernel_root)))?;
     let user_root = Some(mfn_of_cr3(user_root)).filter(|root| root.get() != 0);
     take_root(ctx, &mut state.user_root, user_root)?;
-    state.mode = match wants.contains(VgcfFlags::IN_KERNEL) {
+    target.set_mode(match wants.contains(VgcfFlags::IN_KERNEL) {
         true => GuestMode::Kernel,
         false if user_root.is_some() => GuestMode::User,
         false => return Err(Errno::EINVAL.into()),
-    };
+    });
 
     state.privileged.set_task_switched(cr0 & cr0::TS != 0);
     state.privileged.set_cr4(cr4);

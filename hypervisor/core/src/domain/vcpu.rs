@@ -62,6 +62,7 @@ pub struct Vcpu {
     /// It stands still because its domain has shut down.
     stands_still: AtomicBool,
     attention: AtomicBool,
+    is_in_user_mode: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
     last_cpu: AtomicU32,
     state: SpinLock<VcpuState>,
@@ -88,6 +89,7 @@ impl Vcpu {
             is_initialised: AtomicBool::new(is_initialised),
             stands_still: AtomicBool::new(false),
             attention: AtomicBool::new(false),
+            is_in_user_mode: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),
         }
@@ -101,6 +103,21 @@ impl Vcpu {
     /// Locks the state, unless somebody has locked it: for whoever has locked another one's.
     pub fn try_lock(&self) -> Option<Guard<'_, VcpuState>> {
         self.state.try_lock()
+    }
+
+    /// Kernel or user. It changes where it runs, or while its state says what it begins with: no lock is needed to ask there.
+    #[inline(always)]
+    pub fn mode(&self) -> GuestMode {
+        match self.is_in_user_mode.load(Ordering::Relaxed) {
+            false => GuestMode::Kernel,
+            true => GuestMode::User,
+        }
+    }
+
+    /// It is in this mode from now on.
+    pub(crate) fn set_mode(&self, mode: GuestMode) {
+        let is_user = mode == GuestMode::User;
+        self.is_in_user_mode.store(is_user, Ordering::Relaxed);
     }
 
     /// Whether its state says what it begins with, or has become.
@@ -226,8 +243,6 @@ const NO_CPU: u32 = u32::MAX;
 pub struct VcpuState {
     /// Registers, while it is on no CPU; otherwise they are where the entry stub put them.
     pub regs: CpuUserRegs,
-    /// Kernel or user.
-    pub mode: GuestMode,
     /// Handlers of exceptions and of `int`.
     pub traps: TrapTable,
     /// The other entry points.
@@ -263,7 +278,6 @@ impl VcpuState {
     ) -> Self {
         Self {
             regs,
-            mode: GuestMode::Kernel,
             traps: TrapTable::EMPTY,
             callbacks: Callbacks::NONE,
             kernel_stack: KernelStack { ss: 0, sp: 0 },
@@ -295,9 +309,9 @@ impl VcpuState {
         self.run = RunState::Offline;
     }
 
-    /// The root that it runs on in its mode.
-    pub fn loaded_root(&self) -> Option<Mfn> {
-        let root = match self.mode {
+    /// The root that it runs on in this mode.
+    pub fn loaded_root(&self, mode: GuestMode) -> Option<Mfn> {
+        let root = match mode {
             GuestMode::Kernel => &self.root,
             GuestMode::User => &self.user_root,
         };
@@ -313,7 +327,6 @@ impl VcpuState {
 impl fmt::Debug for VcpuState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VcpuState")
-            .field("mode", &self.mode)
             .field("root", &self.root)
             .field("callbacks", &self.callbacks)
             .field("run", &self.run)

@@ -48,6 +48,7 @@ impl PortCell {
     }
 
     /// Holds the port as it is. Refused, with what it is, if it is being changed, or no events are sent through it or arrive.
+    #[inline(always)]
     pub fn hold(&self) -> Result<Held<'_>, PortState> {
         loop {
             match self.change(PortWord::held) {
@@ -60,6 +61,7 @@ impl PortCell {
     }
 
     /// Locks the port, once nobody else has it locked, and waits until nobody holds it.
+    #[inline(never)]
     pub fn lock(&self) -> Locked<'_> {
         let word = loop {
             match self.change(PortWord::locked) {
@@ -135,6 +137,7 @@ impl PortCell {
     }
 
     /// Applies a change; the error has the word that refused it.
+    #[inline(always)]
     fn change(
         &self,
         change: impl Fn(PortWord) -> Result<PortWord, Refused>,
@@ -172,6 +175,7 @@ pub struct Held<'a> {
 
 impl Held<'_> {
     /// What it is. The vCPU is the one of the moment when it was held.
+    #[inline(always)]
     pub fn binding(&self) -> Binding {
         self.word.binding()
     }

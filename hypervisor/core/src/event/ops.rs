@@ -10,6 +10,7 @@ use dom0_abi::event_channel::{
     Reset, Send, SetPriority, Status, StatusInterdomain, StatusUnbound, Unmask,
 };
 use dom0_abi::ids::DomId;
+use oxen_arch::registers::Attempt;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::fifo::setup::{self, End};
@@ -19,7 +20,7 @@ use crate::domain::Domain;
 use crate::domain::table::DomainRef;
 use crate::guest_access::GuestPtr;
 use crate::host::Host;
-use crate::hypercall::at_once::Caller;
+use crate::hypercall::at_once::Way;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 
@@ -68,17 +69,23 @@ pub fn event_channel_op(ctx: &mut CallCtx<'_>, command: i32, arg: GuestAddr) -> 
     Ok(Reply::DONE)
 }
 
-/// Whether a command sends an event.
+/// Whether a command is the one that is made often.
+#[inline(always)]
 pub(crate) const fn is_send(command: i32) -> bool {
     command as u32 == EventChannelCommand::Send.get()
 }
 
-/// Sends an event, if it can be sent. Of one that cannot, the general way finds out why.
-#[inline(always)]
-pub(crate) fn send_at_once(caller: &Caller<'_>, arg: GuestAddr) -> Option<u64> {
-    let request: Send = GuestPtr::new(arg).read(caller.cpu).ok()?;
-    send::send(caller.host, caller.cpu, caller.domain, request.port).ok()?;
-    Some(0)
+/// The same on the straight way, for [a send](is_send). Nothing is done if it cannot be made.
+#[inline(never)]
+pub(crate) fn send_at_once(way: Way<'_>, arg: GuestAddr) -> Attempt {
+    // Whoever calls. The general way reads it again: what was read here is forgotten then.
+    let Some(Send { port }) = GuestPtr::new(arg).read_at_once(way.cpu) else {
+        return Attempt::NOTHING;
+    };
+    way.go(|caller| {
+        send::send(caller.host, caller.cpu, caller.domain, port).ok()?;
+        Some(0)
+    })
 }
 
 /// The same with command and argument in one structure. `ENOSYS`: it is a command that came later.

@@ -169,6 +169,7 @@ pub(super) fn forget(mem: &PhysMem, domain: &Domain, port: Port) {
     }
 }
 
+#[inline(never)]
 fn tell(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
     if let Some(vcpu) = domain.vcpu(vcpu)
         && two_level::tell(host.mem(), vcpu.upcall.location(), port) == Ok(true)

@@ -16,7 +16,7 @@ use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::event_channel::TWO_LEVEL_NR_CHANNELS;
 use dom0_abi::ids::Port;
 use dom0_abi::xen::{SharedInfo, VcpuInfo};
-use oxen_arch::memory::{BadFrame, PhysMem};
+use oxen_arch::memory::{BadFrame, MemPage, MemWord, PhysMem};
 
 /// How many ports there are.
 pub const NR_PORTS: u32 = TWO_LEVEL_NR_CHANNELS as u32;
@@ -32,50 +32,71 @@ pub enum Raised {
     New,
 }
 
-/// Where the bit of a port is, in the row of words that begins at `row` of the shared page.
-struct Place {
-    word: Maddr,
-    bit: u64,
+/// The words of one kind in the shared page, a bit for each port.
+#[derive(Clone, Copy)]
+struct Row<'m> {
+    page: MemPage<'m>,
+    first: usize,
 }
 
-impl Place {
-    fn of(shared: Mfn, row: usize, port: Port) -> Self {
-        let index = (port.get() % NR_PORTS) as usize;
-        Self {
-            word: shared.at(row.wrapping_add((index / 64).wrapping_mul(8))),
-            bit: 1_u64.wrapping_shl(port.get()),
-        }
+impl<'m> Row<'m> {
+    /// Where the word is that has the bit of a port, and the bit.
+    #[inline(always)]
+    fn bit(self, port: Port) -> Result<(MemWord<'m>, u64), BadFrame> {
+        let index = (port.get() % NR_PORTS) as usize / 64;
+        let word = self.page.word(self.first.wrapping_add(index))?;
+        Ok((word, 1_u64.wrapping_shl(port.get())))
     }
 
-    fn is_set(&self, mem: &PhysMem) -> Result<bool, BadFrame> {
-        Ok(mem.load_u64(self.word)? & self.bit != 0)
+    #[inline(always)]
+    fn is_set(self, port: Port) -> Result<bool, BadFrame> {
+        let (word, bit) = self.bit(port)?;
+        Ok(word.load() & bit != 0)
     }
 
     /// Sets the bit; returns what it was.
-    fn set(&self, mem: &PhysMem) -> Result<bool, BadFrame> {
-        Ok(mem.fetch_or_u64(self.word, self.bit)? & self.bit != 0)
+    #[inline(always)]
+    fn set(self, port: Port) -> Result<bool, BadFrame> {
+        let (word, bit) = self.bit(port)?;
+        Ok(word.fetch_or(bit) & bit != 0)
     }
 
     /// Clears the bit; returns what it was.
-    fn clear(&self, mem: &PhysMem) -> Result<bool, BadFrame> {
-        Ok(mem.fetch_and_u64(self.word, !self.bit)? & self.bit != 0)
+    fn clear(self, port: Port) -> Result<bool, BadFrame> {
+        let (word, bit) = self.bit(port)?;
+        Ok(word.fetch_and(!bit) & bit != 0)
     }
 }
 
-fn pending(shared: Mfn, port: Port) -> Place {
-    Place::of(shared, offset_of!(SharedInfo, evtchn_pending), port)
+/// What of the shared page is this form's.
+struct Bits<'m> {
+    pending: Row<'m>,
+    mask: Row<'m>,
 }
 
-fn mask(shared: Mfn, port: Port) -> Place {
-    Place::of(shared, offset_of!(SharedInfo, evtchn_mask), port)
+impl<'m> Bits<'m> {
+    #[inline(always)]
+    fn of(mem: &'m PhysMem, shared: Mfn) -> Result<Self, BadFrame> {
+        let page = mem.page(shared)?;
+        let row = |offset: usize| Row {
+            page,
+            first: offset / 8,
+        };
+        Ok(Self {
+            pending: row(offset_of!(SharedInfo, evtchn_pending)),
+            mask: row(offset_of!(SharedInfo, evtchn_mask)),
+        })
+    }
 }
 
 /// Makes a port pending.
+#[inline(always)]
 pub fn raise(mem: &PhysMem, shared: Mfn, port: Port) -> Result<Raised, BadFrame> {
-    if pending(shared, port).set(mem)? {
+    let bits = Bits::of(mem, shared)?;
+    if bits.pending.set(port)? {
         return Ok(Raised::Before);
     }
-    match mask(shared, port).is_set(mem)? {
+    match bits.mask.is_set(port)? {
         true => Ok(Raised::Masked),
         false => Ok(Raised::New),
     }
@@ -96,12 +117,13 @@ pub fn tell(mem: &PhysMem, info: Maddr, port: Port) -> Result<bool, BadFrame> {
 
 /// Unmasks a port. Returns whether its vCPU is to be told: it was masked, and is pending.
 pub fn unmask(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
-    Ok(mask(shared, port).clear(mem)? && pending(shared, port).is_set(mem)?)
+    let bits = Bits::of(mem, shared)?;
+    Ok(bits.mask.clear(port)? && bits.pending.is_set(port)?)
 }
 
 /// Whether a port is pending, masked or not.
 pub fn is_pending(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
-    pending(shared, port).is_set(mem)
+    Bits::of(mem, shared)?.pending.is_set(port)
 }
 
 /// Whether a port is pending, as far as this form has it and its page is there.
@@ -112,5 +134,5 @@ pub fn was_pending(mem: &PhysMem, shared: Mfn, port: Port) -> bool {
 /// Forgets that a port was pending: who gets its number next hears nothing of it. Returns whether it was: no, if this form has no such port.
 pub fn forget(mem: &PhysMem, shared: Mfn, port: Port) -> Result<bool, BadFrame> {
     // Most ports are not pending when they are closed.
-    Ok(was_pending(mem, shared, port) && pending(shared, port).clear(mem)?)
+    Ok(was_pending(mem, shared, port) && Bits::of(mem, shared)?.pending.clear(port)?)
 }

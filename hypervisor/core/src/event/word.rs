@@ -198,6 +198,7 @@ impl PortWord {
     }
 
     /// What the port is.
+    #[inline(always)]
     pub const fn binding(self) -> Binding {
         Binding {
             state: self.state(),
@@ -206,6 +207,7 @@ impl PortWord {
     }
 
     /// What the port is, whoever is told.
+    #[inline(always)]
     pub const fn state(self) -> PortState {
         let remote = DomId::new((self.0 >> REMOTE) as u16);
         let number = (self.0 >> PORT & PORT_MASK) as u32;
@@ -225,16 +227,19 @@ impl PortWord {
     }
 
     /// Whether somebody is changing the port.
+    #[inline(always)]
     pub const fn is_locked(self) -> bool {
         self.0 & LOCKED != 0
     }
 
     /// How many CPUs hold it.
+    #[inline(always)]
     pub const fn holds(self) -> u64 {
         (self.0 & HOLDS) / HOLD
     }
 
     /// Held once more. Only what events arrive at, or are sent through, is held.
+    #[inline(always)]
     pub const fn held(self) -> Result<Self, Refused> {
         match self.state() {
             _ if self.is_locked() => Err(Refused::Locked),

@@ -1,9 +1,9 @@
 //! Copies between frames that are granted, or the caller's own.
 
-use dom0_abi::addr::{Maddr, Mfn, PAGE_SIZE};
+use dom0_abi::addr::{Mfn, PAGE_SIZE};
 use dom0_abi::grant_table::{CopyFlags, CopyPtr, GrantCopy, GrantStatus};
 use dom0_abi::ids::{DomId, GrantRef};
-use oxen_arch::memory::{BadFrame, PhysMem};
+use oxen_arch::memory::BadFrame;
 
 use super::entry::Access;
 use super::op::{Refused, status_of};
@@ -18,9 +18,7 @@ use crate::page_type::{Stop, TypeRef};
 
 /// What a copy costs beside its bytes, in units of the budget, and how many bytes cost one more.
 const COPY: u32 = 12;
-const BYTES_PER_UNIT: u32 = 32;
-/// Bytes that are copied at a time.
-const CHUNK: usize = 256;
+const BYTES_PER_UNIT: u32 = 512;
 
 /// Copies bytes from one frame to another. Both are held for the time, and what is copied is what lies there meanwhile, if anybody
 /// writes to it.
@@ -63,12 +61,11 @@ fn copy_one(ctx: &mut CallCtx<'_>, op: &GrantCopy) -> Result<(), Refused> {
     }
     ctx.budget.pay(u32::from(op.len) / BYTES_PER_UNIT);
     let at = |end: &End<'_, '_>, ptr: &CopyPtr| end.mfn().at(ptr.offset.into());
-    copy_bytes(
-        memory.mem(),
-        at(&source, &op.source),
-        at(&dest, &op.dest),
-        len,
-    )
+    let copied = memory
+        .mem()
+        .copy_bytes(at(&source, &op.source), at(&dest, &op.dest), len);
+    // A frame of a domain is RAM.
+    copied.map_err(|BadFrame| GrantStatus::GeneralError.into())
 }
 
 /// The domain whose frame is meant.
@@ -118,22 +115,4 @@ impl<'t, 'm> End<'t, 'm> {
             Self::Own(frame) => frame.mfn(),
         }
     }
-}
-
-/// Copies bytes between frames that the caller holds.
-fn copy_bytes(mem: &PhysMem, from: Maddr, to: Maddr, len: usize) -> Result<(), Refused> {
-    let mut buffer = [0; CHUNK];
-    let mut done = 0_usize;
-    while let Some(left) = len.checked_sub(done).filter(|&left| left > 0) {
-        let part = buffer
-            .get_mut(..left.min(CHUNK))
-            .ok_or(GrantStatus::GeneralError)?;
-        let at = |start: Maddr| Maddr::new(start.get().wrapping_add(done as u64));
-        // A frame of a domain is RAM.
-        mem.read_bytes(at(from), part)
-            .and_then(|()| mem.write_bytes(at(to), part))
-            .map_err(|BadFrame| GrantStatus::GeneralError)?;
-        done = done.saturating_add(part.len());
-    }
-    Ok(())
 }

@@ -70,10 +70,7 @@ fn domains(host: &Host, cpu: &Cpu) {
             domain.shutdown.is_down()
         ));
         for vcpu in domain.vcpus() {
-            let (run, mode) = {
-                let state = vcpu.lock();
-                (state.run(), state.mode)
-            };
+            let (run, mode) = (vcpu.lock().run(), vcpu.mode());
             host.out(cpu).answer(format_args!(
                 "  vcpu {}: {run:?}, {mode:?} mode, events at {}",
                 vcpu.id,

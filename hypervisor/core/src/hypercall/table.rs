@@ -7,8 +7,9 @@ use core::fmt::{self, Write};
 
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::{Callers, Hypercall};
+use oxen_arch::registers::Attempt;
 
-use super::at_once::Caller;
+use super::at_once::Way;
 use super::decode::{Arguments, Request};
 use super::{
     CallCtx, HypercallResult, callbacks, console_io, cpu_state, multicall, physdev, platform,
@@ -81,52 +82,31 @@ macro_rules! table {
         /// The numbers of the calls that are made often, and may go the straight way, one bit for each.
         pub const STRAIGHT: u64 = 0 $(| table!(@bit $kind, Hypercall::$variant))+;
 
-        /// Whether a call may go the straight way, for all that its arguments say.
-        // Some arguments say nothing about that.
-        #[allow(unused_variables)]
-        #[inline(always)]
-        pub(super) fn may_go_straight(number: u64, arguments: Arguments) -> bool {
-            match number {
-                $(number::$variant => table!(
-                    @may $kind($($detail)*),
-                    Request::decode(Hypercall::$variant, arguments), Request::$variant { $($($arg,)*)? .. }
-                ),)+
-                _ => false,
-            }
-        }
-
-        /// Makes a call on the straight way, which it may go. `None`: something is in its way; nothing was done.
-        // Some arguments have been looked at already.
-        #[allow(unused_variables)]
+        /// Makes a call on the straight way, if it may go that and nothing is in its way.
         #[inline(always)]
         pub(super) fn dispatch_at_once(
-            $ctx: &Caller<'_>,
+            $ctx: Way<'_>,
             number: u64,
             arguments: Arguments,
-        ) -> Option<u64> {
+        ) -> Attempt {
             match number {
                 $(number::$variant => table!(
                     @at_once $kind($($detail)*),
                     Request::decode(Hypercall::$variant, arguments), Request::$variant { $($($arg,)*)? .. }
                 ),)+
-                _ => None,
+                _ => Attempt::NOTHING,
             }
         }
     };
     (@bit Often, $call:expr) => { 1 << $call.number() };
     (@bit $kind:ident, $call:expr) => { 0 };
-    (@may Often($note:literal, if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
-        matches!($request, $shape if $may)
-    };
-    (@may $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { false };
     (@at_once Often($note:literal, if $may:expr, $at_once:expr, $handler:expr), $request:expr, $shape:pat) => {
         match $request {
-            $shape => $at_once,
-            // It is the variant that was asked for.
-            _ => None,
+            $shape if $may => $at_once,
+            _ => Attempt::NOTHING,
         }
     };
-    (@at_once $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { None };
+    (@at_once $kind:ident($($detail:tt)*), $request:expr, $shape:pat) => { Attempt::NOTHING };
     (@status Often($note:literal, if $may:expr, $at_once:expr, $handler:expr)) => { Status::Done($note) };
     (@status Done($note:literal, $handler:expr)) => { Status::Done($note) };
     (@status Planned($with:literal)) => { Status::Planned($with) };

@@ -6,6 +6,7 @@ use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::DomId;
 use dom0_abi::xen::{MmuCommand, MmuUpdate};
 use oxen_arch::memory::BadFrame;
+use oxen_arch::registers::Attempt;
 
 use super::list::{self, List, with_undone};
 use super::owners::{self, Named, Owner};
@@ -14,7 +15,7 @@ use crate::domain::Domain;
 use crate::frame::Memory;
 use crate::frame::type_word::TypeState;
 use crate::guest_access::GuestPtr;
-use crate::hypercall::at_once::Caller;
+use crate::hypercall::at_once::Way;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult};
 use crate::page_type::entry::{Entry, bits};
@@ -66,21 +67,23 @@ pub(crate) const fn is_one_of_own(count: u32, foreign: u32) -> bool {
 }
 
 /// The same on the straight way, for [one request of the caller's own](is_one_of_own).
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn mmu_update_at_once(
-    caller: &Caller<'_>,
+    way: Way<'_>,
     requests: GuestHandle<MmuUpdate>,
     done: GuestHandle<u32>,
-) -> Option<u64> {
-    // The general way reads it again: what was read here is forgotten then.
-    let request = GuestPtr::from(requests).read(caller.cpu).ok()?;
-    let (memory, reach) = (caller.memory(), Reach::own(caller.host, caller.domain));
-    let (at, kept) = ordinary(request)?;
-    let table = UsedL1::at_once(&memory, at.mfn(), reach.tables)?;
-    replace_at_once(&table, &reach, index(at), wanted(request, kept))?;
-    drop(table);
-    list::tell(caller.cpu, done, 1);
-    Some(0)
+) -> Attempt {
+    way.go(|caller| {
+        // The general way reads it again: what was read here is forgotten then.
+        let request = GuestPtr::from(requests).read(caller.cpu).ok()?;
+        let (memory, reach) = (caller.memory(), Reach::own(caller.host, caller.domain));
+        let (at, kept) = ordinary(request)?;
+        let table = UsedL1::at_once(&memory, at.mfn(), reach.tables)?;
+        replace_at_once(&table, &reach, index(at), wanted(request, kept))?;
+        drop(table);
+        list::tell(caller.cpu, done, 1);
+        Some(0)
+    })
 }
 
 /// Carries out requests that are about another domain's pages or tables, or about nobody's pages.

@@ -5,6 +5,7 @@ use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::DomId;
 use dom0_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_NONE, UVMF_TLB_FLUSH};
+use oxen_arch::registers::Attempt;
 use oxen_arch::tlb::Flush;
 
 use super::flush::{self, Whose};
@@ -13,7 +14,7 @@ use super::owners;
 use super::update::{replace, replace_at_once};
 use super::walk::{l1_slot, l1_slot_at_once};
 use crate::frame::Memory;
-use crate::hypercall::at_once::Caller;
+use crate::hypercall::at_once::Way;
 use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 use crate::page_type::Stop;
@@ -57,28 +58,24 @@ pub(crate) const fn is_nobody_elses(flags: u64) -> bool {
 }
 
 /// The same on the straight way, with [flags that concern nobody else](is_nobody_elses).
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn update_va_mapping_at_once(
-    caller: &Caller<'_>,
+    way: Way<'_>,
     va: GuestAddr,
     entry: u64,
     flags: u64,
-) -> Option<u64> {
-    let reach = Reach::own(caller.host, caller.domain);
-    if !write_at_once(
-        &caller.memory(),
-        Some(caller.root),
-        &reach,
-        va,
-        Entry(entry),
-    ) {
-        return None;
-    }
-    if flags == UVMF_INVLPG {
-        // The walk has found it: it is canonical.
-        let _: u32 = caller.cpu.flush_page(va);
-    }
-    Some(0)
+) -> Attempt {
+    way.go(|caller| {
+        let reach = Reach::own(caller.host, caller.domain);
+        if !write_at_once(&caller.memory(), caller.root(), &reach, va, Entry(entry)) {
+            return None;
+        }
+        if flags == UVMF_INVLPG {
+            // The walk has found it: it is canonical.
+            let _: u32 = caller.cpu.flush_page(va);
+        }
+        Some(0)
+    })
 }
 
 /// The same for a page of another domain, or of none. Fails further as `mmu_update` does for its owner.

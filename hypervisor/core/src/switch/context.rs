@@ -8,12 +8,12 @@ use oxen_arch::{BadSelector, BadXcr0, Cpu, DataSelectors, NotCanonical};
 use crate::domain::vcpu::{GuestMode, SegmentBases, VcpuState};
 
 /// Saves it. The general registers, and what its calls set, are in the state already.
-pub(super) fn save(cpu: &Cpu, state: &mut VcpuState) {
+pub(super) fn save(cpu: &Cpu, mode: GuestMode, state: &mut VcpuState) {
     let selectors = cpu.read_selectors();
     let regs = &mut state.regs;
     (regs.ds, regs.es, regs.fs, regs.gs) = (selectors.ds, selectors.es, selectors.fs, selectors.gs);
     let (in_use, kept) = (cpu.gs_base(), cpu.user_gs_base());
-    let (gs_kernel, gs_user) = match state.mode {
+    let (gs_kernel, gs_user) = match mode {
         GuestMode::Kernel => (in_use, kept),
         GuestMode::User => (kept, in_use),
     };
@@ -26,7 +26,7 @@ pub(super) fn save(cpu: &Cpu, state: &mut VcpuState) {
 }
 
 /// Loads it, but for the general registers and the root, which comes first: descriptors lie where it leads.
-pub(super) fn load(cpu: &Cpu, state: &VcpuState) {
+pub(super) fn load(cpu: &Cpu, mode: GuestMode, state: &VcpuState) {
     state.tables.load(cpu);
     let selectors = DataSelectors {
         ds: state.regs.ds,
@@ -36,7 +36,7 @@ pub(super) fn load(cpu: &Cpu, state: &VcpuState) {
     };
     // Those that cannot be loaded are 0 now.
     let _: Result<(), BadSelector> = cpu.load_selectors(&selectors);
-    let (in_use, kept) = match state.mode {
+    let (in_use, kept) = match mode {
         GuestMode::Kernel => (state.bases.gs_kernel, state.bases.gs_user),
         GuestMode::User => (state.bases.gs_user, state.bases.gs_kernel),
     };

@@ -115,7 +115,7 @@ fn leave<'h>(host: &'h Host, cpu: &Cpu) -> Option<DomainRef<'h>> {
         let running = host.domains.running(cpu)?;
         let (domain, vcpu) = running.both();
         let mut state = vcpu.lock();
-        context::save(cpu, &mut state);
+        context::save(cpu, vcpu.mode(), &mut state);
         drop(state);
         // Told while its memory can be reached.
         host.enter_runstate(cpu, domain, vcpu, runstate(host, cpu, vcpu));
@@ -150,8 +150,8 @@ fn enter(
     let pcpu = host.pcpu(cpu)?;
     let last_cpu = target.last_cpu();
     {
-        let state = target.lock();
-        let root = state.loaded_root()?;
+        let (state, mode) = (target.lock(), target.mode());
+        let root = state.loaded_root(mode)?;
         if !host.domains.run(cpu, &domain, id) {
             return None;
         }
@@ -161,8 +161,8 @@ fn enter(
             // Another CPU has run it since this one did, if this one ever did.
             address_space::forget_of(host, cpu, domain.id, id);
         }
-        address_space::enter(host, cpu, (domain.id, id), (root, state.mode), before);
-        context::load(cpu, &state);
+        address_space::enter(host, cpu, (domain.id, id), (root, mode), before);
+        context::load(cpu, mode, &state);
         *regs = state.regs;
     }
     // Whatever has come meanwhile is looked at before it goes on.

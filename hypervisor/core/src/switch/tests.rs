@@ -124,7 +124,7 @@ fn a_vcpu_begins_with_what_its_kernel_says() {
     with(&guest, 1, |_, vcpu| {
         let state = vcpu.lock();
         assert_eq!(
-            (state.mode, state.callbacks.event),
+            (vcpu.mode(), state.callbacks.event),
             (GuestMode::Kernel, CODE + 0x200)
         );
     });

@@ -34,7 +34,7 @@ const STACK_ALIGNMENT: u64 = 16;
 /// domain cannot go on. ABI: `public/arch-x86/xen-x86_64.h`, "Guest entry".
 pub fn bounce(ctx: &mut CallCtx<'_>, bounce: Bounce) -> Result<(), CrashReason> {
     let upcall = ctx.vcpu.upcall.read(ctx.host.mem());
-    let (top, cs) = match ctx.state.mode {
+    let (top, cs) = match ctx.vcpu.mode() {
         GuestMode::Kernel => (ctx.regs.rsp, ctx.regs.cs & !3),
         GuestMode::User => (ctx.state.kernel_stack.sp, ctx.regs.cs),
     };

@@ -85,7 +85,7 @@ fn registers(ctx: &CallCtx<'_>) {
     error!(
         out,
         "  {:?} mode  cr2 {:016x}  cr3 {:016x}",
-        ctx.state.mode,
+        ctx.vcpu.mode(),
         ctx.state.privileged.cr2(),
         ctx.state.kernel_root().unwrap_or_default().start().get()
     );

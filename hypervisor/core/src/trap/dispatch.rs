@@ -39,7 +39,7 @@ const CODE_IDT: u32 = 1 << 1;
 /// `syscall` of 64-bit code: a hypercall from kernel mode; from user mode nothing but the guest's own business (I17).
 #[inline(always)]
 pub fn syscall(ctx: &mut CallCtx<'_>) -> Option<Injection> {
-    match ctx.state.mode {
+    match ctx.vcpu.mode() {
         GuestMode::Kernel => {
             hypercall::from_registers(ctx);
             None
@@ -152,7 +152,7 @@ fn system_call_gate(ctx: &mut CallCtx<'_>) -> Injection {
 /// Carries out an instruction that trapped, or says which exception the guest gets.
 fn emulate(ctx: &mut CallCtx<'_>) -> Option<Exception> {
     let guest = emulate::Guest {
-        mode: match ctx.state.mode {
+        mode: match ctx.vcpu.mode() {
             GuestMode::Kernel => emulate::Mode::Kernel,
             GuestMode::User => emulate::Mode::User,
         },
@@ -169,7 +169,7 @@ fn emulate(ctx: &mut CallCtx<'_>) -> Option<Exception> {
 
 /// Whether the guest's table lets its current mode reach a vector by `int`. A kernel counts as level 1: level 0 is nobody.
 fn may_interrupt(ctx: &CallCtx<'_>, vector: u8) -> bool {
-    let level = match ctx.state.mode {
+    let level = match ctx.vcpu.mode() {
         GuestMode::Kernel => 1,
         GuestMode::User => 3,
     };
@@ -183,7 +183,7 @@ fn own_page_fault(ctx: &CallCtx<'_>) -> Exception {
 /// The error code of a page fault as the guest sees it. What the CPU calls user mode is, for the guest, its kernel too.
 pub(crate) fn page_fault_code(ctx: &CallCtx<'_>) -> u32 {
     let hardware = ctx.regs.error_code & !PageFaultCode::USER;
-    let mode = match ctx.state.mode {
+    let mode = match ctx.vcpu.mode() {
         GuestMode::Kernel => 0,
         GuestMode::User => PageFaultCode::USER,
     };

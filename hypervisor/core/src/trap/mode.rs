@@ -9,8 +9,8 @@ use crate::hypercall::CallCtx;
 
 /// Goes to kernel mode, if the guest is not there.
 pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
-    if ctx.state.mode == GuestMode::User {
-        ctx.state.mode = GuestMode::Kernel;
+    if ctx.vcpu.mode() == GuestMode::User {
+        ctx.vcpu.set_mode(GuestMode::Kernel);
         // A vCPU that runs has one.
         if let Some(root) = ctx.state.kernel_root() {
             address_space::load(ctx, root, GuestMode::Kernel);
@@ -21,8 +21,8 @@ pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
 
 /// Goes from kernel mode to user mode, on this root.
 pub fn enter_user(ctx: &mut CallCtx<'_>, root: Mfn) {
-    if ctx.state.mode == GuestMode::Kernel {
-        ctx.state.mode = GuestMode::User;
+    if ctx.vcpu.mode() == GuestMode::Kernel {
+        ctx.vcpu.set_mode(GuestMode::User);
         address_space::load(ctx, root, GuestMode::User);
         swap_gs(ctx.cpu);
     }

@@ -53,7 +53,7 @@ fn what_cannot_be_found_is_the_guests_own_fault() {
         guest.check_descriptors();
     }
     guest.set_ldt(DATA_END, 1);
-    guest.state(|state| state.mode = GuestMode::User);
+    guest.set_mode(GuestMode::User);
     guest.cpu.guest_loads_gs(7).unwrap_err();
     let outcome = {
         // Delivery is another matter: only what the guest would see is looked at.

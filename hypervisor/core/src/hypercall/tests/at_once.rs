@@ -86,7 +86,7 @@ fn nothing_is_done_for_who_is_no_kernel() {
         assert_eq!(unmap(&guest, UVMF_NONE), None);
         assert!(is_mapped(&guest));
     };
-    refused(&|guest| guest.state(|state| state.mode = GuestMode::User));
+    refused(&|guest| guest.set_mode(GuestMode::User));
     refused(&|guest| assert!(guest.host.domains.leave(&guest.cpu).is_some()));
 }
 

@@ -85,8 +85,8 @@ fn i17_syscall_of_guest_user_mode_is_no_hypercall() {
     use crate::testing::{CODE, STACK};
     let mut guest = Guest::dom0();
     for &call in Hypercall::ALL {
+        guest.set_mode(GuestMode::User);
         guest.state(|state| {
-            state.mode = GuestMode::User;
             state.kernel_stack = KernelStack {
                 ss: 0xe02b,
                 sp: STACK,
@@ -106,7 +106,7 @@ fn i17_syscall_of_guest_user_mode_is_no_hypercall() {
             guest.regs.rflags, 0x602,
             "the direction flag is still the user's"
         );
-        assert_eq!(guest.state(|state| state.mode), GuestMode::Kernel);
+        assert_eq!(guest.mode(), GuestMode::Kernel);
     }
 }
 

@@ -43,7 +43,7 @@ const WRITE_TO_READ_ONLY: u32 = PageFaultCode::PRESENT | PageFaultCode::WRITE | 
 #[doc(alias = "VMASST_TYPE_writable_pagetables")]
 pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(), Exception>> {
     let may_be_one = ctx.regs.error_code == WRITE_TO_READ_ONLY
-        && ctx.state.mode == GuestMode::Kernel
+        && ctx.vcpu.mode() == GuestMode::Kernel
         && (ctx.state.tables).is_64bit_code(ctx.host.mem(), ctx.regs.cs);
     if !may_be_one {
         return None;

@@ -250,8 +250,8 @@ fn only_the_kernels_writes_to_l1_tables_are_carried_out() {
 fn user_mode_writes_to_no_table() {
     let mut lab = Lab::new();
     (lab.guest.regs.rdi, lab.guest.regs.rsi) = (ENTRY, SWAPPED);
+    lab.guest.set_mode(GuestMode::User);
     lab.guest.state(|state| {
-        state.mode = GuestMode::User;
         state.kernel_stack = KernelStack { ss: 0, sp: STACK };
     });
     lab.refuse(MOV);

@@ -126,8 +126,8 @@ fn the_virtual_iopl_is_shown_to_those_who_asked() {
 fn user_mode_enters_on_the_kernels_stack_and_root() {
     let mut guest = Guest::ordinary();
     guest.set_trap(14, 0, HANDLER);
+    guest.set_mode(GuestMode::User);
     guest.state(|state| {
-        state.mode = GuestMode::User;
         state.kernel_stack = KernelStack {
             ss: 0xe02b,
             sp: STACK + 0x18,
@@ -149,7 +149,7 @@ fn user_mode_enters_on_the_kernels_stack_and_root() {
         (guest.cpu.gs_base(), guest.cpu.user_gs_base()),
         (0x2000, 0x1000)
     );
-    assert_eq!(guest.state(|state| state.mode), GuestMode::Kernel);
+    assert_eq!(guest.mode(), GuestMode::Kernel);
     assert_eq!(guest.cpu.registers().cr3 >> 12, guest.root.get());
 }
 

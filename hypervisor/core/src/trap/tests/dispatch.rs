@@ -60,8 +60,8 @@ fn int_n_reaches_what_the_table_opens_to_the_mode() {
         for dpl in 0..=3 {
             let mut guest = with_handlers(dpl);
             for vector in [0_u8, 2, 8, 14, 32, 0x21, 255] {
+                guest.set_mode(mode);
                 guest.state(|state| {
-                    state.mode = mode;
                     state.kernel_stack = KernelStack { ss: 0, sp: STACK };
                 });
                 (guest.regs.rip, guest.regs.rsp) = (CODE, STACK);
@@ -123,8 +123,8 @@ fn page_faults_show_the_guests_own_mode_and_leave_the_address_in_both_places() {
     for (mode, user) in [(GuestMode::Kernel, 0), (GuestMode::User, 4)] {
         for hardware in [0_u32, 2, 4, 5, 6, 7, 0x15] {
             let mut guest = with_handlers(0);
+            guest.set_mode(mode);
             guest.state(|state| {
-                state.mode = mode;
                 state.kernel_stack = KernelStack { ss: 0, sp: STACK };
             });
             guest.cpu.set_fault_address(0xffff_9000_1234_5678);
@@ -174,8 +174,8 @@ fn syscall32_goes_to_its_callback_from_either_mode_or_does_not_exist() {
         let mut guest = with_handlers(0);
         let prepare = |guest: &mut Guest, callback| {
             (guest.regs.rip, guest.regs.rflags) = (CODE + 2, 0x602);
+            guest.set_mode(mode);
             guest.state(|state| {
-                state.mode = mode;
                 state.kernel_stack = KernelStack { ss: 0, sp: STACK };
                 state.callbacks.syscall32 = callback;
             });

@@ -157,7 +157,7 @@ fn user_mode_runs_on_its_root_and_gs_base() {
         ..frame_to(CODE)
     };
     assert_eq!(iret(&mut guest, &frame), Next::Guest);
-    assert_eq!(guest.state(|state| state.mode), GuestMode::User);
+    assert_eq!(guest.mode(), GuestMode::User);
     assert_eq!(
         (guest.cpu.gs_base(), guest.cpu.user_gs_base()),
         (0x2000, 0x1000)
