@@ -47,7 +47,7 @@ impl IoApic {
         // SAFETY: index and data register of an IO-APIC, mapped by `machine`.
         unsafe {
             (self.registers as *mut u32).write_volatile(register);
-            ((self.registers + DATA) as *mut u32).read_volatile()
+            ((self.registers.wrapping_add(DATA)) as *mut u32).read_volatile()
         }
     }
 
@@ -56,7 +56,7 @@ impl IoApic {
         // SAFETY: as above.
         unsafe {
             (self.registers as *mut u32).write_volatile(register);
-            ((self.registers + DATA) as *mut u32).write_volatile(value);
+            ((self.registers.wrapping_add(DATA)) as *mut u32).write_volatile(value);
         }
     }
 }
@@ -92,7 +92,9 @@ fn all() -> &'static [IoApic] {
 fn with_line(gsi: u32, act: impl FnOnce(&IoApic, u32)) -> bool {
     let serving = all().iter().find(|io| io.lines.contains(&gsi));
     serving.is_some_and(|io| {
-        act(io, FIRST_PIN + 2 * (gsi - io.lines.start));
+        // No more than 255 pins: nothing wraps.
+        let pin = gsi.wrapping_sub(io.lines.start);
+        act(io, pin.wrapping_mul(2).wrapping_add(FIRST_PIN));
         true
     })
 }
@@ -106,7 +108,7 @@ pub(super) fn nr_lines() -> u32 {
 pub(super) fn route(gsi: u32, apic_id: u8) -> bool {
     with_line(gsi, |io, entry| {
         io.write(entry, LineMode::ISA.entry(0, false));
-        io.write(entry + 1, u32::from(apic_id) << 24);
+        io.write(entry.wrapping_add(1), u32::from(apic_id) << 24);
     })
 }
 

@@ -43,7 +43,7 @@ fn with_mapped<R>(register: Maddr, act: impl FnOnce(*mut u32) -> R) -> Option<R>
     let flags = Access::Device.flags() | PageTableFlags::ACCESSED | PageTableFlags::DIRTY;
     entry.store(frame | flags.bits(), Ordering::SeqCst);
     tlb::flush(VirtAddr::new(WINDOW));
-    let result = act((WINDOW + offset) as *mut u32);
+    let result = act((WINDOW | offset) as *mut u32);
     entry.store(0, Ordering::SeqCst);
     tlb::flush(VirtAddr::new(WINDOW));
     Some(result)
