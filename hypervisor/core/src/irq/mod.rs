@@ -164,11 +164,9 @@ impl Irqs {
 
     /// The pirqs of messages.
     fn messages(&self) -> impl Iterator<Item = (Pirq, &SpinLock<Record>)> {
-        (self.nr_lines..)
-            .take(usize::try_from(MESSAGES).unwrap_or(0))
-            .filter_map(|number| {
-                let pirq = Pirq(number);
-                Some((pirq, self.record(pirq)?))
-            })
+        (self.nr_lines..self.nr_lines.saturating_add(MESSAGES)).filter_map(|number| {
+            let pirq = Pirq(number);
+            Some((pirq, self.record(pirq)?))
+        })
     }
 }

@@ -3,7 +3,7 @@
 //! INVARIANT: an entry is taken by compare-exchange, and given back when its source is closed. What was on its way then arrives at nobody:
 //! a vector that was given back is the last to be taken again.
 
-use oxen_arch::interrupts::device_vectors;
+use oxen_arch::interrupts::device_vectors_from;
 use oxen_arch::memory::BootSlice;
 use oxen_arch::sync::atomic::{AtomicU32, Ordering};
 use oxen_arch::{CpuId, Machine, Target};
@@ -49,19 +49,10 @@ impl Vectors {
             let cpu = cpu.wrapping_add(turn).checked_rem(self.nr_cpus);
             CpuId::new(cpu.unwrap_or(0))
         });
-        // On the same CPU, each begins behind the one before.
         let used = turn.checked_div(self.nr_cpus).unwrap_or(0);
-        let count = device_vectors().count();
-        let skipped = usize::try_from(used)
-            .unwrap_or(0)
-            .checked_rem(count)
-            .unwrap_or(0);
-        cpus.flat_map(|cpu| {
-            let vectors = device_vectors().cycle().skip(skipped).take(count);
-            vectors.map(move |vector| Target { cpu, vector })
-        })
-        .filter(|target| machine.message(*target).is_some())
-        .find(|target| self.exchange(*target, FREE, owned_by(pirq)))
+        cpus.flat_map(|cpu| device_vectors_from(used).map(move |vector| Target { cpu, vector }))
+            .filter(|target| machine.message(*target).is_some())
+            .find(|target| self.exchange(*target, FREE, owned_by(pirq)))
     }
 
     /// Gives one back.

@@ -279,7 +279,8 @@ impl Emulation<'_> {
     fn require_port(&self, port: u16, width: PortWidth) -> Result<(), Exception> {
         self.require_io_privilege().or_else(|refused| {
             let bitmap = self.state.port_bitmap();
-            let mut ports = (u32::from(port)..).take(usize::from(width.bytes()));
+            let port = u32::from(port);
+            let mut ports = port..port.saturating_add(width.bytes().into());
             let may_use = |port: u32| {
                 let byte = GuestPtr::<u8>::new(bitmap.at).element((port >> 3).into());
                 let refuses = |byte: u8| byte >> (port & 0b111) & 1 != 0;
