@@ -19,6 +19,7 @@ use oxen_core::cmdline::{CommandLine, Parity, SerialPort};
 use oxen_core::console::{Console, Out};
 use oxen_core::host::Host;
 use oxen_core::hypercall::at_once;
+use oxen_core::irq;
 use oxen_core::trap::entry;
 use oxen_core::{error, info, warn};
 use zerocopy::FromZeros;
@@ -111,12 +112,14 @@ fn run(machine: Machine, boot: &'static mut BootInfo, cpu: &'static Cpu) -> ! {
     }
     if let Some(line) = host.settings.serial_line()
         && line.irq != 0
-        && !host.machine.enable_serial_input(line.irq)
     {
-        warn!(
-            out,
-            "no IO-APIC serves interrupt {}: the serial line is for output only", line.irq
-        );
+        match host.machine.enable_serial_input(line.irq) {
+            Some(gsi) => host.irqs.keep_line(gsi),
+            None => warn!(
+                out,
+                "no IO-APIC serves interrupt {}: the serial line is for output only", line.irq
+            ),
+        }
     }
     host.call_cpus(cpu);
     if let Err(error) = dom0::start(host, cpu, boot, modules, parsed.dom0_arguments) {
@@ -212,6 +215,12 @@ impl Handlers for Entries {
             #[cfg(feature = "longest")]
             let _entry = longest::Entry::begin(host, cpu, regs);
             entry::exception(host, cpu, regs);
+        }
+    }
+
+    fn device(cpu: &Cpu, vector: u8) {
+        if let Some(host) = HOST.get() {
+            irq::arrived(host, cpu, vector);
         }
     }
 

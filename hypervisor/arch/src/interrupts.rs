@@ -6,6 +6,10 @@
 
 /// The vector of the serial port.
 pub const SERIAL_VECTOR: u8 = 0xb0;
+/// The vectors of all other devices.
+const DEVICE_VECTORS: core::ops::Range<u8> = 0x30..SERIAL_VECTOR;
+/// What guests use for system calls: not a device's.
+const SYSTEM_CALL_VECTOR: u8 = 0x80;
 /// A CPU's own timer.
 pub(crate) const TIMER_VECTOR: u8 = 0xf8;
 const RESCHEDULE_VECTOR: u8 = 0xf9;
@@ -44,6 +48,19 @@ impl Ipi {
             Self::Call => CALL_VECTOR,
         }
     }
+}
+
+/// The vectors that devices can get, the serial port aside.
+pub fn device_vectors() -> impl Iterator<Item = u8> + Clone {
+    DEVICE_VECTORS.filter(|vector| *vector != SYSTEM_CALL_VECTOR)
+}
+
+/// The same, beginning with another one at each turn: a place among 128.
+pub fn device_vectors_from(turn: u32) -> impl Iterator<Item = u8> + Clone {
+    let first = DEVICE_VECTORS.start.wrapping_add(turn as u8 & 0x7f);
+    let before = device_vectors().filter(move |vector| *vector < first);
+    let behind = device_vectors().filter(move |vector| *vector >= first);
+    behind.chain(before)
 }
 
 /// Why a CPU was interrupted.
@@ -87,9 +104,19 @@ mod tests {
         let all: BTreeSet<u8> = own
             .into_iter()
             .chain(Ipi::ALL.map(Ipi::vector))
+            .chain(device_vectors())
             .inspect(|vector| assert!(*vector >= 0x20 && *vector != 0x80))
             .collect();
-        assert_eq!(all.len(), own.len() + Ipi::ALL.len());
+        let devices = device_vectors().count();
+        assert_eq!(all.len(), own.len() + Ipi::ALL.len() + devices);
+        for turn in 0..300 {
+            let in_turn: BTreeSet<u8> = device_vectors_from(turn).collect();
+            assert_eq!(in_turn, device_vectors().collect());
+            assert_eq!(device_vectors_from(turn).count(), devices);
+        }
+        for vector in device_vectors() {
+            assert_eq!(Interrupt::of_vector(vector), Interrupt::Device(vector));
+        }
         for ipi in Ipi::ALL {
             assert_eq!(Interrupt::of_vector(ipi.vector()), Interrupt::Ipi(ipi));
             assert!(ipi.vector() < FLUSH_VECTOR);

@@ -66,6 +66,10 @@ pub enum Rank {
     Grants,
     /// The event channel ports of a domain.
     Ports,
+    /// Which interrupts of devices are whose.
+    InterruptMap,
+    /// One of them, and what became of it.
+    Interrupt,
     /// The queues of event channel ports of a vCPU.
     Queues,
     /// The queues of the scheduler.

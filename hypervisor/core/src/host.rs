@@ -21,10 +21,11 @@ use crate::console::{Console, Input, Out};
 use crate::domain::numbers::VcpuNumbers;
 use crate::domain::table::{DomainRef, DomainTable};
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Domain, teardown};
+use crate::domain::{Capabilities, Domain, teardown};
 use crate::error;
 use crate::event::virq;
 use crate::frame::{Frames, Memory, UndoQueue};
+use crate::irq::Irqs;
 use crate::page_type::entry::EntryRules;
 use crate::policy::cpuid::{CpuidPolicy, HostFacts};
 use crate::policy::io_memory::IoMemory;
@@ -51,6 +52,8 @@ pub struct Host {
     pub entry_rules: EntryRules,
     /// What of the machine's addresses devices are that domains may reach.
     pub io_memory: IoMemory,
+    /// Interrupts of devices.
+    pub irqs: Irqs,
     /// What the command line says.
     pub settings: CommandLine,
     command_line: ArrayString<2048>,
@@ -97,6 +100,7 @@ impl Host {
         let time = Time::new(&machine, cpu, capacity).ok_or(HostError::NoMemory)?;
         let vcpu_numbers = VcpuNumbers::new(&machine).ok_or(HostError::NoMemory)?;
         let schedule = SchedulerTables::new(&machine, capacity).ok_or(HostError::NoMemory)?;
+        let irqs = Irqs::new(&machine).ok_or(HostError::NoMemory)?;
         let frames = Frames::new(&machine).ok_or(HostError::NoMemory)?;
         let facts = HostFacts {
             tsc_khz: machine.tsc_khz(),
@@ -113,6 +117,7 @@ impl Host {
             msrs,
             entry_rules,
             io_memory: IoMemory::new(),
+            irqs,
             time,
             vcpu_numbers,
             schedule,
@@ -212,6 +217,9 @@ impl Host {
         };
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
+        if domain.capabilities.contains(Capabilities::HARDWARE) {
+            self.irqs.release(&self.machine, id);
+        }
         self.release_domain(memory, domain);
         self.forget_parameters(id);
         virq::raise_global(self, cpu, Virq::DomExc);
@@ -236,8 +244,8 @@ impl Host {
         memory.unplace(vcpu);
     }
 
-    /// Serves a device. `regs` are those of the guest that was interrupted, if one was.
-    pub fn interrupt(&self, cpu: &Cpu, regs: Option<&CpuUserRegs>) {
+    /// Serves the serial line. `regs` are those of the guest that was interrupted, if one was.
+    pub fn serial_interrupt(&self, cpu: &Cpu, regs: Option<&CpuUserRegs>) {
         while let Some(byte) = self.machine.serial_read() {
             match self.out(cpu).input(byte) {
                 Input::ForDom0 => virq::raise_global(self, cpu, Virq::Console),

@@ -25,6 +25,7 @@ pub mod grant;
 pub mod guest_access;
 pub mod host;
 pub mod hypercall;
+pub mod irq;
 pub mod memory_op;
 pub mod mmu;
 pub mod page_type;

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::fault::fixup;
 use super::per_cpu::{self, CpuLocal};
-use super::{entry, layout};
+use super::{entry, layout, pci};
 use crate::boot::CpuId;
 use crate::counters::{Event, count};
 use crate::fpu::FpuArea;
@@ -380,12 +380,14 @@ impl Cpu {
 
     /// Reads a port. Which ports a guest may reach is for `core` to decide.
     pub fn port_in(&self, port: u16, width: PortWidth) -> u32 {
+        let _pci = pci::guard(port);
         // SAFETY: the hypervisor's own devices are not among the ports that `core` lets through (I27).
         unsafe { port_in(port, width) }
     }
 
     /// Writes a port; see [`Self::port_in`].
     pub fn port_out(&self, port: u16, width: PortWidth, value: u32) {
+        let _pci = pci::guard(port);
         // SAFETY: as in `port_in`; what a device does with it is the trust that a domain with ports has (design, 10).
         unsafe { port_out(port, width, value) }
     }

@@ -46,6 +46,9 @@ pub trait Handlers: 'static {
     /// An exception, a software interrupt or SYSCALL from 32-bit code ([`ENTRY_SYSCALL32`]) of a guest; which one is in
     /// `regs.entry_vector`.
     fn exception(cpu: &Cpu, regs: &mut CpuUserRegs);
+    /// A device has interrupted, as this vector. The interrupt ends when this returns: a line that is held would come again then,
+    /// unless it is closed. [`Self::interrupt`] comes next.
+    fn device(cpu: &Cpu, vector: u8);
     /// A device, another CPU, the CPU's own timer. `regs` are those of the guest it interrupted, none if the CPU was idle. The
     /// interrupt has been ended.
     fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: Interrupt);

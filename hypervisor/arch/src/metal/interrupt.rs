@@ -9,12 +9,16 @@ use crate::interrupts::{FLUSH_VECTOR, Interrupt, SPURIOUS_VECTOR};
 
 /// Takes the interrupt of a vector: from a guest with these registers, or from the idle CPU.
 pub(super) fn arrived<H: Handlers>(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, vector: u8) {
+    let what = Interrupt::of_vector(vector);
+    if let Interrupt::Device(vector) = what {
+        H::device(cpu, vector);
+    }
     if vector != SPURIOUS_VECTOR {
-        // First, since the handler may sleep until the next one.
+        // Before the handler, which may sleep until the next one.
         apic::end_of_interrupt();
     }
     if vector == FLUSH_VECTOR {
         return cpu.serve_requests();
     }
-    H::interrupt(cpu, regs, Interrupt::of_vector(vector));
+    H::interrupt(cpu, regs, what);
 }

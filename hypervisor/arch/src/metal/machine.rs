@@ -22,12 +22,15 @@ use super::per_cpu::{self, CpuLocal};
 use super::segments::WindowEntries;
 use super::smp::Origin;
 use super::twin::Twin;
-use super::{apic, descriptors, io_apic, layout, power, screen, serial, smp, time, tlb};
+use super::{
+    apic, descriptors, io_apic, layout, pci, power, registers, screen, serial, smp, time, tlb,
+};
 use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
 use crate::interrupts::SERIAL_VECTOR;
+use crate::lines::{LineMode, Message, PciFunction, Target};
 use crate::memory_map::MemoryMap;
 use crate::paging_facts::PagingFacts;
 use crate::sync::atomic::AtomicU64;
@@ -228,13 +231,82 @@ impl Machine {
         serial::read()
     }
 
-    /// Lets the serial port interrupt the first CPU, as `SERIAL_VECTOR`. False if no IO-APIC serves that interrupt.
-    pub fn enable_serial_input(&self, irq: u8) -> bool {
-        let is_routed = io_apic::route_isa(&self.0.topology, irq, SERIAL_VECTOR);
-        if is_routed {
-            serial::enable_input();
+    /// Lets the serial port interrupt the first CPU, as `SERIAL_VECTOR`. The line by which it does so; `None` if no IO-APIC serves it.
+    pub fn enable_serial_input(&self, irq: u8) -> Option<u32> {
+        let topology = &self.0.topology;
+        let gsi = io_apic::isa_line(topology, irq);
+        let mode = io_apic::default_mode(topology, gsi);
+        let is_routed = self.route_line(gsi, CpuId::BOOT);
+        if !is_routed || !self.set_line(gsi, mode, SERIAL_VECTOR, true) {
+            return None;
         }
-        is_routed
+        serial::enable_input();
+        Some(gsi)
+    }
+
+    /// One past the last interrupt line (GSI) of devices.
+    pub fn nr_lines(&self) -> u32 {
+        io_apic::nr_lines()
+    }
+
+    /// How a line speaks as far as firmware says.
+    pub fn line_mode(&self, gsi: u32) -> LineMode {
+        io_apic::default_mode(&self.0.topology, gsi)
+    }
+
+    /// Chooses the CPU at which a line arrives, and closes it. `false`: no IO-APIC serves it, or none can tell that CPU.
+    pub fn route_line(&self, gsi: u32, cpu: CpuId) -> bool {
+        let apic_id = smp::apic_id(cpu).and_then(|id| u8::try_from(id).ok());
+        apic_id.is_some_and(|id| id != u8::MAX && io_apic::route(gsi, id))
+    }
+
+    /// Chooses how a line is understood, as what it arrives, and whether it is open. A level that is held while a line is opened
+    /// arrives at once; an edge while it is closed never. `false`: no IO-APIC serves it.
+    pub fn set_line(&self, gsi: u32, mode: LineMode, vector: u8, is_open: bool) -> bool {
+        io_apic::set(gsi, mode, vector, is_open)
+    }
+
+    /// The value of a register of the IO-APIC at an address, if there is one.
+    pub fn io_apic_register(&self, at: Maddr, register: u32) -> Option<u32> {
+        io_apic::register(at, register)
+    }
+
+    /// What a device writes to interrupt a CPU. `None`: no message reaches that.
+    pub fn message(&self, to: Target) -> Option<Message> {
+        Message::to(smp::apic_id(to.cpu)?, to.vector)
+    }
+
+    /// Reads four bytes of the configuration of a PCI function; all ones if there is no such function.
+    pub fn read_pci(&self, function: PciFunction, register: u8) -> u32 {
+        pci::read(function, register)
+    }
+
+    /// Writes four bytes of it.
+    pub fn write_pci(&self, function: PciFunction, register: u8, value: u32) {
+        pci::write(function, register, value);
+    }
+
+    /// Reads a register of a device, of four bytes. `None`: RAM or an interrupt controller is there.
+    pub fn read_register(&self, at: Maddr) -> Option<u32> {
+        self.is_devices(at).then(|| registers::read(at))?
+    }
+
+    /// Writes one. `None`, and nothing is done: as for reading.
+    pub fn write_register(&self, at: Maddr, value: u32) -> Option<()> {
+        self.is_devices(at).then(|| registers::write(at, value))?
+    }
+
+    /// Whether a device may be at an address, other than those that are ours.
+    fn is_devices(&self, at: Maddr) -> bool {
+        let topology = &self.0.topology;
+        let mfn = at.mfn();
+        let io_apics = topology.io_apics.iter().map(|io| io.registers.mfn());
+        let (_, local_apic) = apic::mapping();
+        let mut ours = io_apics.chain([local_apic.mfn()]);
+        let width = u32::from(self.0.paging.address_bits);
+        at.get() >> width.min(52) == 0
+            && !self.0.memory_map.ram().any(|ram| ram.contains(mfn))
+            && !ours.any(|own| own == mfn)
     }
 
     /// Writes to the screen, if there is one and it is still ours.
@@ -391,7 +463,7 @@ pub fn start<H: Handlers>(
         }
         Ok(machine) => {
             Cpu::protect(options.smep, options.smap, machine.tlb_mode());
-            io_apic::mask_all(&machine.0.topology);
+            io_apic::init(&machine.0.topology);
             let first_tables = &raw const boot_l4 as u64 - layout::IMAGE;
             let mut started = Started {
                 machine: Some(machine),
@@ -497,6 +569,16 @@ fn build(
         half.map(&mut boot_memory, at, to, PAGE_SIZE as u64, Access::Device)
             .ok_or(TABLES)?;
     }
+    let page = PAGE_SIZE as u64;
+    half.map(
+        &mut boot_memory,
+        registers::WINDOW,
+        zeros.start(),
+        page,
+        Access::ReadOnly,
+    )
+    .ok_or(TABLES)?;
+    let register_window = half.page_table_of(registers::WINDOW).ok_or(TABLES)?;
     let screen = info
         .screen
         .map(|screen| map_screen(&mut half, &mut boot_memory, screen));
@@ -554,6 +636,9 @@ fn build(
     }
     // SAFETY: every value has just been written.
     let shared = tlb::init(unsafe { BootSlice::new(tlbs, cpu_places) }, half.root());
+
+    // SAFETY: the table has just been made for this alone, and the direct map shows it.
+    unsafe { registers::init(memory::direct(register_window).cast()) };
 
     let parts = Parts {
         mem,

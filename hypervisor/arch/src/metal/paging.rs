@@ -33,7 +33,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    fn flags(self) -> PageTableFlags {
+    pub(super) fn flags(self) -> PageTableFlags {
         let present = PageTableFlags::PRESENT;
         match self {
             Self::Text => present,

@@ -344,13 +344,15 @@ fn refuse(lacks: u64) -> ! {
     power::halt()
 }
 
+/// The number of a CPU's APIC.
+pub(super) fn apic_id(cpu: CpuId) -> Option<u32> {
+    CPUS.get()?.apic_ids.get(cpu.get() as usize).copied()
+}
+
 /// Makes a CPU serve its mailbox.
 pub(super) fn interrupt(cpu: CpuId, vector: u8) {
-    if let Some(apic_id) = CPUS
-        .get()
-        .and_then(|cpus| cpus.apic_ids.get(cpu.get() as usize))
-    {
-        apic::interrupt(*apic_id, vector);
+    if let Some(apic_id) = apic_id(cpu) {
+        apic::interrupt(apic_id, vector);
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     timer: Option<ClockTime>,
     /// It has.
     timer_fired: bool,
+    /// Vectors of devices: of each one.
+    pub(super) devices: BTreeSet<u8>,
 }
 
 impl Waiting {
@@ -38,11 +40,14 @@ impl Waiting {
         if let Some(ipi) = self.ipis.pop_last() {
             return Some(Interrupt::Ipi(ipi));
         }
-        core::mem::take(&mut self.timer_fired).then_some(Interrupt::Timer)
+        if core::mem::take(&mut self.timer_fired) {
+            return Some(Interrupt::Timer);
+        }
+        self.devices.pop_last().map(Interrupt::Device)
     }
 
     fn is_anything(&self) -> bool {
-        self.timer_fired || !self.ipis.is_empty()
+        self.timer_fired || !self.ipis.is_empty() || !self.devices.is_empty()
     }
 }
 

@@ -16,6 +16,7 @@ use super::config::SimConfig;
 use super::cpu::Cpu;
 use super::frames::Frames;
 use super::interrupts::SentIpi;
+use super::lines::Bus;
 use super::memory::{BootSlice, M2p, ModuleMemory, PhysMem};
 use super::processor::Processor;
 use super::stop::Stop;
@@ -50,6 +51,7 @@ pub(super) struct Devices {
     stop: Option<Stop>,
     pub(super) ports: BTreeMap<u16, u32>,
     pub(super) ipis: Vec<SentIpi>,
+    pub(super) bus: Bus,
 }
 
 /// What the machine and its CPUs share.

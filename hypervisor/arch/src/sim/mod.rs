@@ -9,6 +9,7 @@ mod config;
 mod cpu;
 mod frames;
 mod interrupts;
+mod lines;
 mod machine;
 pub mod memory;
 mod processor;

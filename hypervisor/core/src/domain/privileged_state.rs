@@ -7,10 +7,13 @@
 //! What the hardware's CR4 and XCR0 must be follows from this state alone and is recomputed, never edited in place:
 //! [`PrivilegedState::cr4_for_hardware`], [`PrivilegedState::xcr0`].
 
+use dom0_abi::addr::GuestAddr;
 use dom0_abi::arch::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use dom0_abi::errno::Errno;
 use oxen_arch::DebugRegisters;
 use oxen_arch::guest_range::is_canonical;
+
+use crate::guest_access::GuestPtr;
 
 /// Bits of CR0. SPEC: Intel SDM volume 3, 2.5.
 pub mod cr0 {
@@ -71,6 +74,22 @@ pub struct OwnedBits {
     pub xcr0: u64,
 }
 
+/// Which ports the guest's user mode may use, without a privilege level: where the guest says so, a bit for each, 0 if it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortBitmap {
+    /// The first byte.
+    pub at: GuestAddr,
+    /// For how many ports there are bits; no others may be used.
+    pub nr_ports: u32,
+}
+
+impl PortBitmap {
+    const NONE: Self = Self {
+        at: GuestAddr::new(0),
+        nr_ports: 0,
+    };
+}
+
 /// The system registers of one vCPU.
 #[derive(Clone, Debug)]
 pub struct PrivilegedState {
@@ -81,6 +100,7 @@ pub struct PrivilegedState {
     xcr0: u64,
     debug: DebugRegisters,
     iopl: u8,
+    port_bitmap: PortBitmap,
     tsc_aux: u32,
 }
 
@@ -96,6 +116,7 @@ impl PrivilegedState {
             xcr0: xcr0::X87 | (owned.xcr0 & xcr0::SSE),
             debug: DebugRegisters::RESET,
             iopl: 0,
+            port_bitmap: PortBitmap::NONE,
             tsc_aux: 0,
         }
     }
@@ -204,6 +225,28 @@ impl PrivilegedState {
             }
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// Which ports may be used without a privilege level.
+    pub const fn port_bitmap(&self) -> PortBitmap {
+        self.port_bitmap
+    }
+
+    /// Sets that. ABI: `public/physdev.h`, `PHYSDEVOP_set_iobitmap`.
+    ///
+    /// `EINVAL`: there are not so many ports; `EFAULT`: no guest can have anything there. Nothing has changed then.
+    #[doc(alias = "PHYSDEVOP_set_iobitmap")]
+    pub fn set_port_bitmap(&mut self, at: GuestAddr, nr_ports: u32) -> Result<(), Errno> {
+        const PORTS: u32 = 0x1_0000;
+        if nr_ports > PORTS {
+            return Err(Errno::EINVAL);
+        }
+        let bytes = nr_ports.div_ceil(8);
+        if !GuestPtr::<u8>::new(at).row_can_be_guests(bytes) {
+            return Err(Errno::EFAULT);
+        }
+        self.port_bitmap = PortBitmap { at, nr_ports };
+        Ok(())
     }
 
     /// TSC_AUX, which `rdtscp` returns.

@@ -13,10 +13,10 @@ use crate::domain::Domain;
 use crate::hypercall::CallCtx;
 
 /// How the caller is told of a new port; if it cannot be, there is none.
-type Tell<'a> = &'a mut dyn FnMut(Port) -> Result<(), Errno>;
+pub(super) type Tell<'a> = &'a mut dyn FnMut(Port) -> Result<(), Errno>;
 
 /// Takes a number for a new port.
-fn reserve<'a>(ctx: &CallCtx<'_>, domain: &'a Domain) -> Result<Reserved<'a>, Errno> {
+pub(super) fn reserve<'a>(ctx: &CallCtx<'_>, domain: &'a Domain) -> Result<Reserved<'a>, Errno> {
     let mem = ctx.host.mem();
     let is_linked = |port| fifo::is_linked(mem, domain, port);
     domain.events.reserve(ctx.memory(), is_linked)

@@ -8,7 +8,7 @@
 //! | `fifo` | the same in the FIFO form, which a domain may choose: words in pages of its own, and queues |
 //! | `send` | sending, unmasking, and which form it is |
 //! | `bind`, `close` | new ports, and their end |
-//! | `virq` | virtual interrupts |
+//! | `virq`, `pirq` | virtual interrupts, and those of devices |
 //! | `pollers`, `polled` | vCPUs that wait for ports, and for which |
 //! | `ops` | the hypercalls |
 //!
@@ -25,6 +25,7 @@ pub mod close;
 pub mod fifo;
 mod numbers;
 pub mod ops;
+pub mod pirq;
 pub mod polled;
 pub mod pollers;
 pub mod ports;

@@ -5,7 +5,7 @@
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::event_channel::{
-    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, Close,
+    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindPirqFlags, BindVcpu, BindVirq, Close,
     EventChannelCommand, EventChannelOp, ExpandArray, FIFO_LINK_BITS, InitControl, PortStatus,
     Reset, Send, SetPriority, Status, StatusInterdomain, StatusUnbound, Unmask,
 };
@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::fifo::setup::{self, End};
 use super::word::PortState;
-use super::{bind, close, send};
+use super::{bind, close, pirq, send};
 use crate::domain::Domain;
 use crate::domain::table::DomainRef;
 use crate::guest_access::GuestPtr;
@@ -161,12 +161,15 @@ fn bind_ipi(ctx: &CallCtx<'_>, arg: GuestAddr) -> Result<(), Errno> {
     })
 }
 
-/// Refuses: a domain has physical interrupts once `physdev_op` maps them for it, which it does not yet. `EINVAL`: there is no such interrupt.
-/// ABI: `public/event_channel.h`, `EVTCHNOP_bind_pirq`.
-#[doc(alias = "EVTCHNOP_bind_pirq")]
 fn bind_pirq(ctx: &CallCtx<'_>, arg: GuestAddr) -> Result<(), Errno> {
-    let _: BindPirq = GuestPtr::new(arg).read(ctx.cpu)?;
-    Err(Errno::EINVAL)
+    let mut request = Request::<BindPirq>::read(ctx, arg)?;
+    let flags = BindPirqFlags::from_bits_truncate(request.argument.flags);
+    let will_share = flags.contains(BindPirqFlags::WILL_SHARE);
+    let number = request.argument.pirq;
+    pirq::bind_pirq(ctx, number, will_share, &mut |port| {
+        request.argument.port = port;
+        request.write(ctx)
+    })
 }
 
 /// Describes a port. `EINVAL`: there is no such port. ABI: `public/event_channel.h`, `EVTCHNOP_status`.
@@ -193,6 +196,10 @@ fn status(ctx: &CallCtx<'_>, arg: GuestAddr) -> Result<(), Errno> {
         PortState::Virq(virq) => {
             argument.set_variant(&virq.get());
             PortStatus::Virq
+        }
+        PortState::Pirq(pirq) => {
+            argument.set_variant(&pirq.get());
+            PortStatus::Pirq
         }
         PortState::Ipi => PortStatus::Ipi,
     };

@@ -63,7 +63,7 @@ fn send_through(
             }
         }
         PortState::Ipi => deliver(host, cpu, domain, port, binding.vcpu),
-        PortState::Virq(_) | PortState::Unbound { .. } | PortState::Free => {
+        PortState::Virq(_) | PortState::Pirq(_) | PortState::Unbound { .. } | PortState::Free => {
             return Err(Errno::EINVAL);
         }
     }

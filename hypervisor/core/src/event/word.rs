@@ -6,7 +6,7 @@
 //! | 3 | locked: one CPU is changing what the port is |
 //! | 4-15 | how many CPUs hold the port as it is |
 //! | 16-31 | the domain at the other end, or that may connect |
-//! | 32-49 | its port, or the number of a VIRQ |
+//! | 32-49 | its port, or the number of a VIRQ, or of a device's interrupt |
 //! | 50-57 | the vCPU that is told of events |
 //! | 58-61 | how urgent events are in the FIFO form, as the difference from the default |
 //! | 62 | an event is owed: it came when there was no place that says so to the guest |
@@ -17,6 +17,8 @@
 use dom0_abi::event_channel::{FIFO_PRIORITY_DEFAULT, FIFO_PRIORITY_MIN};
 use dom0_abi::ids::{DomId, Port, VcpuId};
 use dom0_abi::xen::{NR_VIRQS, Virq};
+
+use crate::irq::Pirq;
 
 /// How urgent the events of a port are in the FIFO form: 0 is the most urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +110,8 @@ pub enum PortState {
     },
     /// A virtual interrupt.
     Virq(VirqNumber),
+    /// An interrupt of a device.
+    Pirq(Pirq),
     /// For events between vCPUs.
     Ipi,
 }
@@ -154,6 +158,7 @@ const UNBOUND: u64 = 1;
 const INTERDOMAIN: u64 = 2;
 const VIRQ: u64 = 3;
 const IPI: u64 = 4;
+const PIRQ: u64 = 5;
 
 const KIND: u64 = 0b111;
 const LOCKED: u64 = 1 << 3;
@@ -182,6 +187,7 @@ impl PortWord {
                 INTERDOMAIN | (remote.get() as u64) << REMOTE | port << PORT
             }
             PortState::Virq(virq) => VIRQ | (virq.get() as u64) << PORT,
+            PortState::Pirq(pirq) => PIRQ | (pirq.get() as u64) << PORT,
             PortState::Ipi => IPI,
         };
         Self(state | (binding.vcpu.get() as u64) << VCPU & VCPU_MASK)
@@ -221,6 +227,10 @@ impl PortWord {
                 Some(virq) => PortState::Virq(virq),
                 None => PortState::Free,
             },
+            PIRQ => match Pirq::new(number) {
+                Some(pirq) => PortState::Pirq(pirq),
+                None => PortState::Free,
+            },
             IPI => PortState::Ipi,
             _ => PortState::Free,
         }
@@ -244,7 +254,10 @@ impl PortWord {
         match self.state() {
             _ if self.is_locked() => Err(Refused::Locked),
             PortState::Free | PortState::Unbound { .. } => Err(Refused::State),
-            PortState::Interdomain { .. } | PortState::Virq(_) | PortState::Ipi => {
+            PortState::Interdomain { .. }
+            | PortState::Virq(_)
+            | PortState::Pirq(_)
+            | PortState::Ipi => {
                 if self.0 & HOLDS == HOLDS {
                     return Err(Refused::TooMany);
                 }
@@ -331,7 +344,7 @@ impl PortWord {
             return Err(Refused::Locked);
         }
         match self.state() {
-            PortState::Unbound { .. } | PortState::Interdomain { .. } => {}
+            PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq(_) => {}
             PortState::Virq(virq) if !virq.is_per_vcpu() => {}
             PortState::Virq(_) | PortState::Ipi | PortState::Free => return Err(Refused::State),
         }

@@ -5,7 +5,7 @@ use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
 use oxen_arch::boot::CpuId;
-use oxen_arch::{Cpu, Interrupt, Ipi, Machine, SimConfig};
+use oxen_arch::{Cpu, Interrupt, Ipi, Machine, SERIAL_VECTOR, SimConfig};
 use zerocopy::FromZeros;
 
 use super::*;
@@ -216,7 +216,7 @@ fn each_cpu_answers_when_a_key_asks() {
     let mut guest = Guest::dom0();
     let (host, regs) = (&guest.host, Some(&mut guest.regs));
     host.machine.push_serial_input(b"\x01\x01\x01i");
-    entry::interrupt(host, &guest.cpu, regs, Interrupt::Device(0xb0));
+    entry::interrupt(host, &guest.cpu, regs, Interrupt::Device(SERIAL_VECTOR));
     assert_eq!(host.machine.take_ipi_log().len(), 2);
     for cpu in [&guest.cpu, &guest.other_cpu] {
         let what = cpu.take_interrupt().unwrap();

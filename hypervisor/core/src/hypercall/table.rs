@@ -150,7 +150,7 @@ table! {
     EventChannelOpCompat { op } => Done("", event::ops::event_channel_op_compat(ctx, op));
     XenVersion { command, arg } => Done("no build id", version::xen_version(ctx, command, arg));
     ConsoleIo { command, count, buffer } => Done("", console_io::console_io(ctx, command, count, buffer));
-    PhysdevOpCompat => Planned("Debian's kernel as dom0");
+    PhysdevOpCompat { op } => Done("", physdev::physdev_op_compat(ctx, op));
     GrantTableOp { command, ops, count } => Done(
         "version 1; without `transfer`, `dump_table`, `cache_flush`",
         grant::grant_table_op(ctx, command, ops, count)
@@ -170,12 +170,15 @@ table! {
     CallbackOp { command, arg } => Done("", callbacks::callback_op(ctx, command, arg));
     XenoprofOp => Refused(ENOSYS, "no profiler");
     EventChannelOp { command, arg } => Often(
-        "`bind_pirq` finds no interrupt before `physdev_op` maps some; `reset` of another domain when that has shut down",
+        "`reset` of another domain when that has shut down",
         if event::ops::is_send(command),
         event::ops::send_at_once(ctx, arg),
         event::ops::event_channel_op(ctx, command, arg)
     );
-    PhysdevOp { command, arg } => Done("`set_iopl` alone", physdev::physdev_op(ctx, command, arg));
+    PhysdevOp { command, arg } => Done(
+        "interrupts and functions of the caller alone; no `pirq_eoi_gmfn`: every interrupt wants its `eoi`",
+        physdev::physdev_op(ctx, command, arg)
+    );
     HvmOp => Refused(ENOSYS, "for guests in hardware containers");
     Sysctl => Planned("Debian's tools");
     Domctl => Planned("Debian's tools");

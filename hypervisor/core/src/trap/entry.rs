@@ -5,7 +5,7 @@
 
 use dom0_abi::arch::CpuUserRegs;
 use oxen_arch::registers::AtOnce;
-use oxen_arch::{Cpu, Interrupt, Ipi, Notes};
+use oxen_arch::{Cpu, Interrupt, Ipi, Notes, SERIAL_VECTOR};
 
 use super::dispatch::{self, Stop};
 use super::return_path::{Next, before_return};
@@ -37,7 +37,9 @@ pub fn exception(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) {
 /// was in the hypervisor, asleep in the loop at the end of an earlier entry.
 pub fn interrupt(host: &Host, cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: Interrupt) {
     match what {
-        Interrupt::Device(_) => host.interrupt(cpu, regs.as_deref()),
+        Interrupt::Device(SERIAL_VECTOR) => host.serial_interrupt(cpu, regs.as_deref()),
+        // Its domain has been told.
+        Interrupt::Device(_) => {}
         Interrupt::Ipi(Ipi::Call) => host.called(cpu),
         Interrupt::Timer => host.timer_fired(cpu),
         Interrupt::Ipi(Ipi::Reschedule) => cpu.note(Notes::SCHEDULE),

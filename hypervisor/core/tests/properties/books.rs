@@ -8,6 +8,7 @@ use dom0_abi::ids::{DomId, Port, VcpuId};
 use oxen_arch::boot::CpuId;
 use oxen_core::audit::translations::{self, Remembered};
 use oxen_core::audit::{self, Finding, Problem, Story, Wrong};
+use oxen_core::domain::Capabilities;
 use oxen_core::event::word::{Binding, PortState};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::PageType;
@@ -45,6 +46,7 @@ impl World {
                         let vcpu = domain.vcpu(whose);
                         vcpu.is_some_and(|vcpu| vcpu.virqs.get(virq) == Some(port))
                     }
+                    PortState::Pirq(_) => domain.capabilities.contains(Capabilities::HARDWARE),
                     PortState::Free => binding == Binding::FREE,
                     PortState::Unbound { .. } | PortState::Ipi => true,
                 };

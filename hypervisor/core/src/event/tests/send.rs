@@ -185,7 +185,7 @@ fn what_is_typed_for_dom0_raises_its_virq() {
     let console = caller.bind_virq(2, 0).unwrap().get();
     let shared = own(&guest);
     guest.host.machine.push_serial_input(b"x");
-    guest.host.interrupt(&guest.cpu, None);
+    guest.host.serial_interrupt(&guest.cpu, None);
     assert!(shared.is_pending(console));
 }
 

@@ -5,9 +5,12 @@ use proptest::prelude::*;
 
 use crate::event::cell::PortCell;
 use crate::event::word::{Binding, PortState, PortWord, Priority, Refused, VirqNumber};
+use crate::irq::Pirq;
 
 fn states() -> Vec<PortState> {
     let mut states = vec![PortState::Free, PortState::Ipi];
+    let pirqs = [0, 1, 23, 1279].map(|number| Pirq::new(number).unwrap());
+    states.extend(pirqs.map(PortState::Pirq));
     let domains = [0, 1, 1023, 0x7ff0, 0xffff].map(DomId::new);
     let ports = [0, 1, 4095, (1 << 17) - 1].map(Port::new);
     for remote in domains {
@@ -81,7 +84,7 @@ fn a_port_is_held_as_often_as_the_word_can_count() {
 fn who_is_told_is_chosen_for_what_belongs_to_no_vcpu() {
     for binding in bindings() {
         let can_move = match binding.state {
-            PortState::Unbound { .. } | PortState::Interdomain { .. } => true,
+            PortState::Unbound { .. } | PortState::Interdomain { .. } | PortState::Pirq(_) => true,
             PortState::Virq(virq) => ![0, 1, 7, 13].contains(&virq.get()),
             PortState::Ipi | PortState::Free => false,
         };

@@ -11,9 +11,10 @@ use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::VcpuId;
-use oxen_arch::{Cpu, CpuidResult};
+use oxen_arch::{Cpu, CpuidResult, PortWidth};
 
 use crate::domain::privileged_state::PrivilegedState;
+use crate::guest_access::GuestPtr;
 use crate::policy::cpuid::{CpuidPolicy, CpuidView};
 use crate::policy::msr::MsrPolicy;
 use crate::policy::ports::PortRights;
@@ -117,11 +118,12 @@ impl Emulation<'_> {
             Instruction::Cpuid => self.cpuid(false),
             Instruction::Cli | Instruction::Sti => self.require_io_privilege()?,
             Instruction::PortIo(direction, port, width) => {
-                self.require_io_privilege()?;
+                let port = port.number(self.regs);
+                self.require_port(port, width)?;
                 self.port_io(direction, port, width);
             }
             Instruction::StringIo(io) => {
-                self.require_io_privilege()?;
+                self.require_port(self.regs.rdx as u16, io.width)?;
                 return self.string_io(io);
             }
             privileged => {
@@ -270,6 +272,22 @@ impl Emulation<'_> {
         } else {
             Err(self.raised)
         }
+    }
+
+    /// A port may be used with the privilege, or where the guest's bitmap allows all bytes of the access. SPEC: Intel SDM volume 1,
+    /// 19.5.2, as far as the ABI has it.
+    fn require_port(&self, port: u16, width: PortWidth) -> Result<(), Exception> {
+        self.require_io_privilege().or_else(|refused| {
+            let bitmap = self.state.port_bitmap();
+            let port = u32::from(port);
+            let mut ports = port..port.saturating_add(width.bytes().into());
+            let may_use = |port: u32| {
+                let byte = GuestPtr::<u8>::new(bitmap.at).element((port >> 3).into());
+                let refuses = |byte: u8| byte >> (port & 0b111) & 1 != 0;
+                port < bitmap.nr_ports && byte.read(self.cpu).is_ok_and(|byte| !refuses(byte))
+            };
+            ports.all(may_use).then_some(()).ok_or(refused)
+        })
     }
 
     /// DR4 and DR5 do not exist while CR4.DE is set.

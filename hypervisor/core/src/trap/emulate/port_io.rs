@@ -1,6 +1,7 @@
 //! `in`, `out`, `ins` and `outs`, once the privilege for them is established.
 
 use dom0_abi::addr::GuestAddr;
+use dom0_abi::arch::CpuUserRegs;
 use oxen_arch::PortWidth;
 use oxen_arch::guest_range::is_canonical;
 
@@ -14,12 +15,18 @@ use crate::trap::flags;
 /// raises #GP again and goes on.
 const ELEMENTS_PER_TRAP: u32 = 64;
 
+impl PortOperand {
+    /// The port, with these registers.
+    pub(super) fn number(self, regs: &CpuUserRegs) -> u16 {
+        match self {
+            Self::Immediate(port) => u16::from(port),
+            Self::Dx => regs.rdx as u16,
+        }
+    }
+}
+
 impl Emulation<'_> {
-    pub(super) fn port_io(&mut self, direction: Direction, port: PortOperand, width: PortWidth) {
-        let port = match port {
-            PortOperand::Immediate(port) => u16::from(port),
-            PortOperand::Dx => self.regs.rdx as u16,
-        };
+    pub(super) fn port_io(&mut self, direction: Direction, port: u16, width: PortWidth) {
         match direction {
             Direction::In => {
                 let value = u64::from(self.read_port(port, width));

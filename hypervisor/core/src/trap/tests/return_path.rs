@@ -1,7 +1,7 @@
 //! What waits for a guest, and whether it runs.
 
 use dom0_abi::ids::VcpuId;
-use oxen_arch::Interrupt;
+use oxen_arch::{Interrupt, SERIAL_VECTOR};
 
 use crate::domain::shutdown::Reason;
 use crate::domain::vcpu::RunState;
@@ -294,7 +294,7 @@ fn the_loop_waits_and_looks_again_and_interrupts_may_nest_in_it() {
     assert_eq!(switch::next(host, cpu, regs), Next::Schedule);
     assert_eq!(cpu.registers().waits, 1);
     // An interrupt that ends the sleep finds no guest of its own to return to.
-    entry::interrupt(host, cpu, None, Interrupt::Device(0x30));
+    entry::interrupt(host, cpu, None, Interrupt::Device(SERIAL_VECTOR));
     assert_eq!(switch::next(host, cpu, regs), Next::Schedule);
     assert_eq!(cpu.registers().waits, 2);
     guest.raise_event();
@@ -319,7 +319,7 @@ fn debug_keys_answer_while_a_guest_runs() {
     let Guest {
         host, cpu, regs, ..
     } = &mut guest;
-    entry::interrupt(host, cpu, Some(regs), Interrupt::Device(0x30));
+    entry::interrupt(host, cpu, Some(regs), Interrupt::Device(SERIAL_VECTOR));
     let output = guest.output();
     for part in [
         "r12 00000000feedf00d",

@@ -61,6 +61,34 @@ fn denied_ports_read_as_all_ones() {
     bench.refuse(&[0xec], GP);
 }
 
+/// The bitmap is the guest's own, and every byte of an access counts.
+#[test]
+fn ports_by_the_bitmap_of_the_guest() {
+    let mut bench = Bench::new();
+    let bitmap = GuestAddr::new(DATA);
+    // All but 0x80 and 0x81 are refused; there are bits up to 0x87.
+    let mut bits = [0xff_u8; 17];
+    bits[0x10] = !0b11;
+    bench.cpu.write_guest_bytes(bitmap, &bits).unwrap();
+    bench.machine.set_port(0x80, 0x1234);
+    bench.refuse(&[0xe4, 0x80], GP);
+    bench.state.set_port_bitmap(bitmap, 0x88).unwrap();
+    bench.regs.rax = 0;
+    bench.run(&[0x66, 0xe5, 0x80]);
+    assert_eq!(bench.regs.rax, 0x1234);
+    bench.refuse(&[0xe5, 0x80], GP);
+    bench.refuse(&[0xe4, 0x82], GP);
+    bench.refuse(&[0xfa], GP);
+    bench.state.set_port_bitmap(bitmap, 0x81).unwrap();
+    bench.run(&[0xe4, 0x80]);
+    bench.refuse(&[0x66, 0xe5, 0x80], GP);
+    let refused = bench.state.set_port_bitmap(bitmap, 0x1_0001);
+    assert_eq!(refused, Err(Errno::EINVAL));
+    let ours = GuestAddr::new(0xffff_8000_0000_0000);
+    let refused = bench.state.set_port_bitmap(ours, 8);
+    assert_eq!(refused, Err(Errno::EFAULT));
+}
+
 fn memory(bench: &Bench, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = std::vec![0; len];
     bench
