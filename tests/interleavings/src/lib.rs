@@ -12,6 +12,8 @@ pub mod budget;
 pub mod event;
 pub mod fifo;
 pub mod frame;
+#[path = "../../../hypervisor/core/src/irq/pirq.rs"]
+pub mod irq;
 pub mod memory;
 pub mod page_type;
 #[path = "../../../hypervisor/core/src/sched/mod.rs"]

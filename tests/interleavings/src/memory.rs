@@ -1,7 +1,7 @@
 //! What stands for `arch::memory`, and for the machine that has it.
 
 pub use arch::memory::BadFrame;
-use dom0_abi::addr::{Maddr, PAGE_SHIFT};
+use dom0_abi::addr::{Maddr, Mfn, PAGE_SHIFT};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,6 +59,40 @@ pub struct PhysMem {
     words: Box<[(Maddr, AtomicU64)]>,
 }
 
+/// As the hypervisor's.
+pub struct MemWord<'m>(&'m AtomicU64);
+
+impl MemWord<'_> {
+    /// As the hypervisor's.
+    pub fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// As the hypervisor's.
+    pub fn fetch_or(&self, value: u64) -> u64 {
+        self.0.fetch_or(value, Ordering::SeqCst)
+    }
+
+    /// As the hypervisor's.
+    pub fn fetch_and(&self, value: u64) -> u64 {
+        self.0.fetch_and(value, Ordering::SeqCst)
+    }
+}
+
+/// As the hypervisor's.
+#[derive(Clone, Copy)]
+pub struct MemPage<'m> {
+    mem: &'m PhysMem,
+    mfn: Mfn,
+}
+
+impl<'m> MemPage<'m> {
+    /// As the hypervisor's.
+    pub fn word(self, index: usize) -> Result<MemWord<'m>, BadFrame> {
+        self.mem.word(self.mfn.at(index * 8)).map(MemWord)
+    }
+}
+
 impl PhysMem {
     /// These words, which are 0.
     pub fn of(words: impl IntoIterator<Item = Maddr>) -> Self {
@@ -68,6 +102,11 @@ impl PhysMem {
                 .map(|at| (at, AtomicU64::new(0)))
                 .collect(),
         }
+    }
+
+    /// As the hypervisor's; of its words there are those that were made.
+    pub fn page(&self, mfn: Mfn) -> Result<MemPage<'_>, BadFrame> {
+        Ok(MemPage { mem: self, mfn })
     }
 
     fn word(&self, at: Maddr) -> Result<&AtomicU64, BadFrame> {

@@ -36,7 +36,7 @@ impl Pollers {
         self.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
-    /// Calls `wake` for each that polls: most often there is none, which two loads tell.
+    /// Calls `wake` for each that polls.
     pub fn for_each(&self, mut wake: impl FnMut(VcpuId)) {
         for (first, word) in [0_u32, 64].into_iter().zip(&self.0) {
             let mut bits = word.load(Ordering::SeqCst);

@@ -118,11 +118,14 @@ fn arrived(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: Option<Vcp
     if let Some(vcpu) = vcpu {
         tell(host, cpu, domain, port, vcpu);
     }
-    wake_pollers(host, cpu, domain);
+    if domain.events.pollers.is_anybody() {
+        wake_pollers(host, cpu, domain);
+    }
 }
 
 /// Wakes all vCPUs that poll: some port has become pending.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub(super) fn wake_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {

@@ -136,8 +136,8 @@ impl Irqs {
 
     /// Takes all interrupts from a domain that is no more.
     pub fn release(&self, machine: &Machine, owner: DomId) {
-        let count = self.nr_lines.saturating_add(super::MESSAGES);
-        for pirq in (0..count).map(Pirq) {
+        let count = self.nr_lines.saturating_add(super::pirq::MESSAGES);
+        for pirq in (0..count).filter_map(Pirq::new) {
             // Refused for what it does not have.
             let _ = self.unmap(machine, owner, pirq);
         }

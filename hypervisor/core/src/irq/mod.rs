@@ -23,6 +23,7 @@ mod arrive;
 mod map;
 pub mod message;
 mod phase;
+mod pirq;
 mod source;
 mod vectors;
 
@@ -38,33 +39,10 @@ pub use arrive::{arrived, end};
 pub use map::Wanted;
 pub use message::MessageSource;
 use phase::Phase;
+pub use pirq::Pirq;
+use pirq::{MAX_LINES, MESSAGES};
 use source::Source;
 use vectors::Vectors;
-
-/// The most lines that are used.
-const MAX_LINES: u32 = 1024;
-/// How many messages can be mapped.
-const MESSAGES: u32 = 256;
-
-/// The number of an interrupt as a domain knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pirq(u32);
-
-impl Pirq {
-    /// The interrupt of this number, if there can be one: it fits where ports keep it.
-    pub const fn new(number: u32) -> Option<Self> {
-        if number < MAX_LINES.saturating_add(MESSAGES) {
-            Some(Self(number))
-        } else {
-            None
-        }
-    }
-
-    /// The bare number.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
 
 /// What is known of a pirq.
 #[derive(Debug)]
@@ -159,13 +137,13 @@ impl Irqs {
     }
 
     fn record(&self, pirq: Pirq) -> Option<&SpinLock<Record>> {
-        self.records.get(usize::try_from(pirq.0).ok()?)
+        self.records.get(usize::try_from(pirq.get()).ok()?)
     }
 
     /// The pirqs of messages.
     fn messages(&self) -> impl Iterator<Item = (Pirq, &SpinLock<Record>)> {
         (self.nr_lines..self.nr_lines.saturating_add(MESSAGES)).filter_map(|number| {
-            let pirq = Pirq(number);
+            let pirq = Pirq::new(number)?;
             Some((pirq, self.record(pirq)?))
         })
     }

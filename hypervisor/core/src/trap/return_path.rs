@@ -145,13 +145,7 @@ fn deliver(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Result<(), Cr
     if let Some(injection) = injection {
         inject(ctx, injection)?;
     }
-    wake(ctx);
-    if let RunState::Blocked | RunState::Polling(_) = ctx.state.run() {
-        // What it sleeps for and was brought before this is found here; who brings it behind this wakes it.
-        ctx.host.is_about_to_sleep(ctx.vcpu);
-        wake(ctx);
-    }
-    if ctx.state.run() != RunState::Running {
+    if ctx.state.run() != RunState::Running && !has_woken(ctx) {
         return Ok(());
     }
     if has_nmi(ctx) && ctx.vcpu.take_nmi() {
@@ -185,7 +179,19 @@ fn has_nmi(ctx: &CallCtx<'_>) -> bool {
     ctx.vcpu.has_nmi() && !ctx.state.in_nmi && has_handler()
 }
 
-/// Ends the sleep of a vCPU that has a reason to run.
+/// Ends the sleep of a vCPU that has a reason to run, and says whether it runs now.
+#[inline(never)]
+fn has_woken(ctx: &mut CallCtx<'_>) -> bool {
+    wake(ctx);
+    if let RunState::Blocked | RunState::Polling(_) = ctx.state.run() {
+        // What it sleeps for and was brought before this is found here; who brings it behind this wakes it.
+        ctx.host.is_about_to_sleep(ctx.vcpu);
+        wake(ctx);
+    }
+    ctx.state.run() == RunState::Running
+}
+
+/// Ends its sleep if there is a reason to run.
 fn wake(ctx: &mut CallCtx<'_>) {
     let upcall = ctx.vcpu.upcall.read(ctx.host.mem());
     let awake = match ctx.state.run() {
