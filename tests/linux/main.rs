@@ -1,5 +1,5 @@
 //! The first and only program of a Linux: it uses what a kernel depends on its hypervisor for (processes, memory that they share
-//! until one writes, sleep, clocks), says how that went as the micro-guests do, and switches the machine off.
+//! until one writes, sleep, clocks, the interrupts of a disk if there is one), says how that went as the micro-guests do, and switches the machine off.
 //!
 //! It speaks to Linux itself, without a library: so it is built by the same toolchain as everything else and weighs nothing. ABI: Linux,
 //! `syscalls(2)`, and the System V ABI for x86-64, appendix A.2.1.
@@ -14,7 +14,7 @@ use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use system::{Clock, Failure, Output};
+use system::{Block, Clock, Disk, Failure, Output};
 
 /// How often it forks: often enough for the kernel to use page tables again that it has given back.
 const FORKS: u8 = 200;
@@ -26,6 +26,15 @@ const CONTENT: i32 = 7;
 /// What it is called with when it calls itself.
 const AGAIN: &[u8] = b"again\0";
 const SECOND: u64 = 1_000_000_000;
+/// What the kernel needs for a disk, each behind those that it needs.
+const MODULES: [&[u8]; 6] = [
+    b"/virtio.ko\0",
+    b"/virtio_ring.ko\0",
+    b"/virtio_pci_legacy_dev.ko\0",
+    b"/virtio_pci_modern_dev.ko\0",
+    b"/virtio_pci.ko\0",
+    b"/virtio_blk.ko\0",
+];
 
 static SHARED: [AtomicU8; PAGES * PAGE] = [const { AtomicU8::new(0) }; PAGES * PAGE];
 
@@ -48,6 +57,11 @@ extern "C" fn begin(arguments: usize) -> ! {
     check("sleep", sleep());
     check("wall clock", wall_clock());
     check("hypervisor", hypervisor());
+    match has_disk() {
+        Ok(false) => {}
+        Ok(true) => check("disk", disk()),
+        Err(failure) => check("modules", Err(failure)),
+    }
     if has_passed {
         say(format_args!("GUEST linux: PASS"));
     }
@@ -109,6 +123,46 @@ fn hypervisor() -> Result<(), Failure> {
     let mut kind = [0; 8];
     let length = system::read_file(b"/sys/hypervisor/type\0", &mut kind)?;
     expect(kind.get(..length) == Some(b"xen\n"), true)
+}
+
+/// The kernel knows how to use a disk, and whether the machine has one.
+fn has_disk() -> Result<bool, Failure> {
+    for module in MODULES {
+        system::load_module(module)?;
+    }
+    system::make_folder(b"/dev\0")?;
+    system::mount(b"devtmpfs\0", b"/dev\0")?;
+    Ok(system::read_file(b"/sys/block/vda/size\0", &mut [0; 32]).is_ok())
+}
+
+/// The first half of the disk has what it came with; the second one has what is written to it.
+fn disk() -> Result<(), Failure> {
+    const HALF: usize = (4 << 20) / Block::SIZE;
+    let disk = Disk::open(b"/dev/vda\0")?;
+    let word = |number: usize, index: usize| {
+        let place = number * (Block::SIZE / 8) + index;
+        (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    };
+    let mut block = Block([0; Block::SIZE / 8]);
+    for number in 0..HALF {
+        disk.read(number, &mut block)?;
+        let mut words = (0..).zip(&block.0);
+        expect(
+            words.all(|(index, &found)| found == word(number, index)),
+            true,
+        )?;
+        block.0.iter_mut().for_each(|word| *word = !*word);
+        disk.write(HALF + number, &block)?;
+    }
+    for number in 0..HALF {
+        disk.read(HALF + number, &mut block)?;
+        let mut words = (0..).zip(&block.0);
+        expect(
+            words.all(|(index, &found)| found == !word(number, index)),
+            true,
+        )?;
+    }
+    Ok(())
 }
 
 fn expect<T: PartialEq>(found: T, expected: T) -> Result<(), Failure> {

@@ -21,6 +21,8 @@ mod number {
     pub const WRITE: usize = 1;
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
+    pub const PREAD: usize = 17;
+    pub const PWRITE: usize = 18;
     pub const NANOSLEEP: usize = 35;
     pub const FORK: usize = 57;
     pub const EXECVE: usize = 59;
@@ -30,6 +32,7 @@ mod number {
     pub const REBOOT: usize = 169;
     pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
+    pub const FINIT_MODULE: usize = 313;
 }
 
 /// What went wrong.
@@ -185,6 +188,70 @@ pub fn read_file(path: &'static [u8], into: &mut [u8]) -> Result<usize, Failure>
         let length = call(number::READ, [file, buffer, into.len(), 0, 0]);
         call(number::CLOSE, [file, 0, 0, 0, 0])?;
         length
+    }
+}
+
+/// Loads a module of the kernel.
+pub fn load_module(path: &'static [u8]) -> Result<(), Failure> {
+    // SAFETY: reads the path and no options; the module is the kernel's own.
+    unsafe {
+        let file = call(number::OPEN, [text(path), 0, 0, 0, 0])?;
+        let loaded = call(number::FINIT_MODULE, [file, text(b"\0"), 0, 0, 0]);
+        call(number::CLOSE, [file, 0, 0, 0, 0])?;
+        loaded.map(drop)
+    }
+}
+
+/// Bytes of a disk, where the device can reach them.
+#[repr(C, align(4096))]
+pub struct Block(pub [u64; Block::SIZE / 8]);
+
+impl Block {
+    /// How many bytes there are.
+    pub const SIZE: usize = 64 << 10;
+}
+
+/// A disk, past all that the kernel keeps of it.
+pub struct Disk(usize);
+
+impl Disk {
+    /// Opens it.
+    pub fn open(path: &'static [u8]) -> Result<Self, Failure> {
+        const READ_AND_WRITE: usize = 2;
+        const DIRECT: usize = 0o40_000;
+        // SAFETY: reads the path.
+        unsafe { call(number::OPEN, [text(path), READ_AND_WRITE | DIRECT, 0, 0, 0]) }.map(Self)
+    }
+
+    /// Reads a block.
+    pub fn read(&self, number: usize, block: &mut Block) -> Result<(), Failure> {
+        let at = block.0.as_mut_ptr() as usize;
+        // SAFETY: writes the block.
+        let length = unsafe { call(number::PREAD, self.range(number, at)) }?;
+        whole(length)
+    }
+
+    /// Writes one.
+    pub fn write(&self, number: usize, block: &Block) -> Result<(), Failure> {
+        // SAFETY: reads the block.
+        let length = unsafe {
+            call(
+                number::PWRITE,
+                self.range(number, block.0.as_ptr() as usize),
+            )
+        }?;
+        whole(length)
+    }
+
+    fn range(&self, number: usize, at: usize) -> [usize; 5] {
+        [self.0, at, Block::SIZE, number * Block::SIZE, 0]
+    }
+}
+
+fn whole(length: usize) -> Result<(), Failure> {
+    match length {
+        Block::SIZE => Ok(()),
+        _ => Err(Failure::Unexpected),
     }
 }
 

@@ -189,6 +189,7 @@ fn measure(name: &str, guest: &Guest, built: Option<&Built>, qemu: &Qemu) -> Res
         cpus: 1,
         // One instruction is one nanosecond, and the clocks stand still while the CPU does.
         options: &["-cpu", CPU, "-icount", "shift=0,sleep=off"],
+        disk: None,
         memory: guest.memory_mib.to_string(),
         firmware: Firmware::Bios,
         medium: Medium::Direct(payload(

@@ -14,17 +14,29 @@ const META_PACKAGE: &str = "linux-image-amd64";
 
 /// The newest kernel of the release, as it is booted.
 pub fn kernel() -> Result<PathBuf> {
-    let root = match packages::cached("linux")? {
-        Some(root) => root,
-        None => packages::fetch("linux", &[&newest()?], Closure::Named)?,
-    };
-    fs::read_dir(root.join("boot"))?
+    fs::read_dir(package()?.join("boot"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| {
             path.file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
         })
         .context("Debian's kernel package has no vmlinuz")
+}
+
+/// A module of that kernel, by its path in the folder of all of them, without the ending.
+pub fn module(path: &str) -> Result<PathBuf> {
+    let versions = fs::read_dir(package()?.join("lib/modules"))?;
+    versions
+        .filter_map(|entry| Some(entry.ok()?.path().join(format!("kernel/{path}.ko"))))
+        .find(|path| path.exists())
+        .with_context(|| format!("Debian's kernel package has no {path}"))
+}
+
+fn package() -> Result<PathBuf> {
+    match packages::cached("linux")? {
+        Some(root) => Ok(root),
+        None => packages::fetch("linux", &[&newest()?], Closure::Named),
+    }
 }
 
 /// The name of the package that the meta package depends on.

@@ -1,4 +1,5 @@
-//! What Debian's kernel boots with where it is tested as dom0: a RAM disk whose only program is `tests/linux`.
+//! What Debian's kernel boots with where it is tested as dom0: a RAM disk whose only program is `tests/linux`, with the modules that a disk takes,
+//! and that disk.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,6 +16,17 @@ pub const COMMAND_LINE: &str = "console=hvc0 earlyprintk=xen";
 const PACKAGE: &str = "linux-init";
 /// What Linux starts first.
 const PROGRAM: &str = "init";
+/// What it loads for a disk, each behind those that it needs.
+const MODULES: [&str; 6] = [
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/block/virtio_blk",
+];
+/// Words of a disk.
+const DISK: u64 = 8 << 20 >> 3;
 
 /// Builds the program and packs it. Returns the RAM disk.
 pub fn ram_disk() -> Result<PathBuf> {
@@ -35,7 +47,13 @@ pub fn ram_disk() -> Result<PathBuf> {
     ]))?;
     let program = bare_artifacts("image").join(PACKAGE);
     let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    let archive = archive(PROGRAM, &bytes);
+    let mut files = vec![(PROGRAM.into(), bytes)];
+    for module in MODULES {
+        let path = crate::debian::module(module)?;
+        let name = path.file_name().context("no name")?;
+        files.push((name.to_string_lossy().into_owned(), fs::read(&path)?));
+    }
+    let archive = archive(&files);
     let path = output_dir()?.join("linux.cpio");
     if !fs::read(&path).is_ok_and(|there| there == archive) {
         fs::write(&path, archive)?;
@@ -43,11 +61,21 @@ pub fn ram_disk() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// An archive with one program. SPEC: Linux, `Documentation/driver-api/early-userspace/buffer-format.rst`, "newc".
-fn archive(name: &str, bytes: &[u8]) -> Vec<u8> {
+/// What is on a disk: words that are different, and that the program can tell.
+pub fn disk() -> Vec<u8> {
+    let word = |index: u64| index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..DISK)
+        .flat_map(|index| word(index).to_le_bytes())
+        .collect()
+}
+
+/// An archive with these files, all of them executable. SPEC: Linux, `Documentation/driver-api/early-userspace/buffer-format.rst`, "newc".
+fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     const EXECUTABLE: u32 = 0o100_755;
     let mut archive = Vec::new();
-    entry(&mut archive, name, EXECUTABLE, bytes);
+    for (name, bytes) in files {
+        entry(&mut archive, name, EXECUTABLE, bytes);
+    }
     entry(&mut archive, "TRAILER!!!", 0, &[]);
     archive
 }
@@ -77,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_archive_is_what_linux_takes() {
-        let archive = archive("init", b"abcde");
+        let archive = archive(&[("init".into(), b"abcde".into())]);
         let zeros = "0".repeat(8);
         let header = |mode: &str, size: &str, name: &str| {
             let (links, number) = ("00000001", "00000001");

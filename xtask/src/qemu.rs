@@ -185,6 +185,15 @@ pub enum Medium {
     Direct(Payload),
 }
 
+/// A disk of a machine.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// What is on it, and what is written to.
+    pub file: PathBuf,
+    /// The device that it is, as QEMU's `-device` takes it.
+    pub device: &'static str,
+}
+
 /// A machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -196,6 +205,8 @@ pub struct Machine {
     pub cpus: u32,
     /// More of QEMU's options, behind the others: of two that contradict each other the last one counts.
     pub options: &'static [&'static str],
+    /// A disk.
+    pub disk: Option<Disk>,
     /// Memory, as QEMU's `-m` takes it.
     pub memory: String,
     /// What starts it.
@@ -264,6 +275,11 @@ impl Machine {
                 }
                 command.arg("-initrd").arg(modules.join(","));
             }
+        }
+        if let Some(disk) = &self.disk {
+            let drive = format!("if=none,id=disk,format=raw,file={}", disk.file.display());
+            let device = format!("{},drive=disk", disk.device);
+            command.args(["-drive", &drive, "-device", &device]);
         }
         command.args(self.options);
         Ok(command)

@@ -96,6 +96,7 @@ pub fn run_machine(how: &How) -> Result<()> {
         accel: how.accel.resolve(),
         cpus: how.smp,
         options: &[],
+        disk: None,
         memory: how.what.memory.clone(),
         firmware: if how.uefi {
             Firmware::Uefi

@@ -22,6 +22,9 @@ pub fn tests() -> Vec<MachineTest> {
         boots("dom0/linux", 1, ""),
         // As many vCPUs as CPUs, and more than those.
         boots("dom0/linux-2-cpus", 2, ""),
+        // Interrupts of devices: by a line, and by messages.
+        with_disk("dom0/linux-disk-by-line", 1, "virtio-blk-pci,vectors=0"),
+        with_disk("dom0/linux-disk-by-message", 2, "virtio-blk-pci"),
         MachineTest {
             on_xen: false,
             ..boots("dom0/linux-4-vcpus-on-2-cpus", 2, " dom0_max_vcpus=4 xpti")
@@ -42,6 +45,16 @@ pub fn tests() -> Vec<MachineTest> {
             ..boots("dom0/linux-pinned", 2, " dom0_vcpus_pin")
         },
     ]
+}
+
+/// The same on a machine with a disk, which Linux reads and writes.
+fn with_disk(name: &str, cpus: u32, device: &'static str) -> MachineTest {
+    let mut test = boots(name, cpus, "");
+    test.kernel = Kernel::LinuxWithDisk(device);
+    for expect in [&mut test.expect, &mut test.expect_on_xen] {
+        expect.insert(0, Expect::Line("linux: disk: ok".into()));
+    }
+    test
 }
 
 /// Linux comes to user mode, finds all that its program asks of it, and switches off.

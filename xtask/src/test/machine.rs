@@ -11,7 +11,7 @@ use crate::guests::{self, Guest, Verdict};
 use crate::image_build::{self, Built, Profile};
 use crate::iso::{self, Entry};
 use crate::linux;
-use crate::qemu::{Accel, Firmware, GOOD_VERSION, Hypervisor, Machine, Medium, Qemu};
+use crate::qemu::{Accel, Disk, Firmware, GOOD_VERSION, Hypervisor, Machine, Medium, Qemu};
 use crate::run::{command_line_with, default_command_line, payload};
 use crate::session::{Expect, Session};
 use crate::workspace::output_dir;
@@ -42,6 +42,8 @@ pub enum Kernel {
     Text,
     /// Debian's, with a RAM disk of one program.
     Linux,
+    /// The same on a machine with a disk, which is such a device.
+    LinuxWithDisk(&'static str),
 }
 
 /// A test that boots a machine.
@@ -162,7 +164,7 @@ impl Bench {
 
     /// Why the test would say nothing here, if so.
     pub fn reason_to_skip(&self, test: &MachineTest) -> Option<String> {
-        if matches!(test.kernel, Kernel::Linux)
+        if matches!(test.kernel, Kernel::Linux | Kernel::LinuxWithDisk(_))
             && let Err(error) = debian::kernel()
         {
             return Some(format!("no kernel from Debian's packages: {error:#}"));
@@ -192,12 +194,21 @@ impl Bench {
             Way::Direct => (Firmware::Bios, Medium::Direct(payload)),
         };
         let memory = format!("{}M", test.memory_mib);
+        let disk = match test.kernel {
+            Kernel::LinuxWithDisk(device) => {
+                let file = output_dir()?.join(format!("{file_name}.disk"));
+                fs::write(&file, linux::disk())?;
+                Some(Disk { file, device })
+            }
+            _ => None,
+        };
         // KVM would hide what depends on timing and differ from machine to machine.
         let machine = Machine {
             name: file_name,
             accel: Accel::Tcg,
             cpus: test.cpus,
             options: test.options,
+            disk,
             memory,
             firmware,
             medium,
@@ -208,7 +219,7 @@ impl Bench {
             Hypervisor::Xen => &test.expect_on_xen,
         })?;
         drop(session);
-        for kind in ["iso", "module", "vars.fd"] {
+        for kind in ["iso", "module", "vars.fd", "disk"] {
             let file = output_dir()?.join(format!("{}.{kind}", machine.name));
             if file.exists() {
                 fs::remove_file(file)?;
@@ -258,7 +269,7 @@ impl Bench {
                     None,
                 )
             }
-            Kernel::Linux => (
+            Kernel::Linux | Kernel::LinuxWithDisk(_) => (
                 debian::kernel()?,
                 linux::COMMAND_LINE.into(),
                 Some(linux::ram_disk()?),
