@@ -300,13 +300,18 @@ impl Machine {
     fn is_devices(&self, at: Maddr) -> bool {
         let topology = &self.0.topology;
         let mfn = at.mfn();
-        let io_apics = topology.io_apics.iter().map(|io| io.registers.mfn());
         let (_, local_apic) = apic::mapping();
-        let mut ours = io_apics.chain([local_apic.mfn()]);
         let width = u32::from(self.0.paging.address_bits);
         at.get() >> width.min(52) == 0
             && !self.0.memory_map.ram().any(|ram| ram.contains(mfn))
-            && !ours.any(|own| own == mfn)
+            && !self.is_io_apic(mfn)
+            && mfn != local_apic.mfn()
+    }
+
+    /// Whether the registers of an IO-APIC are in a frame of addresses.
+    pub fn is_io_apic(&self, mfn: Mfn) -> bool {
+        let mut io_apics = self.0.topology.io_apics.iter();
+        io_apics.any(|io_apic| io_apic.registers.mfn() == mfn)
     }
 
     /// Writes to the screen, if there is one and it is still ours.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use dom0_abi::addr::Maddr;
+use dom0_abi::addr::{Maddr, Mfn};
 
 use super::cpu::Cpu;
 use super::machine::Machine;
@@ -15,8 +15,8 @@ use crate::lines::{LineMode, Message, PciFunction, Target};
 
 /// How many lines there are.
 const LINES: usize = 24;
-/// Where the IO-APIC is.
-const IO_APIC: Maddr = Maddr::new(0xfec0_0000);
+/// Where the IO-APICs are. The second one has no lines.
+const IO_APICS: [Mfn; 2] = [Mfn::new(0xf_ec00), Mfn::new(0xf_ec01)];
 
 /// A line, and what the controller keeps of it.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ impl Machine {
     /// The value of a register of the IO-APIC at an address, if there is one.
     pub fn io_apic_register(&self, at: Maddr, register: u32) -> Option<u32> {
         let version = ((LINES as u32) - 1) << 16 | 0x20;
-        (at == IO_APIC).then_some(if register == 1 { version } else { 0 })
+        (at == IO_APICS[0].start()).then_some(if register == 1 { version } else { 0 })
     }
 
     /// What a device writes to interrupt a CPU. `None`: no message reaches that.
@@ -147,7 +147,12 @@ impl Machine {
 
     fn is_devices(&self, at: Maddr) -> bool {
         let is_ram = self.memory_map().ram().any(|ram| ram.contains(at.mfn()));
-        at.get().is_multiple_of(4) && at.mfn() != IO_APIC.mfn() && !is_ram
+        at.get().is_multiple_of(4) && !self.is_io_apic(at.mfn()) && !is_ram
+    }
+
+    /// Whether the registers of an IO-APIC are in a frame of addresses.
+    pub fn is_io_apic(&self, mfn: Mfn) -> bool {
+        IO_APICS.contains(&mfn)
     }
 
     fn with_line(&self, gsi: u32, change: impl FnOnce(&mut Line) -> Option<Target>) -> bool {

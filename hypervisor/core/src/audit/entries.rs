@@ -56,7 +56,7 @@ const GLOBAL: u64 = 0x100;
 const KERNELS: u64 = 1 << 52;
 
 /// Where the registers of local APICs are, and messages become interrupts; where the first IO-APIC is. No domain may map the
-/// former, none write to the latter.
+/// former, none write to the latter or to other ones.
 const LOCAL_APICS: core::ops::Range<u64> = 0xfee00..0xfef00;
 const IO_APIC: u64 = 0xfec00;
 
@@ -148,7 +148,8 @@ impl Place<'_> {
         if machine.memory_map().ram().any(|range| range.contains(mfn)) {
             return (None, Some(Wrong::Hypervisor));
         }
-        let is_hidden = LOCAL_APICS.contains(&mfn.get()) || mfn.get() == IO_APIC && is_writable;
+        let is_io_apic = mfn.get() == IO_APIC || machine.is_io_apic(mfn);
+        let is_hidden = LOCAL_APICS.contains(&mfn.get()) || is_io_apic && is_writable;
         let is_wrong = is_hidden || is_write_back || !self.owns_devices();
         (None, is_wrong.then_some(Wrong::Device))
     }

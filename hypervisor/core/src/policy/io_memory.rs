@@ -7,7 +7,7 @@ use oxen_arch::boot::MfnRange;
 /// The registers of the local APICs, of which there is one page for each CPU at the same place, and behind it what the bus
 /// takes for interrupt messages. SPEC: Intel SDM volume 3, 10.4.1, 10.11.1.
 const LOCAL_APICS: MfnRange = MfnRange::new(Mfn::new(0xf_ee00), Mfn::new(0xf_ef00));
-/// Where PCs have the first IO-APIC.
+/// Where PCs have the first IO-APIC, found or not. Others are where firmware says.
 const IO_APIC: MfnRange = MfnRange::new(Mfn::new(0xf_ec00), Mfn::new(0xf_ec01));
 
 /// What firmware and the start of CPUs use, RAM or not. Its RAM is not memory that could become a domain's.
@@ -39,7 +39,8 @@ impl IoMemory {
     pub fn kind(&self, machine: &Machine, mfn: Mfn) -> Kind {
         if self.hidden.iter().any(|range| range.contains(mfn)) {
             Kind::Hidden
-        } else if self.read_only.iter().any(|range| range.contains(mfn)) {
+        } else if self.read_only.iter().any(|range| range.contains(mfn)) || machine.is_io_apic(mfn)
+        {
             Kind::ReadOnly
         } else if machine.memory_map().ram().any(|range| range.contains(mfn)) {
             if LOW.contains(mfn) {

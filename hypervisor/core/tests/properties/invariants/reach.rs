@@ -1,5 +1,7 @@
 //! I5 to I8: what a guest may reach, by which entries.
 
+use dom0_abi::addr::Maddr;
+
 use super::*;
 
 #[test]
@@ -146,6 +148,13 @@ fn i08_nothing_of_others_is_reached() {
         let entry = device << 12 | 7;
         let result = world.update(1, SELF, &[(at, entry)]);
         assert!(result == FORBIDDEN || result == BUSY, "{device:#x}");
+    }
+    // Whoever has the hardware may look at what the hypervisor uses of it.
+    let mine = world.at(0, L1, 400);
+    for (device, writable) in [(0xfec00_u64, 0), (0xfec01, 0), (0xfec02, WRITABLE)] {
+        assert_eq!(world.update(0, SELF, &[(mine, device << 12 | 7)]), 0);
+        let entry = world.host.mem().load_u64(Maddr::new(mine & !3)).unwrap();
+        assert_eq!(entry & WRITABLE, writable, "{device:#x}");
     }
     // Tables of others.
     for table in [ROOT, L3, L2] {
