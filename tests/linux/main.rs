@@ -28,8 +28,8 @@ const AGAIN: &[u8] = b"again\0";
 const SECOND: u64 = 1_000_000_000;
 /// What the kernel needs for a disk, each behind those that it needs.
 const MODULES: [&[u8]; 6] = [
-    b"/virtio.ko\0",
     b"/virtio_ring.ko\0",
+    b"/virtio.ko\0",
     b"/virtio_pci_legacy_dev.ko\0",
     b"/virtio_pci_modern_dev.ko\0",
     b"/virtio_pci.ko\0",

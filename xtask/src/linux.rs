@@ -18,8 +18,8 @@ const PACKAGE: &str = "linux-init";
 const PROGRAM: &str = "init";
 /// What it loads for a disk, each behind those that it needs.
 const MODULES: [&str; 6] = [
-    "drivers/virtio/virtio",
     "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_legacy_dev",
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci",

@@ -298,7 +298,6 @@ impl Machine {
 
     /// Whether a device may be at an address, other than those that are ours.
     fn is_devices(&self, at: Maddr) -> bool {
-        let topology = &self.0.topology;
         let mfn = at.mfn();
         let (_, local_apic) = apic::mapping();
         let width = u32::from(self.0.paging.address_bits);
