@@ -35,5 +35,7 @@ pub mod time;
 pub mod trap;
 pub mod version;
 
+#[cfg(all(test, feature = "counters"))]
+mod cost;
 #[cfg(test)]
 mod testing;
