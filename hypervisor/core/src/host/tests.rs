@@ -25,7 +25,7 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     let mut config = SimConfig::new(64 << 20);
     config.cpus = 2;
     config.seed = seed;
-    config.command_line = "com1=115200 dom0_mem=32m".into();
+    config.command_line = "com1=115200 dom0_mem=32m gnttab_max_frames=9".into();
     let pae = crate::domain::builder::sample::note(9, b"yes\0");
     let kernel = Sample::new().with_note(pae).file();
     config.modules.push((String::new(), kernel));
@@ -69,6 +69,15 @@ fn the_audit_key_finds_nothing_wrong_but_what_is() {
     let said = guest.output();
     assert!(said.contains("audit of memory: 1 findings"), "{said}");
     assert!(said.contains("domain 0 as shared page uses it"), "{said}");
+}
+
+#[test]
+fn dom0_grants_as_much_as_the_command_line_says() {
+    let (host, ..) = machine_with_dom0(1);
+    assert_eq!(
+        host.domains.get(DomId::DOM0).unwrap().grants.max_frames(),
+        9
+    );
 }
 
 #[test]
