@@ -83,6 +83,15 @@ impl fmt::Debug for BootModule {
     }
 }
 
+/// What firmware calls a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PhysicalId {
+    /// The number of its APIC.
+    pub apic: u32,
+    /// Its number in ACPI's tables; all ones, if it has none there.
+    pub acpi: u32,
+}
+
 /// The number of a physical CPU, dense from 0; not its APIC id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CpuId(u32);

@@ -67,15 +67,41 @@ pub fn read(event: Event) -> u64 {
     kept::with(|counts| counts.get(event)).unwrap_or(0)
 }
 
+/// Counts an access to a word that CPUs share, be it locked or not: on the host alone, where nobody counts instructions.
+#[cfg(feature = "counters")]
+#[inline(always)]
+fn access() {
+    #[cfg(not(target_os = "none"))]
+    kept::access();
+}
+
+/// How many such accesses there were in the running thread. The model machine's memory is made of such words.
+#[cfg(all(feature = "counters", not(target_os = "none")))]
+pub fn accesses() -> u64 {
+    kept::accesses()
+}
+
 #[cfg(all(feature = "counters", target_os = "none"))]
 use crate::backend::counters as kept;
 
 #[cfg(all(feature = "counters", not(target_os = "none")))]
 mod kept {
+    use core::cell::Cell;
+
     use super::Counts;
 
     std::thread_local! {
         static COUNTS: Counts = const { Counts::new() };
+        static ACCESSES: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn access() {
+        // A thread that is about to end has nobody who asks.
+        let _ = ACCESSES.try_with(|accesses| accesses.set(accesses.get().wrapping_add(1)));
+    }
+
+    pub(super) fn accesses() -> u64 {
+        ACCESSES.get()
     }
 
     /// Lets `work` at the counts of this thread, unless it is about to end.

@@ -2,7 +2,7 @@
 //!
 //! This is what a domain lives in: no allocation that could fail, no reference that outlives its value, and an end in two
 //! steps. [`Slot::retire`] lets nobody in any more; [`Slot::reap`], called by whoever cleans up, takes the value out once
-//! the last reference is dropped.
+//! the last reference is dropped. [`Slot::reap_when`] does so once its owner has made it ready, which may take several steps.
 //!
 //! UNSAFETY: safe Rust has no shared container whose value can be taken out again without waiting for a writer's lock.
 //! The whole state is one atomic word, so that every transition is one compare-exchange.
@@ -112,7 +112,13 @@ impl<T> Slot<T> {
 
     /// Takes the value out and empties the slot, if it is retired and nobody refers to it.
     pub fn reap(&self) -> Option<T> {
-        // ORDERING: Acquire pairs with the Release of every dropped reference: their uses of the value come first.
+        self.reap_when(|_| true)
+    }
+
+    /// The same if `is_ready` says so of the value, which it may change. If not, or while another CPU asks that, the value stays.
+    pub fn reap_when(&self, is_ready: impl FnOnce(&mut T) -> bool) -> Option<T> {
+        // ORDERING: Acquire pairs with the Release of every dropped reference, and of who asked before: what they did with the value
+        // comes first.
         self.state
             .compare_exchange(
                 FILLED | RETIRED,
@@ -122,11 +128,14 @@ impl<T> Slot<T> {
             )
             .ok()?;
         // SAFETY: 1. The count was 0 and `RETIRED` set, so no reference exists. 2. `EXCLUSIVE` was set by us; while it is
-        // the only bit, `fill` and `reap` fail and `acquire` gives nothing.
+        // the only bit, `fill` and `reap_when` fail and `acquire` gives nothing: also if `is_ready` never returns. 3. The borrow ends
+        // before the state changes.
         #[allow(unsafe_code)]
-        let value = unsafe { (*self.cell.get()).take() };
-        // ORDERING: Release pairs with the Acquire of `fill`.
-        self.state.store(0, Ordering::Release);
+        let cell = unsafe { &mut *self.cell.get() };
+        let value = cell.take_if(is_ready);
+        let left = if cell.is_some() { FILLED | RETIRED } else { 0 };
+        // ORDERING: Release pairs with the Acquire of `fill`, or above.
+        self.state.store(left, Ordering::Release);
         value
     }
 
@@ -261,6 +270,30 @@ mod tests {
         assert_eq!(slot.references(), 0);
         drop(slot);
         assert_eq!(Arc::strong_count(&token), 1);
+    }
+
+    #[test]
+    fn a_value_stays_until_it_is_ready() {
+        fn countdown(value: &mut u32) -> bool {
+            *value -= 1;
+            *value == 0
+        }
+        let slot = Slot::new();
+        assert!(slot.reap_when(|_: &mut u32| true).is_none());
+        let first = slot.fill(3).unwrap();
+        slot.retire();
+        assert!(slot.reap_when(countdown).is_none(), "referred to");
+        assert_eq!(*first, 3);
+        drop(first);
+        assert!(slot.reap_when(countdown).is_none());
+        assert!(slot.acquire().is_none() && slot.fill(9).is_err());
+        let meanwhile = |value: &mut u32| {
+            assert!(slot.reap().is_none(), "somebody has it");
+            countdown(value)
+        };
+        assert!(slot.reap_when(meanwhile).is_none());
+        assert_eq!(slot.reap_when(countdown), Some(0));
+        assert!(slot.fill(9).is_ok());
     }
 
     #[test]

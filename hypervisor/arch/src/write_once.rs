@@ -72,6 +72,11 @@ impl<T> WriteOnce<T> {
         Ok(())
     }
 
+    /// The value, for whoever has the only reference.
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        self.cell.get_mut().as_mut()
+    }
+
     /// Takes the value out: who has the only reference may.
     pub fn take(&mut self) -> Option<T> {
         self.state = AtomicU8::new(EMPTY);

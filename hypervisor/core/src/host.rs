@@ -194,46 +194,64 @@ impl Host {
         let mut placed = place_domain(memory, domain)?;
         for vcpu in vcpus {
             if let Err(error) = add_vcpu(self, memory, &mut placed, vcpu) {
-                self.release_domain(memory, placed);
+                self.discard_domain(memory, placed);
                 return Err(error);
             }
         }
         let added = self.domains.insert(placed).map_err(|refused| {
-            self.release_domain(memory, refused);
+            self.discard_domain(memory, refused);
             AddDomainError::DomainNumber
         });
         // Behind that, so that whoever sets it finds either a domain or nobody who has not read it yet.
         added.inspect(|domain| self.tell_wall_clock(domain))
     }
 
-    /// Takes a domain out of the table whose end is done ([`teardown::release`]) and whose frames are all free, and frees
-    /// the rest of it; dom0 is told. `false`: somebody still refers to it; try again.
-    pub fn reap_domain(&self, cpu: &Cpu, id: DomId) -> bool {
+    /// Frees the rest of a domain whose end is done ([`teardown::release`]) and whose frames are all free, as far as the budget goes, and
+    /// then takes it out of the table; dom0 is told. From the first time on nobody finds it. `false`: somebody still refers to it, or there
+    /// is more to do; try again.
+    pub fn reap_domain(&self, cpu: &Cpu, id: DomId, budget: &mut Budget) -> bool {
         if self.frames.count_of(id) > 0 {
             return false;
         }
-        let Some(domain) = self.domains.take(id) else {
-            return false;
-        };
         let undo = UndoQueue::new();
         let memory = self.memory(cpu, &undo);
-        if domain.capabilities.contains(Capabilities::HARDWARE) {
-            self.irqs.release(&self.machine, id);
-        }
-        self.release_domain(memory, domain);
+        let rest = self.domains.take(id, |domain| {
+            let is_empty = self.empty_domain(memory, domain, budget);
+            if is_empty && domain.capabilities.contains(Capabilities::HARDWARE) {
+                self.irqs.release(&self.machine, id);
+            }
+            is_empty
+        });
+        let Some(rest) = rest else {
+            return false;
+        };
+        memory.unplace(rest);
         self.forget_parameters(id);
         virq::raise_global(self, cpu, Virq::DomExc);
         true
     }
 
-    fn release_domain(&self, memory: Memory<'_>, mut domain: FrameBox<Domain>) {
-        while let Some(vcpu) = domain.pop_vcpu() {
-            self.release_vcpu(memory, vcpu);
+    /// Gives back a domain that nobody has heard of.
+    fn discard_domain(&self, memory: Memory<'_>, mut domain: FrameBox<Domain>) {
+        let mut budget = Budget::ENDLESS;
+        let is_empty = self.empty_domain(memory, &mut domain, &mut budget);
+        debug_assert!(is_empty);
+        memory.unplace(domain);
+    }
+
+    /// Gives back what of the hypervisor's memory a domain has, as far as the budget goes. `true`: all but the domain itself. Nobody else has
+    /// the domain, or will.
+    fn empty_domain(&self, memory: Memory<'_>, domain: &mut Domain, budget: &mut Budget) -> bool {
+        while domain.has_vcpus() {
+            if !budget.take(teardown::VCPU) {
+                return false;
+            }
+            if let Some(vcpu) = domain.pop_vcpu() {
+                self.release_vcpu(memory, vcpu);
+            }
         }
         domain.map.clear(memory);
-        domain.events.clear(memory);
-        domain.grants.free(memory);
-        memory.unplace(domain);
+        domain.events.clear(memory, budget) && domain.grants.free(memory, budget)
     }
 
     fn release_vcpu(&self, memory: Memory<'_>, vcpu: FrameBox<Vcpu>) {

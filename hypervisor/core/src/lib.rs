@@ -36,5 +36,7 @@ pub mod time;
 pub mod trap;
 pub mod version;
 
+#[cfg(all(test, feature = "counters"))]
+mod cost;
 #[cfg(test)]
 mod testing;

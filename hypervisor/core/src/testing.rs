@@ -297,7 +297,7 @@ pub struct Neighbour {
 }
 
 /// Makes a domain and lets the CPU run its first vCPU; returns its registers, root and shared page.
-fn start(
+pub fn start(
     host: &Host,
     cpu: &Cpu,
     domid: DomId,

@@ -62,7 +62,7 @@ fn clippy_image(log: &Path) -> Result<()> {
     run_logged(clippy.args(["--", "--deny", "warnings"]), log, LIMIT)
 }
 
-/// The build that counts: lints of the image, and the tests of counting.
+/// The build that counts: lints of the image, the tests of counting, and those that count.
 fn counters(log: &Path) -> Result<()> {
     let with_counters = |command: &str, package: &str| {
         let mut cargo = cargo();
@@ -76,8 +76,11 @@ fn counters(log: &Path) -> Result<()> {
     }
     image.args(["--target", BARE_TARGET, "--", "--deny", "warnings"]);
     run_logged(&mut image, log, LIMIT)?;
-    let mut test = with_counters("test", "oxen-arch");
-    run_logged(test.args(["--lib", "counters::"]), log, LIMIT)
+    for (package, tests) in [("oxen-arch", "counters::"), ("oxen-core", "cost::")] {
+        let mut test = with_counters("test", package);
+        run_logged(test.args(["--lib", tests]), log, LIMIT)?;
+    }
+    Ok(())
 }
 
 /// The tests of everything that runs on the host, but for those that have an entry of their own.

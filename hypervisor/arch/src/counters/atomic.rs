@@ -1,7 +1,7 @@
 //! The atomics of a bench build: those of `core`, and each locked instruction is counted.
 //!
 //! They have the layout of those, and as much of their surface as is used. An exchange that is tried again counts each time;
-//! loads, and stores that need no fence, do not count: on x86 they are plain moves.
+//! loads, and stores that need no fence, do not count: on x86 they are plain moves. On the host these are counted too, as accesses.
 
 /// Nobody does anything with one that would be counted.
 pub use core::sync::atomic::AtomicPtr;
@@ -11,7 +11,7 @@ use core::sync::atomic;
 
 use zerocopy::FromZeros;
 
-use super::{Event, count};
+use super::{Event, access, count};
 
 /// A fence; the one that waits for stores is counted.
 #[inline(always)]
@@ -38,12 +38,14 @@ macro_rules! counted {
             /// Loads the value.
             #[inline(always)]
             pub fn load(&self, order: Ordering) -> $value {
+                access();
                 self.0.load(order)
             }
 
             /// Stores a value; counted if all CPUs are to see the order, for then it is an exchange.
             #[inline(always)]
             pub fn store(&self, value: $value, order: Ordering) {
+                access();
                 if order == Ordering::SeqCst {
                     count(Event::Locked);
                 }
@@ -53,6 +55,7 @@ macro_rules! counted {
             /// Stores a value and returns what was there.
             #[inline(always)]
             pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                access();
                 count(Event::Locked);
                 self.0.swap(value, order)
             }
@@ -66,6 +69,7 @@ macro_rules! counted {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
+                access();
                 count(Event::Locked);
                 self.0.compare_exchange(current, new, success, failure)
             }
@@ -104,6 +108,7 @@ macro_rules! counted {
                 #[doc = concat!("`", stringify!($operation), "` of the value and another; returns what was there.")]
                 #[inline(always)]
                 pub fn $operation(&self, value: $value, order: Ordering) -> $value {
+                    access();
                     count(Event::Locked);
                     self.0.$operation(value, order)
                 }
@@ -155,6 +160,20 @@ mod tests {
             assert_eq!(word.fetch_and(1, Ordering::Relaxed), 7);
         });
         assert_eq!((all, word.load(Ordering::Relaxed)), (5, 1));
+    }
+
+    #[cfg(not(target_os = "none"))]
+    #[test]
+    fn every_access_is_one() {
+        let word = AtomicU64::new(1);
+        let before = super::super::accesses();
+        word.store(2, Ordering::Relaxed);
+        assert_eq!(word.load(Ordering::Relaxed), 2);
+        assert_eq!(word.swap(3, Ordering::Relaxed), 2);
+        assert_eq!(word.fetch_add(1, Ordering::Relaxed), 3);
+        let (order, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+        assert_eq!(word.compare_exchange(0, 1, order, failed), Err(4));
+        assert_eq!(super::super::accesses() - before, 5);
     }
 
     #[test]

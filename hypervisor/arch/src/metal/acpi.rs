@@ -61,6 +61,8 @@ impl Default for Rtc {
 pub(super) struct Topology {
     /// APIC ids of all CPUs that can be used, the one that runs first.
     pub(super) cpus: ArrayVec<u32, { layout::MAX_CPUS }>,
+    /// What ACPI calls each of them, in the same order; [`UNNAMED`] where it does not.
+    acpi_ids: ArrayVec<u32, { layout::MAX_CPUS }>,
     pub(super) io_apics: ArrayVec<IoApic, 16>,
     pub(super) overrides: ArrayVec<Override, 16>,
     pub(super) reset: Option<ResetRegister>,
@@ -69,6 +71,32 @@ pub(super) struct Topology {
     /// The port of the timer of ACPI's power management.
     pub(super) pm_timer: Option<u16>,
     pub(super) rtc: Rtc,
+}
+
+/// The number of no processor of ACPI.
+const UNNAMED: u32 = u32::MAX;
+
+impl Topology {
+    fn add_cpu(&mut self, apic_id: u32, acpi_id: u32) {
+        if let Some(place) = self.cpus.iter().position(|known| *known == apic_id) {
+            // The one that runs is there, and some tables name others twice.
+            if let Some(name) = self.acpi_ids.get_mut(place)
+                && *name == UNNAMED
+            {
+                *name = acpi_id;
+            }
+        } else if self.cpus.try_push(apic_id).is_ok() {
+            // More CPUs than there is room for are not used.
+            let _ = self.acpi_ids.try_push(acpi_id);
+        }
+    }
+
+    /// What ACPI calls the CPU whose APIC has this number.
+    pub(super) fn acpi_id(&self, apic_id: u32) -> u32 {
+        let mut both = self.cpus.iter().zip(&self.acpi_ids);
+        let found = both.find(|(known, _)| **known == apic_id);
+        found.map_or(UNNAMED, |(_, name)| *name)
+    }
 }
 
 /// Tables below 4 GiB, where they are.
@@ -99,7 +127,7 @@ impl AcpiHandler for Identity {
 pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
     let boot_cpu = own_apic_id();
     let mut topology = Topology::default();
-    topology.cpus.push(boot_cpu);
+    topology.add_cpu(boot_cpu, UNNAMED);
     let Some(tables) = tables(rsdp) else {
         return topology;
     };
@@ -151,17 +179,14 @@ fn tables(rsdp: Option<Maddr>) -> Option<AcpiTables<Identity>> {
 fn read_madt(madt: &PhysicalMapping<Identity, Madt>, topology: &mut Topology) {
     // SPEC: ACPI 6.5, 5.2.12.2.
     const ENABLED: u32 = 1;
-    let mut add_cpu = |id: u32, flags: u32| {
-        // The one that runs is there, and some tables name others twice.
-        if flags & ENABLED != 0 && !topology.cpus.contains(&id) {
-            // More CPUs than there is room for are not used.
-            let _ = topology.cpus.try_push(id);
-        }
-    };
     for entry in madt.get().entries() {
         match entry {
-            MadtEntry::LocalApic(cpu) => add_cpu(u32::from(cpu.apic_id), cpu.flags),
-            MadtEntry::LocalX2Apic(cpu) => add_cpu(cpu.x2apic_id, cpu.flags),
+            MadtEntry::LocalApic(cpu) if cpu.flags & ENABLED != 0 => {
+                topology.add_cpu(cpu.apic_id.into(), cpu.processor_id.into());
+            }
+            MadtEntry::LocalX2Apic(cpu) if cpu.flags & ENABLED != 0 => {
+                topology.add_cpu(cpu.x2apic_id, cpu.processor_uid);
+            }
             MadtEntry::IoApic(io_apic) => {
                 let registers = Maddr::new(u64::from(io_apic.io_apic_address));
                 let first_gsi = io_apic.global_system_interrupt_base;

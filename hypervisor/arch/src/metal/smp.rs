@@ -20,7 +20,7 @@ use super::machine::{Machine, load_syscall};
 use super::mtrr::Mtrrs;
 use super::trampoline::Trampoline;
 use super::{apic, descriptors, layout, per_cpu, power, time};
-use crate::boot::{BootModule, CpuId};
+use crate::boot::{BootModule, CpuId, PhysicalId};
 use crate::clock::{Sample, Skew};
 use crate::cpu_features::{Features, Lack};
 use crate::interrupts::Ipi;
@@ -93,6 +93,8 @@ pub struct CpuReport {
 struct Cpus {
     /// The numbers of their APICs, each at the CPU's own number.
     apic_ids: ArrayVec<u32, CAPACITY>,
+    /// What ACPI calls them, in the same order.
+    acpi_ids: ArrayVec<u32, CAPACITY>,
     reports: ArrayVec<CpuReport, CAPACITY>,
 }
 
@@ -168,6 +170,7 @@ pub(super) fn start_others(topology: &Topology, count: usize, origin: &Origin<'_
     });
     let mut cpus = Cpus {
         apic_ids: ArrayVec::new(),
+        acpi_ids: ArrayVec::new(),
         reports: ArrayVec::new(),
     };
     let (first, others) = match topology.cpus.split_first() {
@@ -188,6 +191,8 @@ pub(super) fn start_others(topology: &Topology, count: usize, origin: &Origin<'_
             trampoline.clear();
         }
     }
+    let names = cpus.apic_ids.iter().map(|id| topology.acpi_id(*id));
+    cpus.acpi_ids = names.collect();
     CPUS.call_once(|| cpus);
 }
 
@@ -394,6 +399,15 @@ impl Machine {
     /// How many CPUs run. They have the numbers below that.
     pub fn nr_cpus(&self) -> usize {
         CPUS.get().map_or(1, |cpus| cpus.apic_ids.len())
+    }
+
+    /// What firmware calls a CPU. `None`: there is none of this number.
+    pub fn physical_id(&self, cpu: CpuId) -> Option<PhysicalId> {
+        let (cpus, place) = (CPUS.get()?, cpu.get() as usize);
+        Some(PhysicalId {
+            apic: *cpus.apic_ids.get(place)?,
+            acpi: *cpus.acpi_ids.get(place)?,
+        })
     }
 
     /// Whether the time-stamp counters of all CPUs are alike.

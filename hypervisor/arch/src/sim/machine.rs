@@ -21,7 +21,7 @@ use super::memory::{BootSlice, M2p, ModuleMemory, PhysMem};
 use super::processor::Processor;
 use super::stop::Stop;
 use crate::CalendarTime;
-use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange};
+use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange, PhysicalId};
 use crate::boot_memory::BootMemory;
 use crate::paging_facts::{PagingFacts, SPARE_SLOT};
 use crate::registers::CpuidResult;
@@ -277,6 +277,15 @@ impl Machine {
     /// What the CPUs make of page tables.
     pub fn paging(&self) -> PagingFacts {
         self.parts.paging
+    }
+
+    /// What firmware calls a CPU. `None`: there is none of this number. Its ACPI counts from one.
+    pub fn physical_id(&self, cpu: CpuId) -> Option<PhysicalId> {
+        let is_there = (cpu.get() as usize) < self.nr_cpus();
+        is_there.then(|| PhysicalId {
+            apic: cpu.get(),
+            acpi: cpu.get() + 1,
+        })
     }
 
     /// Whether the time-stamp counters of all CPUs are alike.

@@ -19,6 +19,8 @@ pub use consoles::{ConSwitch, Consoles, Level, LogLevels, Parity, SerialPort, Ti
 pub use dom0::{Amount, Dom0Memory, Dom0MemoryError, Dom0Pages, Dom0Vcpus};
 pub use value::Value;
 
+use crate::grant::Limits;
+
 const MIB: u64 = 1 << 20;
 
 /// How many wrong words are kept; more are counted only.
@@ -45,6 +47,8 @@ pub struct CommandLine {
     pub conswitch: ConSwitch,
     /// `sync_console`: a line is on the wire before its author goes on.
     pub sync_console: bool,
+    /// `gnttab_max_frames=` and `gnttab_max_maptrack_frames=`: what a domain gets for which nobody says otherwise.
+    pub grant_limits: Limits,
     /// `loglvl=`.
     pub loglvl: LogLevels,
     /// `guest_loglvl=`.
@@ -83,6 +87,7 @@ impl CommandLine {
         console_timestamps: Timestamps::None,
         conswitch: ConSwitch::DEFAULT,
         sync_console: false,
+        grant_limits: Limits::DEFAULT,
         loglvl: LogLevels::OWN,
         guest_loglvl: LogLevels::GUEST,
         noreboot: false,

@@ -1,11 +1,13 @@
 //! The table of all options.
 
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use super::consoles::{ConSwitch, Consoles, LogLevels, SerialPort, Timestamps};
 use super::dom0::{Dom0Memory, Dom0Vcpus};
 use super::value::{Value, integer_u32, size};
 use super::{CommandLine, Problem};
+use crate::grant::Limits;
 
 /// One option: what the parser and the reader need to know of it.
 pub struct CommandOption {
@@ -101,6 +103,34 @@ pub const OPTIONS: &[CommandOption] = &[
         default: "off",
         meaning: "Each vCPU of dom0 stays on the CPU of the same number.",
         set: into!(dom0_vcpus_pin, Value::boolean),
+    },
+    CommandOption {
+        name: "gnttab_max_frames",
+        syntax: "`N`",
+        default: "`64`",
+        meaning: "How large the grant table of a domain may get, in frames of 512 grants; from 1 to 512.",
+        set: |settings, value| {
+            let frames = frames(value, 1..=GRANT_FRAMES);
+            settings.grant_limits.max_grant_frames = match frames {
+                Ok(frames) => frames,
+                Err(_) => Limits::DEFAULT.max_grant_frames,
+            };
+            frames.map(|_| ())
+        },
+    },
+    CommandOption {
+        name: "gnttab_max_maptrack_frames",
+        syntax: "`N`",
+        default: "`1024`",
+        meaning: "How many grants of others a domain may map at a time, in frames of 256 handles; at most 1024.",
+        set: |settings, value| {
+            let frames = frames(value, 0..=MAPTRACK_FRAMES);
+            settings.grant_limits.max_maptrack_frames = match frames {
+                Ok(frames) => frames,
+                Err(_) => Limits::DEFAULT.max_maptrack_frames,
+            };
+            frames.map(|_| ())
+        },
     },
     CommandOption {
         name: "guest_loglvl",
@@ -200,6 +230,19 @@ pub const OPTIONS: &[CommandOption] = &[
         }),
     },
 ];
+
+/// The most frames of a grant table, and of handles.
+const GRANT_FRAMES: u32 = 512;
+const MAPTRACK_FRAMES: u32 = 1024;
+
+/// A number of frames within bounds; above them Xen has more.
+fn frames(value: Value<'_>, bounds: RangeInclusive<u32>) -> Result<u32, Problem> {
+    match integer_u32(value.text()?)? {
+        frames if bounds.contains(&frames) => Ok(frames),
+        frames if frames < *bounds.start() => Err(Problem::BadValue),
+        _ => Err(Problem::Unsupported),
+    }
+}
 
 fn not_zero<T: PartialEq + From<u8>>(value: T) -> Result<T, Problem> {
     if value == T::from(0) {

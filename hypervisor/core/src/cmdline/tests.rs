@@ -51,7 +51,7 @@ fn a_usual_line() {
 #[test]
 fn every_option_changes_its_field() {
     type Change = fn(&mut CommandLine);
-    let changes: [(&str, Change); 20] = [
+    let changes: [(&str, Change); 22] = [
         ("com1=9600", |c| {
             c.com1 = Some(SerialPort {
                 baud: Some(9600),
@@ -81,6 +81,12 @@ fn every_option_changes_its_field() {
             c.dom0_mem.size = Some(Amount::bytes(1 << 30))
         }),
         ("dom0_vcpus_pin", |c| c.dom0_vcpus_pin = true),
+        ("gnttab_max_frames=0x200", |c| {
+            c.grant_limits.max_grant_frames = 512
+        }),
+        ("gnttab_max_maptrack_frames=0", |c| {
+            c.grant_limits.max_maptrack_frames = 0
+        }),
         ("guest_loglvl=error", |c| {
             c.guest_loglvl = LogLevels {
                 always: Some(Level::Error),
@@ -178,6 +184,11 @@ fn problems() {
         ("maxcpus=0", BadValue),
         ("mem=0", BadValue),
         ("mem=16777216t", BadValue),
+        ("gnttab_max_frames=0", BadValue),
+        ("gnttab_max_frames=513", Unsupported),
+        ("gnttab_max_frames", MissingValue),
+        ("gnttab_max_maptrack_frames=1025", Unsupported),
+        ("gnttab_max_maptrack_frames=-1", BadValue),
     ] {
         assert_eq!(warnings(word), [(word.to_owned(), problem)]);
         assert_eq!(

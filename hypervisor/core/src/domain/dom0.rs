@@ -16,6 +16,7 @@ use super::upcall::Upcall;
 use super::vcpu::{Vcpu, VcpuState};
 use super::{Capabilities, Domain};
 use crate::budget::Budget;
+use crate::grant::GrantTable;
 use crate::host::{AddDomainError, Host};
 use crate::page_type::hold::Reach;
 use crate::page_type::{HeldType, Level, PageType, TypeRef, promote};
@@ -51,13 +52,14 @@ pub fn add<'h>(
             .map_err(|_| AddDomainError::TooManyPorts)?;
     }
     let ports = PortRights::dom0(&all_hidden).map_err(|_| AddDomainError::TooManyPorts)?;
-    let domain = Domain::new(
+    let mut domain = Domain::new(
         DomId::DOM0,
         Capabilities::all(),
         &host.entry_rules,
         ports,
         built.shared_info,
     );
+    domain.grants = GrantTable::new(host.settings.grant_limits);
     let limit = max_pages.unwrap_or(UNLIMITED);
     domain.memory.limit.store(limit, Ordering::Relaxed);
     if built.has_extended_cr3 {

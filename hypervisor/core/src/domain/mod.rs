@@ -164,6 +164,11 @@ impl Domain {
         self.vcpus.pop()
     }
 
+    /// Whether there is a vCPU.
+    pub fn has_vcpus(&self) -> bool {
+        !self.vcpus.is_empty()
+    }
+
     /// The vCPU of this number.
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
         self.vcpus

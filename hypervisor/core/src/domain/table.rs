@@ -36,12 +36,16 @@ impl DomainTable {
         self.0.slot(usize::from(id.get()))?.acquire()
     }
 
-    /// Takes a domain out; nobody finds it from then on. `None`: there is none, or somebody refers to it; then it is out once they
-    /// do not any more and this is called again.
-    pub fn take(&self, id: DomId) -> Option<FrameBox<Domain>> {
+    /// Takes a domain out once `is_empty` says that nothing is left of it; nobody finds it from the first time on. `None`: there is none, or
+    /// somebody refers to it, or there is more to do; then it is out once this is called again often enough.
+    pub fn take(
+        &self,
+        id: DomId,
+        is_empty: impl FnOnce(&mut Domain) -> bool,
+    ) -> Option<FrameBox<Domain>> {
         let slot = self.0.slot(usize::from(id.get()))?;
         slot.retire();
-        slot.reap()
+        slot.reap_when(|domain| is_empty(domain))
     }
 
     /// Makes a domain known. Refused, with the domain, if its number is taken or too large.

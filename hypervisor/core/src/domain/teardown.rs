@@ -3,7 +3,8 @@
 //! First the vCPUs give up what they refer to, then the ports are closed: nobody reaches the domain by an event any more. What the
 //! domain has mapped of others' grants is given back. Then each frame of the domain is visited once: the domain gives it back, its pin
 //! ends, and a promotion that somebody left half-way is given up. It is free when nobody refers to it any more:
-//! tables follow by the undo queue; what another domain maps lingers until that ends.
+//! tables follow by the undo queue; what another domain maps lingers until that ends. When all are, [`Host::reap_domain`](crate::host::Host::reap_domain) gives back what the
+//! hypervisor has made for the domain, in such steps too.
 //!
 //! INVARIANT (I10, I29): whatever state calls of the domain were left in, nothing of it stays.
 
@@ -19,6 +20,11 @@ use crate::event::close;
 use crate::frame::Memory;
 use crate::grant;
 use crate::page_type::{TypeRef, promote, undo};
+
+/// What it costs to give a frame of the hypervisor's back, in units of the budget.
+pub const FRAME: u32 = 8;
+/// What it costs to give back a vCPU, which has a few, and is taken from the scheduler.
+pub const VCPU: u32 = 24;
 
 /// How far the end of a domain has come.
 #[must_use]

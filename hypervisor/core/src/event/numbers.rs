@@ -9,6 +9,8 @@ use dom0_abi::event_channel::FIFO_NR_CHANNELS;
 use oxen_arch::memory::FrameBox;
 
 use super::two_level::NR_PORTS;
+use crate::budget::Budget;
+use crate::domain::teardown::FRAME;
 use crate::frame::Memory;
 
 const WORDS: usize = NR_PORTS as usize / 64;
@@ -245,17 +247,24 @@ impl AllNumbers {
         self.more.as_ref()?.blocks.get(block)?.as_deref()
     }
 
-    /// Gives the frames back. Nobody asks for numbers any more.
-    pub fn clear(&mut self, memory: Memory<'_>) {
-        let Some(mut more) = self.more.take() else {
-            return;
-        };
-        for numbers in &mut more.blocks {
-            if let Some(numbers) = numbers.take() {
+    /// Gives the frames back, as far as the budget goes; `true`: all of them. Nobody asks for numbers any more.
+    pub fn clear(&mut self, memory: Memory<'_>, budget: &mut Budget) -> bool {
+        let blocks = self.more.iter_mut().flat_map(|more| &mut more.blocks);
+        for block in blocks.filter(|block| block.is_some()) {
+            if !budget.take(FRAME) {
+                return false;
+            }
+            if let Some(numbers) = block.take() {
                 memory.unplace(numbers);
             }
         }
-        memory.unplace(more);
+        if self.more.is_some() && !budget.take(FRAME) {
+            return false;
+        }
+        if let Some(more) = self.more.take() {
+            memory.unplace(more);
+        }
+        true
     }
 }
 

@@ -30,6 +30,8 @@ use super::numbers::{AllNumbers, place};
 use super::pollers::Pollers;
 use super::two_level::NR_PORTS;
 use super::word::Binding;
+use crate::budget::Budget;
+use crate::domain::teardown::FRAME;
 use crate::frame::Memory;
 
 /// Ports that become valid at a time, as on Xen: callers see the border.
@@ -265,14 +267,21 @@ impl Ports {
         self.numbers.lock().is_over = true;
     }
 
-    /// Gives the pages back. Nobody else has the domain any more.
-    pub fn clear(&mut self, memory: Memory<'_>) {
-        self.pages.clear(memory);
-        self.numbers.get_mut().numbers.clear(memory);
-        if let Some(mut fifo) = self.fifo.take() {
-            fifo.clear(memory);
+    /// Gives the pages back, as far as the budget goes; `true`: all of them. Nobody else has the domain any more.
+    pub fn clear(&mut self, memory: Memory<'_>, budget: &mut Budget) -> bool {
+        let numbers = &mut self.numbers.get_mut().numbers;
+        if !(self.pages.clear(memory, budget) && numbers.clear(memory, budget)) {
+            return false;
+        }
+        if let Some(fifo) = self.fifo.get_mut()
+            && !(fifo.clear(memory, budget) && budget.take(FRAME))
+        {
+            return false;
+        }
+        if let Some(fifo) = self.fifo.take() {
             memory.unplace(fifo);
         }
+        true
     }
 }
 
@@ -281,12 +290,16 @@ impl Block {
         self.0.get(port.get() as usize / PER_PAGE % PAGES)
     }
 
-    pub(super) fn clear(&mut self, memory: Memory<'_>) {
+    pub(super) fn clear(&mut self, memory: Memory<'_>, budget: &mut Budget) -> bool {
         for page in &mut self.0 {
+            if page.get().is_some() && !budget.take(FRAME) {
+                return false;
+            }
             if let Some(page) = page.take() {
                 memory.unplace(page);
             }
         }
+        true
     }
 }
 

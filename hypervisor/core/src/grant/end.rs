@@ -11,12 +11,12 @@ use super::unmap;
 use crate::budget::Budget;
 use crate::domain::Domain;
 use crate::domain::table::DomainTable;
+use crate::domain::teardown::FRAME;
 use crate::frame::Memory;
 
-/// What it costs to give a map back, in units of the budget; to look at so many handles; and to give a frame back.
+/// What it costs to give a map back, in units of the budget; one is paid for a look at so many handles.
 const MAP: u32 = 10;
 const HANDLES_PER_UNIT: u32 = 8;
-const FRAME: u32 = 8;
 /// What it costs to close a table: each of its locks is taken.
 const CLOSE: u32 = 5;
 

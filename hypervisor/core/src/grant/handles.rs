@@ -20,6 +20,7 @@ use super::directory::{Directory, ROOM};
 use super::track::{Parts, Track};
 use crate::budget::Budget;
 use crate::domain::Domain;
+use crate::domain::teardown::FRAME;
 use crate::frame::Memory;
 use crate::page_type::Stop;
 
@@ -264,10 +265,16 @@ impl Handles {
         frame.is_some()
     }
 
-    /// Gives all frames back. Nobody refers to the domain.
-    pub(super) fn end_frames(&self, memory: Memory<'_>) {
-        while self.end_frame(memory) {}
+    /// Gives the frames back, as far as the budget goes; `true`: all of them. Nobody refers to the domain.
+    pub(super) fn end_frames(&self, memory: Memory<'_>, budget: &mut Budget) -> bool {
+        while self.frames.count() > 0 {
+            if !budget.take(FRAME) {
+                return false;
+            }
+            self.end_frame(memory);
+        }
         self.frames.end(memory);
+        true
     }
 
     /// How many free handles a vCPU has, while nothing moves.

@@ -24,6 +24,7 @@ use super::handles::Handles;
 use super::track::Track;
 use crate::budget::Budget;
 use crate::domain::Domain;
+use crate::domain::teardown::FRAME;
 use crate::frame::{FrameRef, Memory};
 use crate::page_type::{PageType, Stop, TypeRef};
 
@@ -370,14 +371,19 @@ impl GrantTable {
         }
     }
 
-    /// Gives all frames of the hypervisor's back. Nobody has a pin, or refers to the domain.
-    pub fn free(&self, memory: Memory<'_>) {
-        while let Some(word) = self.frames.pop(memory.mem()) {
-            debug_assert_eq!(word & GONE, GONE);
-            memory.end_kept(Mfn::new(word >> 32));
+    /// Gives the frames of the hypervisor's back, as far as the budget goes; `true`: all of them. Nobody has a pin, or refers to the domain.
+    pub fn free(&self, memory: Memory<'_>, budget: &mut Budget) -> bool {
+        while self.frames.count() > 0 {
+            if !budget.take(FRAME) {
+                return false;
+            }
+            if let Some(word) = self.frames.pop(memory.mem()) {
+                debug_assert_eq!(word & GONE, GONE);
+                memory.end_kept(Mfn::new(word >> 32));
+            }
         }
         self.frames.end(memory);
-        self.handles.end_frames(memory);
+        self.handles.end_frames(memory, budget)
     }
 
     /// Visits the shared frames, and the active entries that are used, while nothing moves.

@@ -1,6 +1,6 @@
 //! Whole machines: dom0 built from a kernel's file, started, making calls; several machines and CPUs at once.
 
-use dom0_abi::addr::GuestAddr;
+use dom0_abi::addr::{GuestAddr, PAGE_SIZE};
 use dom0_abi::arch::CpuUserRegs;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::{DomId, VcpuId};
@@ -13,6 +13,7 @@ use crate::cmdline::CommandLine;
 use crate::domain::builder::sample::Sample;
 use crate::domain::builder::start_info::Firmware;
 use crate::domain::builder::{Request, build};
+use crate::domain::teardown::Progress;
 use crate::domain::{Capabilities, dom0};
 use crate::page_type::{Level, PageType, TypeRef};
 use crate::policy::ports::PortRights;
@@ -25,7 +26,7 @@ fn machine_with_dom0(seed: u64) -> (Host, [Cpu; 2], CpuUserRegs) {
     let mut config = SimConfig::new(64 << 20);
     config.cpus = 2;
     config.seed = seed;
-    config.command_line = "com1=115200 dom0_mem=32m".into();
+    config.command_line = "com1=115200 dom0_mem=32m gnttab_max_frames=9".into();
     let pae = crate::domain::builder::sample::note(9, b"yes\0");
     let kernel = Sample::new().with_note(pae).file();
     config.modules.push((String::new(), kernel));
@@ -69,6 +70,50 @@ fn the_audit_key_finds_nothing_wrong_but_what_is() {
     let said = guest.output();
     assert!(said.contains("audit of memory: 1 findings"), "{said}");
     assert!(said.contains("domain 0 as shared page uses it"), "{said}");
+}
+
+#[test]
+fn the_rest_of_a_domain_goes_in_steps() {
+    const UNITS: u32 = 100;
+    let id = DomId::new(7);
+    let guest = Guest::with_vcpus(id, Capabilities::empty(), 30, |_| {});
+    let (host, cpu) = (&guest.host, &guest.cpu);
+    let domain = host.domains.get(id).unwrap();
+    let undo = UndoQueue::new();
+    let memory = host.memory(cpu, &undo);
+    let grown = (domain.grants).grow(memory, id, 64, &mut { Budget::ENDLESS });
+    assert!(grown.is_ok());
+    testing::stop(host, cpu, &domain);
+    let ended = teardown::release(memory, &host.domains, &domain, &mut { Budget::ENDLESS });
+    assert_eq!(ended, Progress::Done);
+    let free = || host.frames.statistics().free;
+    let before = free();
+    assert!(!host.reap_domain(cpu, id, &mut { Budget::ENDLESS }));
+    assert_eq!(free(), before, "somebody refers to it");
+    drop(domain);
+    let (mut last, mut steps) = (before, 0);
+    while !host.reap_domain(cpu, id, &mut Budget::new(UNITS)) {
+        let freed = free() - last;
+        assert!(freed > 0 && freed * u64::from(teardown::FRAME) <= UNITS.into());
+        assert!(host.domains.get(id).is_none(), "nobody finds it");
+        assert!(host.domains.take(id, |_| false).is_none());
+        (last, steps) = (last + freed, steps + 1);
+    }
+    let of_vcpu = size_of::<Vcpu>().div_ceil(PAGE_SIZE) as u64;
+    let all = free() - before;
+    assert!(all >= 30 * of_vcpu + 64, "{all}");
+    assert!(steps >= (all * 8 / u64::from(UNITS)) / 2, "{steps}");
+    assert!(of_vcpu * u64::from(teardown::FRAME) <= teardown::VCPU.into());
+    assert!(!host.reap_domain(cpu, id, &mut { Budget::FULL }));
+}
+
+#[test]
+fn dom0_grants_as_much_as_the_command_line_says() {
+    let (host, ..) = machine_with_dom0(1);
+    assert_eq!(
+        host.domains.get(DomId::DOM0).unwrap().grants.max_frames(),
+        9
+    );
 }
 
 #[test]

@@ -161,7 +161,7 @@ table! {
         mmu::update_va_mapping_otherdomain(ctx, va, entry, flags, owner)
     );
     Iret => Done("", iret::iret(ctx));
-    VcpuOp { command, vcpu, arg } => Done("no `get_physid`", vcpu_op::vcpu_op(ctx, command, vcpu, arg));
+    VcpuOp { command, vcpu, arg } => Done("", vcpu_op::vcpu_op(ctx, command, vcpu, arg));
     SetSegmentBase { which, base } => Done("", cpu_state::set_segment_base(ctx, which, base));
     MmuextOp { ops, count, done, foreign } => Done("", mmu::mmuext_op(ctx, ops, count, done, foreign));
     XsmOp => Refused(ENOSYS, "no security module; the toolstack takes any error for that");

@@ -5,14 +5,15 @@ use dom0_abi::errno::Errno;
 use dom0_abi::ids::VcpuId;
 use dom0_abi::sched::ShutdownReason;
 use dom0_abi::vcpu::{
-    VcpuCommand, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea, VcpuRegisterVcpuInfo,
-    VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
+    VcpuCommand, VcpuGetPhysid, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea,
+    VcpuRegisterVcpuInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
 };
 use dom0_abi::xen::VcpuInfo;
 use oxen_arch::memory::BadFrame;
 
 use super::continuation::Continuation;
 use super::{CallCtx, HypercallResult, Reply};
+use crate::domain::Capabilities;
 use crate::domain::initialise::initialise;
 use crate::domain::vcpu::Vcpu;
 use crate::guest_access::GuestPtr;
@@ -98,8 +99,11 @@ pub fn vcpu_op(
             ctx.host.kick(ctx.cpu, target);
             Ok(Reply::DONE)
         }
-        // Only of one that is tied to a CPU for good.
-        VcpuCommand::GetPhysid => Err(Errno::EINVAL),
+        VcpuCommand::GetPhysid => {
+            let id = physical_id(ctx, target).ok_or(Errno::EINVAL)?;
+            GuestPtr::new(arg).write(ctx.cpu, &id)?;
+            Ok(Reply::DONE)
+        }
         VcpuCommand::Initialise => match initialise(ctx, target, GuestPtr::new(arg)) {
             Ok(()) => Ok(Reply::DONE),
             Err(Stop::Refused(errno)) => Err(errno),
@@ -111,6 +115,18 @@ pub fn vcpu_op(
         VcpuCommand::Up => up(ctx, target),
         VcpuCommand::Down => Ok(down(ctx, target)),
     }
+}
+
+/// What firmware calls the CPU that a vCPU is tied to. `None`: it may run on several, or the machine is none of its domain's business.
+fn physical_id(ctx: &CallCtx<'_>, target: &Vcpu) -> Option<VcpuGetPhysid> {
+    if !ctx.domain.capabilities.contains(Capabilities::HARDWARE) {
+        return None;
+    }
+    let cpu = ctx.host.scheduler().only_cpu(target.index)?;
+    let id = ctx.host.machine.physical_id(cpu)?;
+    Some(VcpuGetPhysid {
+        phys_id: u64::from(id.acpi) << 32 | u64::from(id.apic),
+    })
 }
 
 /// Lets a vCPU go on from where it was stopped, or begin. `EINVAL`: nobody has said where it begins.

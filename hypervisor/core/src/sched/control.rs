@@ -204,6 +204,13 @@ impl Scheduler<'_> {
         }
     }
 
+    /// The CPU that a vCPU is tied to: the only one on which it may run now.
+    pub fn only_cpu(&self, vcpu: VcpuIndex) -> Option<CpuId> {
+        let allowed = self.vcpu(vcpu).ok()?.allowed();
+        let mut cpus = allowed.iter();
+        cpus.next().filter(|_| cpus.next().is_none())
+    }
+
     /// What there is to know of a vCPU.
     pub fn info(&self, vcpu: VcpuIndex, now: u64) -> Result<VcpuInfo, Error> {
         let record = self.vcpu(vcpu)?;

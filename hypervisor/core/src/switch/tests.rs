@@ -298,7 +298,7 @@ fn a_domain_that_is_shut_down_leaves_all_cpus_and_its_memory_comes_back() {
     assert_eq!(runs(&guest, cpu), None);
     end(&guest, &domain);
     drop(domain);
-    assert!(host.reap_domain(&guest.cpu, neighbour.domid));
+    assert!(host.reap_domain(&guest.cpu, neighbour.domid, &mut { Budget::FULL }));
     assert_eq!(host.frames.statistics().free, free);
     // Another one has its place.
     let again = guest.neighbour();

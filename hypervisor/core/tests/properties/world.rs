@@ -527,17 +527,18 @@ impl World {
     pub fn tear_down(&mut self, index: usize, cpu: usize, mut budget: Budget) {
         let id = self.dying[index];
         let undo = UndoQueue::new();
-        let progress = {
-            let domain = self.host.domains.get(id).unwrap();
-            teardown::release(
+        let progress = match self.host.domains.get(id) {
+            Some(domain) => teardown::release(
                 self.memory(cpu, &undo),
                 &self.host.domains,
                 &domain,
                 &mut budget,
-            )
+            ),
+            // What is left is the hypervisor's.
+            None => Progress::Done,
         };
         assert!(undo.is_empty());
-        if progress == Progress::Done && self.host.reap_domain(&self.cpus[cpu], id) {
+        if progress == Progress::Done && (self.host).reap_domain(&self.cpus[cpu], id, &mut budget) {
             self.dying.remove(index);
         }
     }

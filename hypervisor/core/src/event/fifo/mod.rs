@@ -39,13 +39,18 @@ use super::numbers::{MORE, place};
 use super::ports::Block;
 use super::send;
 use super::two_level::NR_PORTS;
+use crate::budget::Budget;
 use crate::domain::Domain;
+use crate::domain::teardown::FRAME;
 use crate::domain::vcpu::Vcpu;
 use crate::frame::Memory;
 use crate::host::Host;
 
 /// The most pages of event words.
 pub const MAX_ARRAYS: u32 = FIFO_NR_CHANNELS / PER_PAGE;
+
+/// At the end of a domain so many places without a page are looked at for a unit of the budget.
+const ARRAYS_PER_UNIT: u32 = 16;
 
 /// In place of the number of a frame that there is not.
 const NONE: u64 = 0xffff_ffff;
@@ -59,6 +64,8 @@ pub struct Fifo {
     /// Ports that the two-level form does not have.
     blocks: [WriteOnce<FrameBox<Block>>; MORE],
     setup: SpinLock<Setup>,
+    /// At the end of the domain: of the pages below this all is given back.
+    cleared: u32,
 }
 
 /// A page of words, and the frame with its ports' homes: two bytes each. The numbers are there inverted: all zeroes are no page.
@@ -108,6 +115,7 @@ impl Fifo {
             live: AtomicU32::new(0),
             blocks: [const { WriteOnce::new() }; MORE],
             setup: SpinLock::new(Rank::Domain, Setup::new()),
+            cleared: 0,
         }
     }
 
@@ -155,20 +163,34 @@ impl Fifo {
         (0..MAX_ARRAYS).filter_map(|index| self.array(index).words())
     }
 
-    /// Gives back all that is ours. Nobody has the domain any more.
-    pub(super) fn clear(&mut self, memory: Memory<'_>) {
-        for index in 0..MAX_ARRAYS {
-            debug_assert!(self.array(index).words().is_none());
-            if let Some(homes) = self.array(index).homes() {
+    /// Gives back all that is ours, as far as the budget goes; `true`: all of it. Nobody has the domain any more.
+    pub(super) fn clear(&mut self, memory: Memory<'_>, budget: &mut Budget) -> bool {
+        while self.cleared < MAX_ARRAYS {
+            let array = self.array(self.cleared);
+            debug_assert!(array.words().is_none());
+            let cost = match array.homes() {
+                Some(_) => FRAME,
+                None => u32::from(self.cleared.is_multiple_of(ARRAYS_PER_UNIT)),
+            };
+            if !budget.take(cost) {
+                return false;
+            }
+            if let Some(homes) = array.homes() {
                 memory.end_kept(homes);
             }
+            self.cleared = self.cleared.saturating_add(1);
         }
-        for block in &mut self.blocks {
-            if let Some(mut block) = block.take() {
-                block.clear(memory);
+        for place in &mut self.blocks {
+            if let Some(block) = place.get_mut()
+                && !(block.clear(memory, budget) && budget.take(FRAME))
+            {
+                return false;
+            }
+            if let Some(block) = place.take() {
                 memory.unplace(block);
             }
         }
+        true
     }
 }
 

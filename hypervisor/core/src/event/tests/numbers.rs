@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use crate::budget::Budget;
 use crate::event::numbers::{AllNumbers, Numbers};
 use crate::frame::UndoQueue;
 use crate::testing::Guest;
@@ -77,6 +78,6 @@ fn numbers_beyond_the_first_block_are_taken_from_the_lowest_on_and_their_frames_
         numbers.give_back(number);
     }
     assert_eq!(numbers.lowest_taken(), None);
-    numbers.clear(memory);
+    assert!(numbers.clear(memory, &mut { Budget::ENDLESS }));
     assert_eq!(guest.host.frames.statistics().free, free);
 }

@@ -132,10 +132,18 @@ fn dom0_is_told_of_the_end_of_domains() {
     let (domains, mut budget) = (&guest.host.domains, Budget::ENDLESS);
     let progress = teardown::release(memory, domains, &domain, &mut budget);
     assert_eq!(progress, Progress::Done);
-    assert!(!guest.host.reap_domain(&guest.cpu, neighbour.domid));
+    assert!(
+        !guest
+            .host
+            .reap_domain(&guest.cpu, neighbour.domid, &mut { Budget::FULL })
+    );
     assert!(!is_told(), "somebody refers to it");
     drop(domain);
-    assert!(guest.host.reap_domain(&guest.cpu, neighbour.domid));
+    assert!(
+        guest
+            .host
+            .reap_domain(&guest.cpu, neighbour.domid, &mut { Budget::FULL })
+    );
     assert!(is_told(), "it is gone");
     // And by itself.
     let neighbour = guest.neighbour();
@@ -193,7 +201,11 @@ fn the_end_of_a_domain_disconnects_all_its_ports_in_steps() {
         Err(Errno::EINVAL)
     );
     drop(domain);
-    assert!(guest.host.reap_domain(&guest.cpu, neighbour.domid));
+    assert!(
+        guest
+            .host
+            .reap_domain(&guest.cpu, neighbour.domid, &mut { Budget::FULL })
+    );
     // All but our own page of ports.
     assert_eq!(guest.host.frames.statistics().free, free - 1);
     let shared = Shared {

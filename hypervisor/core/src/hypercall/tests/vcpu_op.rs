@@ -7,11 +7,13 @@ use dom0_abi::ids::VcpuId;
 use dom0_abi::vcpu::{VcpuRegisterVcpuInfo, VcpuRunstateInfo, VcpuSetSingleshotTimer};
 use dom0_abi::xen::VcpuInfo;
 use oxen_arch::Interrupt;
+use oxen_arch::boot::CpuId;
+use oxen_arch::tlb::CpuSet;
 
 use crate::audit;
 use crate::frame::UndoQueue;
 use crate::switch;
-use crate::testing::{DATA, Guest, failure, frame};
+use crate::testing::{DATA, DATA_END, Guest, failure, frame};
 use crate::trap::entry;
 use crate::trap::return_path::Next;
 
@@ -23,6 +25,7 @@ const SINGLESHOT: u64 = 8;
 const STOP_SINGLESHOT: u64 = 9;
 const VCPU_INFO: u64 = 10;
 const NMI: u64 = 11;
+const PHYSID: u64 = 12;
 
 fn op(guest: &mut Guest, command: u64, vcpu: u64) -> i64 {
     guest.call(VcpuOp, [command, vcpu, DATA])
@@ -51,7 +54,35 @@ fn who_is_not_there_is_not_found() {
         }
     }
     assert_eq!(op(&mut guest, IS_UP, 0), 1);
-    assert_eq!(op(&mut guest, 12, 0), failure(Errno::EINVAL));
+}
+
+#[test]
+fn a_physical_cpu_is_named_to_who_owns_it_and_is_tied_to_it() {
+    let on = |guest: &Guest, cpus: &[u32]| {
+        let cpus: CpuSet = cpus.iter().copied().map(CpuId::new).collect();
+        guest.domain(|domain| {
+            let index = domain.vcpu(VcpuId::new(0)).unwrap().index;
+            let scheduler = guest.host.scheduler();
+            scheduler.set_affinity(index, &cpus, &cpus, 0).unwrap();
+        });
+    };
+    let mut dom0 = Guest::dom0();
+    dom0.host.cpu_up(&dom0.other_cpu);
+    dom0.put(DATA, &7_u64);
+    for cpus in [&[0, 1][..], &[1, 2, 3, 64], &[0, 200]] {
+        on(&dom0, cpus);
+        assert_eq!(op(&mut dom0, PHYSID, 0), failure(Errno::EINVAL));
+    }
+    assert_eq!(dom0.get::<u64>(DATA), 7);
+    on(&dom0, &[1]);
+    assert_eq!(op(&mut dom0, PHYSID, 0), 0);
+    // APIC and ACPI of the model machine.
+    assert_eq!(dom0.get::<u64>(DATA), 2 << 32 | 1);
+    let nowhere = dom0.call(VcpuOp, [PHYSID, 0, DATA_END]);
+    assert_eq!(nowhere, failure(Errno::EFAULT));
+    let mut ordinary = Guest::ordinary();
+    on(&ordinary, &[0]);
+    assert_eq!(op(&mut ordinary, PHYSID, 0), failure(Errno::EINVAL));
 }
 
 #[test]
