@@ -6,6 +6,7 @@ use oxen_core::budget::Budget;
 
 use crate::pick::Picker;
 use crate::steps;
+use crate::vcpus;
 use crate::world::{ARGS, Config, Outcome, World, linear};
 
 /// How many steps an input has at most.
@@ -24,6 +25,8 @@ pub struct Game<'i> {
     pub input: Unstructured<'i>,
     pub slot: usize,
     pub seat: usize,
+    /// CPUs look for something else to run where a vCPU does not go on. Otherwise that is the end of its domain.
+    pub schedules: bool,
     speaks: bool,
     is_over: bool,
     steps: u32,
@@ -53,6 +56,7 @@ impl<'i> Game<'i> {
             world,
             input,
             seat: 0,
+            schedules: false,
             speaks,
             is_over: false,
             steps: 0,
@@ -130,7 +134,7 @@ impl<'i> Game<'i> {
         self.say(|| format!("place {} vcpu {}", self.slot, self.seat));
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.kills += 1;
         if self.kills > KILLS {
             self.is_over = true;
@@ -190,8 +194,10 @@ impl<'i> Game<'i> {
     /// What became of a vCPU.
     pub fn settle(&mut self, outcome: Outcome) {
         self.say(|| format!("    {outcome:?}"));
-        if outcome == Outcome::Gone {
-            self.kill();
+        match outcome {
+            Outcome::Gone if self.schedules => vcpus::look_around(self),
+            Outcome::Gone => self.kill(),
+            Outcome::Returned(_) | Outcome::Pending => {}
         }
     }
 }

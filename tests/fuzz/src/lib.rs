@@ -14,6 +14,7 @@ mod game;
 mod grants;
 mod pick;
 mod steps;
+mod vcpus;
 #[allow(dead_code)] // The property tests use more of it.
 #[path = "../../../hypervisor/core/tests/properties/world.rs"]
 mod world;
@@ -75,6 +76,12 @@ pub const TARGETS: &[Target] = &[
         what: "ports made, connected, sent through, moved and closed, and what guests write about them",
         begin: |_| (),
         step: events::event,
+    },
+    Target {
+        name: "vcpu_op",
+        what: "vCPUs made, started, stopped, woken and put to sleep, their timers and areas, and CPUs that run them by turns",
+        begin: vcpus::begin,
+        step: vcpus::vcpu,
     },
     Target {
         name: "hypercall",

@@ -73,7 +73,7 @@ impl World {
         if self.checks.is_multiple_of(64) {
             audit::clean(&self.host, &mut report);
         }
-        for id in (0..6).map(CpuId::new) {
+        for id in (0..7).map(CpuId::new) {
             for cached in self.host.machine.cached_frames(id) {
                 let what = Remembered {
                     address: cached.address,

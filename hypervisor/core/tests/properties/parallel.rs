@@ -97,7 +97,7 @@ fn run(seed: u64) {
             }
         });
         let machine = &world.host.machine;
-        world.cpus = (0..6).map(|id| machine.cpu(CpuId::new(id))).collect();
+        world.cpus = (0..7).map(|id| machine.cpu(CpuId::new(id))).collect();
         if ends {
             let id = world.players[ending].id;
             world.dying.push(id);

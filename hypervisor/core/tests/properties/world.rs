@@ -1,4 +1,7 @@
-//! A machine with six CPUs and three domains of two vCPUs each, played by one thread.
+//! A machine with six CPUs and three domains of two vCPUs each, played by one thread. Each vCPU has a CPU for itself.
+//!
+//! Each domain has a third vCPU, which is nothing yet. Those who want that (`let_spares_run`) have these share a seventh CPU, once somebody
+//! has said what they begin with.
 //!
 //! Each domain has [`FRAMES`] frames. Its first table maps frame `i` at [`linear`]`(i)`: tables read-only, some pages writable,
 //! some not at all. What a vCPU hands to calls lies in a page of its own.
@@ -47,6 +50,9 @@ pub const SHARED: usize = 5;
 pub const ARGS: usize = 6;
 /// Pages for their stacks.
 pub const STACKS: usize = 8;
+/// The vCPU that nobody has said anything of, and the CPU on which such vCPUs of all domains run.
+pub const SPARE: u32 = 2;
+pub const SPARE_CPU: usize = 6;
 /// From here on frames are anything.
 pub const LOOSE: usize = 12;
 
@@ -149,6 +155,8 @@ pub struct World {
     free_at_first: u64,
     /// How often the auditor looked.
     pub checks: u64,
+    /// The registers of the CPU of spare vCPUs, if these may run.
+    pub spare_regs: Option<CpuUserRegs>,
     /// Whether calls try the straight way first. It forgets what it has read of those that it leaves to the general one.
     pub goes_straight: bool,
 }
@@ -176,7 +184,7 @@ pub enum Outcome {
 impl World {
     pub fn new(config: Config) -> Self {
         let mut machine = SimConfig::new(8 << 20);
-        machine.cpus = 6;
+        machine.cpus = 7;
         machine.seed = config.seed;
         machine.pcid = config.pcid;
         machine.xpti = Some(config.xpti);
@@ -189,7 +197,7 @@ impl World {
         });
         let (machine, boot) = Machine::new(machine);
         assert_eq!(machine.uses_twins(), config.xpti);
-        let cpus: Vec<_> = (0..6).map(|id| machine.cpu(CpuId::new(id))).collect();
+        let cpus: Vec<_> = (0..7).map(|id| machine.cpu(CpuId::new(id))).collect();
         let settings = CommandLine::parse(&boot.command_line).settings;
         let console = Console::new(&machine).unwrap();
         let host = Host::new(machine, &cpus[0], &boot, settings, console).unwrap();
@@ -204,6 +212,7 @@ impl World {
             dying: Vec::new(),
             next_id: 1,
             checks: 0,
+            spare_regs: None,
             goes_straight: true,
         };
         for slot in 0..3 {
@@ -273,6 +282,11 @@ impl World {
             state.user_root = Some(root(frames[USER_ROOT]).into_held());
             vcpus.push(Vcpu::new(VcpuId::new(number), upcall, state));
         }
+        let info = shared.at(SPARE as usize * 64);
+        let upcall = Upcall::new(mem, info).unwrap();
+        let privileged = PrivilegedState::new(host.cpuid.owned_bits());
+        let state = VcpuState::new(CpuUserRegs::new_zeroed(), None, privileged);
+        vcpus.push(Vcpu::new(VcpuId::new(SPARE), upcall, state));
         let domain = host.add_domain(&self.cpus[first], domain, vcpus).unwrap();
         let seats = [(first, 0), (second, 1)].map(|(cpu, number)| {
             let vcpu = domain.vcpu(VcpuId::new(number)).unwrap();
@@ -285,9 +299,23 @@ impl World {
             }
         });
         domain.assists.set(VmAssist::WritablePagetables, true);
+        if self.spare_regs.is_some() {
+            pin_spare(host, &self.cpus[SPARE_CPU], &domain);
+        }
         drop(domain);
         assert!(undo.is_empty());
         Player { id, seats, frames }
+    }
+
+    /// Lets spare vCPUs run, on a CPU that they share.
+    pub fn let_spares_run(&mut self) {
+        let cpu = &self.cpus[SPARE_CPU];
+        self.host.cpu_up(cpu);
+        for player in &self.players {
+            let domain = self.host.domains.get(player.id).unwrap();
+            pin_spare(&self.host, cpu, &domain);
+        }
+        self.spare_regs = Some(CpuUserRegs::new_zeroed());
     }
 
     /// Lets the kernel of a new domain register its handlers.
@@ -520,6 +548,9 @@ impl World {
         for seat in &player.seats {
             stop(&self.host, &self.cpus[seat.cpu]);
         }
+        if let Some(regs) = &mut self.spare_regs {
+            let _ = switch::next(&self.host, &self.cpus[SPARE_CPU], regs);
+        }
         self.dying.push(player.id);
     }
 
@@ -602,6 +633,13 @@ pub fn run(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> CpuUserRegs {
     let mut regs = CpuUserRegs::new_zeroed();
     assert_eq!(switch::next(host, cpu, &mut regs), Next::Guest);
     regs
+}
+
+fn pin_spare(host: &Host, cpu: &Cpu, domain: &Domain) {
+    let vcpu = domain.vcpu(VcpuId::new(SPARE)).unwrap();
+    let (here, now) = (CpuSet::one(cpu.id()), host.time.now(cpu));
+    let pinned = (host.scheduler()).set_affinity(vcpu.index, &here, &here, now);
+    pinned.unwrap();
 }
 
 /// Shuts a domain down, one that owns the hardware too, which would end the host.
