@@ -308,6 +308,7 @@ impl World {
     }
 
     /// Lets spare vCPUs run, on a CPU that they share.
+    #[allow(dead_code)] // The fuzz target of vCPUs uses it.
     pub fn let_spares_run(&mut self) {
         let cpu = &self.cpus[SPARE_CPU];
         self.host.cpu_up(cpu);
