@@ -23,6 +23,7 @@ pub mod guest_range;
 pub mod interrupts;
 mod line;
 pub mod lines;
+mod mem_word;
 pub mod memory_map;
 pub mod paging_facts;
 pub mod registers;

@@ -26,6 +26,16 @@ impl LineMode {
         is_low: true,
     };
 
+    /// As on the bus of a line of which nobody says more.
+    pub(crate) const fn usual(gsi: u32) -> Self {
+        const ISA_LINES: u32 = 16;
+        if gsi < ISA_LINES {
+            Self::ISA
+        } else {
+            Self::PCI
+        }
+    }
+
     /// The lower word of a redirection entry. SPEC: 82093AA data sheet, 3.2.4.
     #[cfg_attr(not(target_os = "none"), allow(dead_code))]
     pub(crate) const fn entry(self, vector: u8, is_open: bool) -> u32 {

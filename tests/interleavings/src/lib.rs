@@ -14,6 +14,8 @@ pub mod fifo;
 pub mod frame;
 #[path = "../../../hypervisor/core/src/irq/pirq.rs"]
 pub mod irq;
+#[path = "../../../hypervisor/arch/src/mem_word.rs"]
+mod mem_word;
 pub mod memory;
 pub mod page_type;
 #[path = "../../../hypervisor/core/src/sched/mod.rs"]

@@ -1,5 +1,6 @@
 //! What stands for `arch::memory`, and for the machine that has it.
 
+pub use crate::mem_word::MemWord;
 pub use arch::memory::BadFrame;
 use dom0_abi::addr::{Maddr, Mfn, PAGE_SHIFT};
 
@@ -57,26 +58,6 @@ impl Machine {
 /// What stands for the memory that domains share with us: a few words, by their addresses.
 pub struct PhysMem {
     words: Box<[(Maddr, AtomicU64)]>,
-}
-
-/// As the hypervisor's.
-pub struct MemWord<'m>(&'m AtomicU64);
-
-impl MemWord<'_> {
-    /// As the hypervisor's.
-    pub fn load(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// As the hypervisor's.
-    pub fn fetch_or(&self, value: u64) -> u64 {
-        self.0.fetch_or(value, Ordering::SeqCst)
-    }
-
-    /// As the hypervisor's.
-    pub fn fetch_and(&self, value: u64) -> u64 {
-        self.0.fetch_and(value, Ordering::SeqCst)
-    }
 }
 
 /// As the hypervisor's.

@@ -692,68 +692,52 @@ unsafe fn read_slowly(into: *mut u8, at: GuestAddr, len: usize) -> Result<(), Gu
     unsafe { guest_copy(into, at.get() as *const u8, len) }.map_err(|left| fault_at(at, len, left))
 }
 
-/// Loads half a word of guest memory; `None` if that faults.
-///
-/// # Safety
-///
-/// As for [`load_word`].
-#[inline(always)]
-unsafe fn load_half(from: *const u32) -> Option<u32> {
-    with_guest_memory(|| {
-        let (half, done): (u32, u32);
-        // SAFETY: as the caller promises. A fault leaves `done` at 0.
-        unsafe {
-            asm!(
-                "2: mov {half:e}, [{from}]",
-                "mov {done:e}, 1",
-                "3:",
-                fixup!("2b", "3b"),
-                half = inout(reg) 0_u32 => half,
-                done = inout(reg) 0_u32 => done,
-                from = in(reg) from,
-                options(nostack, readonly, preserves_flags),
-            );
+/// Functions that load a number of guest memory; the second name is what its register is called by.
+macro_rules! loads {
+    ($($what:literal $load:ident $number:ty, $register:literal;)*) => {$(
+        #[doc = concat!("Loads ", $what, " of guest memory; `None` if that faults.")]
+        ///
+        /// # Safety
+        ///
+        /// It must lie in the guest's part of the address space.
+        #[inline(always)]
+        unsafe fn $load(from: *const $number) -> Option<$number> {
+            with_guest_memory(|| {
+                let (number, done): ($number, u32);
+                // SAFETY: as the caller promises. A fault leaves `done` at 0.
+                unsafe {
+                    asm!(
+                        concat!("2: mov ", $register, ", [{from}]"),
+                        "mov {done:e}, 1",
+                        "3:",
+                        fixup!("2b", "3b"),
+                        number = inout(reg) 0 as $number => number,
+                        done = inout(reg) 0_u32 => done,
+                        from = in(reg) from,
+                        options(nostack, readonly, preserves_flags),
+                    );
+                }
+                (done == 1).then_some(number)
+            })
         }
-        (done == 1).then_some(half)
-    })
+    )*};
 }
 
-/// Loads a word of guest memory; `None` if that faults.
-///
-/// # Safety
-///
-/// The word must lie in the guest's part of the address space.
-#[inline(always)]
-unsafe fn load_word(from: *const u64) -> Option<u64> {
-    with_guest_memory(|| {
-        let (word, done): (u64, u32);
-        // SAFETY: as the caller promises. A fault leaves `done` at 0.
-        unsafe {
-            asm!(
-                "2: mov {word}, [{from}]",
-                "mov {done:e}, 1",
-                "3:",
-                fixup!("2b", "3b"),
-                word = inout(reg) 0_u64 => word,
-                done = inout(reg) 0_u32 => done,
-                from = in(reg) from,
-                options(nostack, readonly, preserves_flags),
-            );
-        }
-        (done == 1).then_some(word)
-    })
+loads! {
+    "half a word" load_half u32, "{number:e}";
+    "a word" load_word u64, "{number:r}";
 }
 
 /// Stores a word to guest memory; `false` if that faults.
 ///
 /// # Safety
 ///
-/// As for [`load_word`].
+/// The word must lie in the guest's part of the address space.
 #[inline]
 unsafe fn store_word(to: *mut u64, word: u64) -> bool {
     with_guest_memory(|| {
         let done: u32;
-        // SAFETY: as above; nothing of ours is in the guest's part of the address space.
+        // SAFETY: as the caller promises; nothing of ours is there. A fault leaves `done` at 0.
         unsafe {
             asm!(
                 "2: mov [{to}], {word}",

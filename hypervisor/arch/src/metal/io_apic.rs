@@ -133,14 +133,12 @@ pub(super) fn isa_line(topology: &Topology, irq: u8) -> u32 {
 
 /// How a line speaks, as far as firmware's tables say; what they do not speak of is as on its bus.
 pub(super) fn default_mode(topology: &Topology, gsi: u32) -> LineMode {
-    const ISA_LINES: u32 = 16;
     // SPEC: ACPI 6.5, 5.2.12.5: 3 in each field says low, level.
     match topology.overrides.iter().find(|entry| entry.gsi == gsi) {
         Some(entry) => LineMode {
             is_low: entry.flags & 0b11 == 0b11,
             is_level: entry.flags >> 2 & 0b11 == 0b11,
         },
-        None if gsi < ISA_LINES => LineMode::ISA,
-        None => LineMode::PCI,
+        None => LineMode::usual(gsi),
     }
 }

@@ -21,6 +21,7 @@ pub use crate::frame_bits::BadFrame;
 use crate::frame_bits::FrameBits;
 pub use crate::line::Line;
 use crate::line::{LINE, WORDS};
+pub use crate::mem_word::MemWord;
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// The machine's memory, by frame.
@@ -64,37 +65,6 @@ macro_rules! any_of_line {
          or {any}, [{at} + 48]
          or {any}, [{at} + 56]"
     };
-}
-
-/// A word of memory, for one operation that is made of a few accesses: not to be kept, since its frame may be taken for an
-/// object by whoever has it alone.
-pub struct MemWord<'m>(&'m AtomicU64);
-
-impl MemWord<'_> {
-    /// Loads it.
-    #[inline(always)]
-    pub fn load(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Replaces `current` by `new`; the error is what was there instead.
-    #[inline(always)]
-    pub fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        self.0
-            .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
-    }
-
-    /// Sets bits; returns what was there.
-    #[inline(always)]
-    pub fn fetch_or(&self, value: u64) -> u64 {
-        self.0.fetch_or(value, Ordering::SeqCst)
-    }
-
-    /// Clears the bits that `value` lacks; returns what was there.
-    #[inline(always)]
-    pub fn fetch_and(&self, value: u64) -> u64 {
-        self.0.fetch_and(value, Ordering::SeqCst)
-    }
 }
 
 /// A frame of memory, for one operation that is made of a few accesses to its words: not to be kept, as a [`MemWord`].
@@ -320,16 +290,12 @@ impl PhysMem {
 
     /// Sets bits; returns what was there.
     pub fn fetch_or_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
-        Ok(self
-            .atomic::<AtomicU64>(at)?
-            .fetch_or(value, Ordering::SeqCst))
+        Ok(self.word(at)?.fetch_or(value))
     }
 
     /// Clears the bits that `value` lacks; returns what was there.
     pub fn fetch_and_u64(&self, at: Maddr, value: u64) -> Result<u64, BadFrame> {
-        Ok(self
-            .atomic::<AtomicU64>(at)?
-            .fetch_and(value, Ordering::SeqCst))
+        Ok(self.word(at)?.fetch_and(value))
     }
 
     /// Replaces a word; returns what was there.

@@ -79,11 +79,7 @@ impl Machine {
 
     /// How a line speaks as far as firmware says.
     pub fn line_mode(&self, gsi: u32) -> LineMode {
-        if gsi < 16 {
-            LineMode::ISA
-        } else {
-            LineMode::PCI
-        }
+        LineMode::usual(gsi)
     }
 
     /// Chooses the CPU at which a line arrives, and closes it. `false`: there is no such line.

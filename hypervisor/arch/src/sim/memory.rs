@@ -21,6 +21,7 @@ use crate::boot::MfnRange;
 pub use crate::frame_bits::BadFrame;
 pub use crate::line::Line;
 use crate::line::{LINE, WORDS};
+pub use crate::mem_word::MemWord;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 const LINES: usize = WORDS / LINE;
@@ -47,32 +48,6 @@ macro_rules! atomics {
             Ok(())
         }
     )*};
-}
-
-/// A word of memory, for one operation that is made of a few accesses.
-pub struct MemWord<'m>(&'m AtomicU64);
-
-impl MemWord<'_> {
-    /// Loads it.
-    pub fn load(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Replaces `current` by `new`; the error is what was there instead.
-    pub fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        self.0
-            .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
-    }
-
-    /// Sets bits; returns what was there.
-    pub fn fetch_or(&self, value: u64) -> u64 {
-        self.0.fetch_or(value, Ordering::SeqCst)
-    }
-
-    /// Clears the bits that `value` lacks; returns what was there.
-    pub fn fetch_and(&self, value: u64) -> u64 {
-        self.0.fetch_and(value, Ordering::SeqCst)
-    }
 }
 
 /// A frame of memory, for one operation that is made of a few accesses to its words.
