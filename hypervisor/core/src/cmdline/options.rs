@@ -110,12 +110,10 @@ pub const OPTIONS: &[CommandOption] = &[
         default: "`64`",
         meaning: "How large the grant table of a domain may get, in frames of 512 grants; from 1 to 512.",
         set: |settings, value| {
-            let frames = frames(value, 1..=GRANT_FRAMES);
-            settings.grant_limits.max_grant_frames = match frames {
-                Ok(frames) => frames,
-                Err(_) => Limits::DEFAULT.max_grant_frames,
-            };
-            frames.map(|_| ())
+            let limits = &mut settings.grant_limits;
+            limits.max_grant_frames = Limits::DEFAULT.max_grant_frames;
+            limits.max_grant_frames = frames(value, 1..=Limits::MOST.max_grant_frames)?;
+            Ok(())
         },
     },
     CommandOption {
@@ -124,12 +122,10 @@ pub const OPTIONS: &[CommandOption] = &[
         default: "`1024`",
         meaning: "How many grants of others a domain may map at a time, in frames of 256 handles; at most 1024.",
         set: |settings, value| {
-            let frames = frames(value, 0..=MAPTRACK_FRAMES);
-            settings.grant_limits.max_maptrack_frames = match frames {
-                Ok(frames) => frames,
-                Err(_) => Limits::DEFAULT.max_maptrack_frames,
-            };
-            frames.map(|_| ())
+            let limits = &mut settings.grant_limits;
+            limits.max_maptrack_frames = Limits::DEFAULT.max_maptrack_frames;
+            limits.max_maptrack_frames = frames(value, 0..=Limits::MOST.max_maptrack_frames)?;
+            Ok(())
         },
     },
     CommandOption {
@@ -230,10 +226,6 @@ pub const OPTIONS: &[CommandOption] = &[
         }),
     },
 ];
-
-/// The most frames of a grant table, and of handles.
-const GRANT_FRAMES: u32 = 512;
-const MAPTRACK_FRAMES: u32 = 1024;
 
 /// A number of frames within bounds; above them Xen has more.
 fn frames(value: Value<'_>, bounds: RangeInclusive<u32>) -> Result<u32, Problem> {

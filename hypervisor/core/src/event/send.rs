@@ -103,9 +103,8 @@ pub(super) fn deliver(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu:
 #[inline(always)]
 fn deliver_two_level(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) -> bool {
     match two_level::raise(host.mem(), domain.events.bits(), port) {
-        Ok(Raised::New) => arrived(host, cpu, domain, port, Some(vcpu)),
-        Ok(Raised::Masked) if !domain.events.pollers.is_anybody() => {}
-        Ok(Raised::Masked) => arrived(host, cpu, domain, port, None),
+        Ok(Raised::New) => arrived(host, cpu, domain, port, vcpu),
+        Ok(Raised::Masked) => wake_pollers(host, cpu, domain),
         Ok(Raised::Before) => {}
         Err(BadFrame) => return false,
     }
@@ -114,19 +113,22 @@ fn deliver_two_level(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: 
 
 /// Tells the vCPU, and those that poll, that a port has become pending.
 #[inline(never)]
-fn arrived(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: Option<VcpuId>) {
-    if let Some(vcpu) = vcpu {
-        tell(host, cpu, domain, port, vcpu);
-    }
+fn arrived(host: &Host, cpu: &Cpu, domain: &Domain, port: Port, vcpu: VcpuId) {
+    tell(host, cpu, domain, port, vcpu);
+    wake_pollers(host, cpu, domain);
+}
+
+/// Wakes all vCPUs that poll, most often none: some port has become pending.
+#[inline(always)]
+pub(super) fn wake_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
     if domain.events.pollers.is_anybody() {
-        wake_pollers(host, cpu, domain);
+        wake_all_pollers(host, cpu, domain);
     }
 }
 
-/// Wakes all vCPUs that poll: some port has become pending.
 #[cold]
 #[inline(never)]
-pub(super) fn wake_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
+fn wake_all_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {
             vcpu.note_event();

@@ -39,13 +39,19 @@ const PER_FRAME: u32 = ENTRIES_PER_FRAME as u32;
 /// How large the tables of a domain may get, in frames. ABI: `public/domctl.h`, `struct xen_domctl_createdomain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// What the domain grants: 512 entries in each. No more than 512.
+    /// What the domain grants: 512 entries in each.
     pub max_grant_frames: u32,
-    /// What it maps: 256 handles for each. No more than 1024.
+    /// What it maps: 256 handles for each.
     pub max_maptrack_frames: u32,
 }
 
 impl Limits {
+    /// The most that there is room for.
+    pub const MOST: Self = Self {
+        max_grant_frames: ROOM,
+        max_maptrack_frames: 1024,
+    };
+
     /// What a domain gets for which nobody says otherwise.
     pub const DEFAULT: Self = Self {
         max_grant_frames: 64,

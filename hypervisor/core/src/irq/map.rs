@@ -4,6 +4,7 @@
 
 use dom0_abi::errno::Errno;
 use dom0_abi::ids::DomId;
+use oxen_arch::sync::SpinLock;
 use oxen_arch::{LineMode, Machine, PciFunction, Target};
 
 use super::message::MessageSource;
@@ -32,8 +33,7 @@ impl Irqs {
         gsi: u32,
         wanted: Wanted,
     ) -> Result<Pirq, Errno> {
-        let pirq = self.pirq(gsi).filter(|_| gsi < self.nr_lines);
-        let pirq = pirq.ok_or(Errno::EINVAL)?;
+        let pirq = self.line(gsi).ok_or(Errno::EINVAL)?;
         if wanted != Wanted::Any && wanted != Wanted::This(pirq) {
             return Err(Errno::EINVAL);
         }
@@ -78,7 +78,7 @@ impl Irqs {
             return Err(Errno::EEXIST);
         }
         let pirq = match wanted {
-            Wanted::Any => self.free_message(State::is_free).ok_or(Errno::ENOSPC)?,
+            Wanted::Any => self.free_message()?,
             Wanted::This(pirq) => {
                 let is_it = |free: Pirq| free == pirq;
                 self.messages()
@@ -100,17 +100,18 @@ impl Irqs {
     /// Promises a domain a pirq for a message. `ENOSPC`: there is none.
     pub fn promise(&self, owner: DomId) -> Result<Pirq, Errno> {
         let _mapping = self.mapping.lock();
-        let pirq = self.free_message(State::is_free).ok_or(Errno::ENOSPC)?;
+        let pirq = self.free_message()?;
         if let Some(record) = self.record(pirq) {
             record.lock().state = State::Promised(owner);
         }
         Ok(pirq)
     }
 
-    fn free_message(&self, is_right: impl Fn(&State) -> bool) -> Option<Pirq> {
+    fn free_message(&self) -> Result<Pirq, Errno> {
         let mut messages = self.messages();
-        let found = messages.find(|(_, record)| is_right(&record.lock().state));
-        found.map(|(pirq, _)| pirq)
+        let is_free = |record: &SpinLock<Record>| matches!(record.lock().state, State::Free);
+        let found = messages.find(|(_, record)| is_free(record));
+        found.map(|(pirq, _)| pirq).ok_or(Errno::ENOSPC)
     }
 
     /// Takes an interrupt from a domain; a port that is bound to it stays, and is told no more.
@@ -136,8 +137,7 @@ impl Irqs {
 
     /// Takes all interrupts from a domain that is no more.
     pub fn release(&self, machine: &Machine, owner: DomId) {
-        let count = self.nr_lines.saturating_add(super::pirq::MESSAGES);
-        for pirq in (0..count).filter_map(Pirq::new) {
+        for pirq in self.numbers().filter_map(Pirq::new) {
             // Refused for what it does not have.
             let _ = self.unmap(machine, owner, pirq);
         }
@@ -147,8 +147,7 @@ impl Irqs {
     ///
     /// `EINVAL`: there is no such line; `EEXIST`: it is in use.
     pub fn set_mode(&self, domain: &Domain, gsi: u32, mode: LineMode) -> Result<(), Errno> {
-        let pirq = self.pirq(gsi).filter(|_| gsi < self.nr_lines);
-        let pirq = pirq.ok_or(Errno::EINVAL)?;
+        let pirq = self.line(gsi).ok_or(Errno::EINVAL)?;
         let mut record = self.record(pirq).ok_or(Errno::EINVAL)?.lock();
         let is_in_use = match &record.state {
             State::Mapped(mapping) if mapping.owner == domain.id => {
@@ -198,10 +197,6 @@ impl Irqs {
 }
 
 impl State {
-    const fn is_free(&self) -> bool {
-        matches!(self, Self::Free)
-    }
-
     /// Whether it is free for a domain.
     fn is_for(&self, domain: DomId) -> bool {
         match self {

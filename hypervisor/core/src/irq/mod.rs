@@ -30,6 +30,8 @@ mod vectors;
 #[cfg(test)]
 mod tests;
 
+use core::ops::Range;
+
 use dom0_abi::ids::{DomId, Port};
 use oxen_arch::memory::BootSlice;
 use oxen_arch::sync::{Rank, SpinLock};
@@ -123,10 +125,19 @@ impl Irqs {
         self.nr_lines
     }
 
+    /// The numbers that there are: those of lines, and behind them those of messages.
+    fn numbers(&self) -> Range<u32> {
+        0..self.nr_lines.saturating_add(MESSAGES)
+    }
+
     /// The interrupt of this number, if there is one.
     pub fn pirq(&self, number: u32) -> Option<Pirq> {
-        let count = self.nr_lines.saturating_add(MESSAGES);
-        Pirq::new(number).filter(|_| number < count)
+        Pirq::new(number).filter(|_| self.numbers().contains(&number))
+    }
+
+    /// The interrupt of a line, if there is that.
+    pub fn line(&self, gsi: u32) -> Option<Pirq> {
+        self.pirq(gsi).filter(|_| gsi < self.nr_lines)
     }
 
     /// A line is the hypervisor's own: no domain ever binds it.
@@ -142,7 +153,7 @@ impl Irqs {
 
     /// The pirqs of messages.
     fn messages(&self) -> impl Iterator<Item = (Pirq, &SpinLock<Record>)> {
-        (self.nr_lines..self.nr_lines.saturating_add(MESSAGES)).filter_map(|number| {
+        (self.nr_lines..self.numbers().end).filter_map(|number| {
             let pirq = Pirq::new(number)?;
             Some((pirq, self.record(pirq)?))
         })

@@ -104,7 +104,7 @@ impl Host {
     /// Starts a vCPU, whose state says what it begins with.
     pub fn bring_up(&self, cpu: &Cpu, vcpu: &Vcpu) {
         let now = self.time.now(cpu);
-        vcpu.runstate.enter(Runstate::Runnable, now);
+        vcpu.runstate.enter(Runstate::Runnable, || now);
         self.interrupt_to_ask_if(cpu, self.scheduler().up(vcpu.index, now));
     }
 

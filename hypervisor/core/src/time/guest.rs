@@ -79,7 +79,7 @@ impl Host {
     /// The vCPU that this CPU runs, or ran until now, is in this state from now on. Its guest is told, where it wants to know.
     pub fn enter_runstate(&self, cpu: &Cpu, domain: &Domain, vcpu: &Vcpu, state: Runstate) {
         // Nearly always it is, and what time it is need not be asked.
-        if !vcpu.runstate.is(state) && vcpu.runstate.enter(state, self.time.now(cpu)) {
+        if vcpu.runstate.enter(state, || self.time.now(cpu)) {
             self.tell_runstate(cpu, domain, vcpu);
         }
     }

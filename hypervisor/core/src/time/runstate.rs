@@ -26,13 +26,8 @@ impl RunstateAccount {
         Self(SpinLock::new(Rank::Time, account))
     }
 
-    /// Whether the vCPU is in this state.
-    pub fn is(&self, state: Runstate) -> bool {
-        self.0.lock().state == state
-    }
-
-    /// The vCPU is in this state from now on. Returns whether it was in another one.
-    pub fn enter(&self, state: Runstate, now: u64) -> bool {
+    /// The vCPU is in this state from now on; `now` is asked if it was in another one. Returns whether it was.
+    pub fn enter(&self, state: Runstate, now: impl FnOnce() -> u64) -> bool {
         self.0.lock().enter(state, now)
     }
 
@@ -40,7 +35,7 @@ impl RunstateAccount {
     pub fn wakes(&self, now: u64) {
         let mut account = self.0.lock();
         if account.state == Runstate::Blocked {
-            account.enter(Runstate::Runnable, now);
+            account.enter(Runstate::Runnable, || now);
         }
     }
 
@@ -63,10 +58,11 @@ impl Default for RunstateAccount {
 }
 
 impl Account {
-    fn enter(&mut self, state: Runstate, now: u64) -> bool {
+    fn enter(&mut self, state: Runstate, now: impl FnOnce() -> u64) -> bool {
         if self.state == state {
             return false;
         }
+        let now = now();
         self.times = self.times_at(now);
         (self.state, self.since) = (state, self.since.max(now));
         true
@@ -95,15 +91,15 @@ mod tests {
             (41, Runstate::Running),
         ];
         for (now, state) in steps {
-            assert!(account.enter(state, now));
-            assert!(!account.enter(state, now + 1));
+            assert!(account.enter(state, || now));
+            assert!(!account.enter(state, || now + 1));
         }
         let info = account.info(100);
         assert_eq!(info.time, [25 + 59, 5, 1, 10]);
         assert_eq!((info.state, info.state_entry_time), (0, 41));
         assert_eq!(info.time.iter().sum::<u64>(), 100);
         // A clock that is a little behind takes nothing back.
-        account.enter(Runstate::Blocked, 40);
+        account.enter(Runstate::Blocked, || 40);
         let info = account.info(100);
         assert_eq!((info.time[2], info.state_entry_time), (1 + 59, 41));
     }

@@ -13,7 +13,7 @@ use oxen_core::event::word::{Binding, PortState};
 use oxen_core::frame::TypeState;
 use oxen_core::page_type::PageType;
 
-use crate::world::{MARKS, World};
+use crate::world::{CPUS, MARKS, World};
 
 /// What can be known of a frame from outside, but for when and as what it was used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl World {
         if self.checks.is_multiple_of(64) {
             audit::clean(&self.host, &mut report);
         }
-        for id in (0..7).map(CpuId::new) {
+        for id in (0..CPUS).map(CpuId::new) {
             for cached in self.host.machine.cached_frames(id) {
                 let what = Remembered {
                     address: cached.address,

@@ -15,7 +15,7 @@ use oxen_core::trap::return_path::Next;
 
 use crate::ops::{Call, Maker};
 use crate::rng::Rng;
-use crate::world::{Config, RIP, Scene, World, shut_down, stack, stop};
+use crate::world::{CPUS, Config, RIP, Scene, World, shut_down, stack, stop};
 
 const ROUNDS: u64 = 3;
 const CALLS: u64 = 250;
@@ -97,7 +97,7 @@ fn run(seed: u64) {
             }
         });
         let machine = &world.host.machine;
-        world.cpus = (0..7).map(|id| machine.cpu(CpuId::new(id))).collect();
+        world.cpus = (0..CPUS).map(|id| machine.cpu(CpuId::new(id))).collect();
         if ends {
             let id = world.players[ending].id;
             world.dying.push(id);

@@ -53,6 +53,8 @@ pub const STACKS: usize = 8;
 /// The vCPU that nobody has said anything of, and the CPU on which such vCPUs of all domains run.
 pub const SPARE: u32 = 2;
 pub const SPARE_CPU: usize = 6;
+/// How many CPUs there are.
+pub const CPUS: u32 = 7;
 /// From here on frames are anything.
 pub const LOOSE: usize = 12;
 
@@ -184,7 +186,7 @@ pub enum Outcome {
 impl World {
     pub fn new(config: Config) -> Self {
         let mut machine = SimConfig::new(8 << 20);
-        machine.cpus = 7;
+        machine.cpus = CPUS;
         machine.seed = config.seed;
         machine.pcid = config.pcid;
         machine.xpti = Some(config.xpti);
@@ -197,7 +199,7 @@ impl World {
         });
         let (machine, boot) = Machine::new(machine);
         assert_eq!(machine.uses_twins(), config.xpti);
-        let cpus: Vec<_> = (0..7).map(|id| machine.cpu(CpuId::new(id))).collect();
+        let cpus: Vec<_> = (0..CPUS).map(|id| machine.cpu(CpuId::new(id))).collect();
         let settings = CommandLine::parse(&boot.command_line).settings;
         let console = Console::new(&machine).unwrap();
         let host = Host::new(machine, &cpus[0], &boot, settings, console).unwrap();

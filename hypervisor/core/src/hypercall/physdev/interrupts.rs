@@ -8,6 +8,7 @@ use dom0_abi::physdev::{
     SetupGsi, UnmapPirq,
 };
 use oxen_arch::LineMode;
+use zerocopy::{Immutable, IntoBytes};
 
 use super::CallCtx;
 use super::pci;
@@ -56,10 +57,8 @@ pub(super) fn apic_read(ctx: &CallCtx<'_>, arg: GuestPtr<ApicAccess>) -> Result<
 #[doc(alias = "PHYSDEVOP_alloc_irq_vector")]
 pub(super) fn alloc_irq_vector(ctx: &CallCtx<'_>, arg: GuestPtr<IrqVector>) -> Result<(), Errno> {
     let mut request = arg.read(ctx.cpu)?;
-    if request.irq >= ctx.host.irqs.nr_lines() {
-        return Err(Errno::EINVAL);
-    }
-    request.vector = request.irq;
+    let line = ctx.host.irqs.line(request.irq).ok_or(Errno::EINVAL)?;
+    request.vector = line.get();
     arg.write(ctx.cpu, &request)
 }
 
@@ -84,7 +83,8 @@ pub(super) fn map_pirq(ctx: &mut CallCtx<'_>, arg: GuestPtr<MapPirq>) -> Result<
         MapPirqType::Gsi => {
             let gsi = u32::try_from(request.index).map_err(|_| Errno::EINVAL)?;
             let pirq = host.irqs.map_line(&host.machine, owner, gsi, wanted)?;
-            return told(ctx, arg, &mut request, pirq);
+            request.pirq = pirq.get() as i32;
+            return told(ctx, arg, &request, pirq);
         }
         MapPirqType::MultiMsi if entry > 1 => return Err(Errno::EOPNOTSUPP),
         MapPirqType::MultiMsi => None,
@@ -99,18 +99,18 @@ pub(super) fn map_pirq(ctx: &mut CallCtx<'_>, arg: GuestPtr<MapPirq>) -> Result<
     let function = pci::function(ctx, segment, request.bus as u8, devfn)?;
     let source = MessageSource::find(&host.machine, function, entry)?;
     let pirq = (host.irqs).map_message(&host.machine, owner, source, wanted)?;
-    told(ctx, arg, &mut request, pirq)
+    request.pirq = pirq.get() as i32;
+    told(ctx, arg, &request, pirq)
 }
 
-/// Tells the caller what has been mapped. If that cannot be told it is not mapped any more.
-fn told(
+/// Tells the caller what has been mapped, or promised. If that cannot be told it is the caller's no more.
+fn told<T: IntoBytes + Immutable>(
     ctx: &CallCtx<'_>,
-    arg: GuestPtr<MapPirq>,
-    request: &mut MapPirq,
+    arg: GuestPtr<T>,
+    answer: &T,
     pirq: Pirq,
 ) -> Result<(), Errno> {
-    request.pirq = pirq.get() as i32;
-    arg.write(ctx.cpu, request).inspect_err(|_| {
+    arg.write(ctx.cpu, answer).inspect_err(|_| {
         let host = ctx.host;
         // Another vCPU may have been faster.
         let _ = host.irqs.unmap(&host.machine, ctx.domain.id, pirq);
@@ -155,12 +155,9 @@ pub(super) fn get_free_pirq(
         // The numbers of lines are those of the machine.
         Ok(MapPirqType::Gsi | MapPirqType::Unknown) | Err(_) => return Err(Errno::EINVAL),
     }
-    let host = ctx.host;
-    let pirq = host.irqs.promise(ctx.domain.id)?;
+    let pirq = ctx.host.irqs.promise(ctx.domain.id)?;
     request.pirq = pirq.get();
-    arg.write(ctx.cpu, &request).inspect_err(|_| {
-        let _ = host.irqs.unmap(&host.machine, ctx.domain.id, pirq);
-    })
+    told(ctx, arg, &request, pirq)
 }
 
 /// Refuses what is for another domain: interrupts of others come with devices of others.

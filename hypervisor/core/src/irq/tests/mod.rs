@@ -34,10 +34,7 @@ impl Kernel {
         command: PhysdevCommand,
         argument: &mut T,
     ) -> i64 {
-        self.guest.put(DATA, argument);
-        let result = (self.guest).call(Hypercall::PhysdevOp, [command.get().into(), DATA]);
-        *argument = self.guest.get(DATA);
-        result
+        self.op(Hypercall::PhysdevOp, command.get().into(), argument)
     }
 
     fn event<T: IntoBytes + Immutable + FromBytes>(
@@ -45,8 +42,18 @@ impl Kernel {
         command: EventChannelCommand,
         argument: &mut T,
     ) -> i64 {
+        self.op(Hypercall::EventChannelOp, command.get().into(), argument)
+    }
+
+    /// Makes a call with an argument that it may change.
+    fn op<T: IntoBytes + Immutable + FromBytes>(
+        &mut self,
+        call: Hypercall,
+        command: u64,
+        argument: &mut T,
+    ) -> i64 {
         self.guest.put(DATA, argument);
-        let result = (self.guest).call(Hypercall::EventChannelOp, [command.get().into(), DATA]);
+        let result = self.guest.call(call, [command, DATA]);
         *argument = self.guest.get(DATA);
         result
     }
