@@ -107,6 +107,8 @@ pub(super) fn nr_lines() -> u32 {
 /// Chooses the CPU at which a line arrives: an entry has eight bits for its APIC. The line is closed. `false`: no controller serves it.
 pub(super) fn route(gsi: u32, apic_id: u8) -> bool {
     with_line(gsi, |io, entry| {
+        // As an edge, by which the controller forgets a level that has arrived and was not ended yet: its end will not find the
+        // line, which has another vector then, and without it no other one would arrive ever.
         io.write(entry, LineMode::ISA.entry(0, false));
         io.write(entry.wrapping_add(1), u32::from(apic_id) << 24);
     })

@@ -87,6 +87,8 @@ impl Machine {
         self.with_line(gsi, |line| {
             line.cpu = cpu;
             line.is_open = false;
+            // As an edge, for which nothing is in service: see `io_apic` of the machine.
+            (line.mode, line.in_service) = (LineMode::ISA, false);
             None
         })
     }

@@ -87,6 +87,19 @@ fn what_is_not_bound_is_closed() {
 }
 
 #[test]
+fn a_level_on_its_way_while_its_line_is_mapped_anew_is_not_the_last() {
+    let (mut kernel, old) = bound(PCI);
+    kernel.guest.host.machine.hold_line(PCI, true);
+    assert_eq!(kernel.unmap(PCI), 0);
+    assert_eq!(kernel.map(PCI), 0);
+    let port = kernel.bind(PCI).unwrap();
+    // The one on its way is nobody's; its end finds a line that arrives elsewhere, as something else.
+    assert_eq!(kernel.interrupts(), 2);
+    assert!(kernel.take(port));
+    assert!(!kernel.is_pending(old));
+}
+
+#[test]
 fn what_may_be_done_to_a_line_and_when() {
     let mut kernel = Kernel::new();
     let lines = kernel.guest.host.irqs.nr_lines();
