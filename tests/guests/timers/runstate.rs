@@ -34,6 +34,24 @@ fn area() -> VcpuRunstateInfo {
     unsafe { at.read_volatile() }
 }
 
+/// Sleeps so long, and looks; once more if the machine itself slept, so that the end had come before the sleep.
+fn sleep(
+    clock: Clock,
+    time: u64,
+    look: fn() -> VcpuRunstateInfo,
+    has_slept: impl Fn(&VcpuRunstateInfo) -> bool,
+) -> VcpuRunstateInfo {
+    let mut found = look();
+    for _ in 0..50 {
+        let _ = events::poll(&[], clock.now() + time);
+        found = look();
+        if has_slept(&found) {
+            break;
+        }
+    }
+    found
+}
+
 pub fn check(report: &mut Report, clock: Clock) {
     const BLOCKED: usize = Runstate::Blocked as usize;
     const RUNNING: usize = Runstate::Running as usize;
@@ -46,16 +64,8 @@ pub fn check(report: &mut Report, clock: Clock) {
         sum <= now,
         format_args!("{sum} {now}"),
     );
-    // Once more if the machine itself slept, so that the end had come before the sleep.
-    let mut second = first;
     let grown = |second: &VcpuRunstateInfo, state: usize| second.time[state] - first.time[state];
-    for _ in 0..50 {
-        let _ = events::poll(&[], clock.now() + 4 * MS);
-        second = info();
-        if grown(&second, BLOCKED) >= 2 * MS {
-            break;
-        }
-    }
+    let second = sleep(clock, 4 * MS, info, |now| grown(now, BLOCKED) >= 2 * MS);
     report.check(
         "a sleep counts as one",
         grown(&second, BLOCKED) >= 2 * MS,
@@ -90,11 +100,11 @@ pub fn check(report: &mut Report, clock: Clock) {
         });
         report.equal(format_args!("area, {name}"), assist, Ok(0));
         let before = area();
-        let _ = events::poll(&[], clock.now() + 2 * MS);
-        let after = area();
+        let has_slept = |now: &VcpuRunstateInfo| now.time[BLOCKED] >= before.time[BLOCKED] + MS;
+        let after = sleep(clock, 2 * MS, area, has_slept);
         report.check(
             format_args!("area, {name}: the sleep is in it"),
-            after.time[BLOCKED] >= before.time[BLOCKED] + MS,
+            has_slept(&after),
             after.time[BLOCKED],
         );
         report.equal(
