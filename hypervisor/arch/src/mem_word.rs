@@ -5,6 +5,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A word of memory, for one operation that is made of a few accesses: not to be kept, since its frame may be taken for an
 /// object by whoever has it alone.
+#[derive(Clone, Copy, Debug)]
 pub struct MemWord<'m>(pub(crate) &'m AtomicU64);
 
 impl MemWord<'_> {
@@ -12,6 +13,12 @@ impl MemWord<'_> {
     #[inline(always)]
     pub fn load(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// Stores into it. Who loads it finds what was stored elsewhere before; what comes behind may be seen earlier.
+    #[inline(always)]
+    pub fn store(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
     }
 
     /// Replaces `current` by `new`; the error is what was there instead.

@@ -150,42 +150,65 @@ impl Cpu {
         Ok(unsafe { value.assume_init() })
     }
 
-    /// The same without trying hard. `None`: the value is not one of half a word, a word, or two, as the calls that guests make most
-    /// have them, or it could not be read, and may be if it is tried again.
+    /// The same without trying hard. `None`: the value is neither half a word nor a few words, as what guests hand over most is, or it
+    /// could not be read, and may be if it is tried again.
     #[inline(always)]
     pub fn read_guest_at_once<T: FromBytes>(&self, at: GuestAddr) -> Option<T> {
         check_guest_range(at, size_of::<T>()).ok()?;
         let mut value = MaybeUninit::<T>::uninit();
         // As a copy by words: a string instruction takes longer to start.
-        let (from, into) = (at.get() as *const u64, value.as_mut_ptr());
-        match size_of::<T>() {
-            // SAFETY: as in `read_guest_bytes`; into the value's own room, of half a word.
-            4 => unsafe { into.cast::<u32>().write_unaligned(load_half(from.cast())?) },
-            // SAFETY: as above, of one word.
-            8 => unsafe { into.cast::<u64>().write_unaligned(load_word(from)?) },
-            // SAFETY: as above, of two words.
-            16 => unsafe {
-                into.cast::<[u64; 2]>()
-                    .write_unaligned(load_two_words(from)?)
-            },
-            _ => return None,
-        }
+        let (from, into) = (at.get() as *const u64, value.as_mut_ptr().cast::<u64>());
+        let words = const { few_words(size_of::<T>()) };
+        with_guest_memory(|| {
+            match words {
+                // SAFETY: as in `read_guest_bytes`; into the value's own room, of half a word.
+                None if size_of::<T>() == 4 => unsafe {
+                    into.cast::<u32>().write_unaligned(load_half(from.cast())?);
+                },
+                None => return None,
+                // SAFETY: as above, of so many words.
+                Some(words) => unsafe {
+                    for pair in (0..words & !1).step_by(2) {
+                        let [first, second] = load_two_words(from.wrapping_add(pair))?;
+                        into.add(pair).write_unaligned(first);
+                        into.add(pair).wrapping_add(1).write_unaligned(second);
+                    }
+                    if let Some(last) = words.checked_sub(1).filter(|_| words & 1 == 1) {
+                        into.add(last)
+                            .write_unaligned(load_word(from.wrapping_add(last))?);
+                    }
+                },
+            }
+            Some(())
+        })?;
         // SAFETY: every byte has been written, and `FromBytes` accepts any.
         Some(unsafe { value.assume_init() })
     }
 
     /// Writes a value to guest memory.
-    #[inline]
+    #[inline(always)]
     pub fn write_guest<T: IntoBytes + Immutable>(
         &self,
         at: GuestAddr,
         value: &T,
     ) -> Result<(), GuestFault> {
         // As for reads.
-        if let Ok(word) = value.as_bytes().try_into().map(u64::from_ne_bytes) {
-            check_guest_range(at, size_of::<u64>())?;
-            // SAFETY: as in `write_guest_bytes`.
-            if unsafe { store_word(at.get() as *mut u64, word) } {
+        if let Some(words) = const { few_words(size_of::<T>()) } {
+            check_guest_range(at, size_of::<T>())?;
+            let (from, into) = (
+                value.as_bytes().as_ptr().cast::<u64>(),
+                at.get() as *mut u64,
+            );
+            let is_written = with_guest_memory(|| {
+                (0..words).all(|word| {
+                    // SAFETY: of the value's own words; as in `write_guest_bytes`.
+                    unsafe {
+                        let value = from.add(word).read_unaligned();
+                        store_word(into.wrapping_add(word), value)
+                    }
+                })
+            });
+            if is_written {
                 return Ok(());
             }
         }
@@ -681,6 +704,15 @@ fn with_guest_memory<R>(access: impl FnOnce() -> R) -> R {
     value
 }
 
+/// How many words a value is that is copied by words: not more than a grant copy takes. `None`: it is not.
+const fn few_words(bytes: usize) -> Option<usize> {
+    if bytes != 0 && bytes.is_multiple_of(8) && bytes <= 40 {
+        Some(bytes / 8)
+    } else {
+        None
+    }
+}
+
 /// Reads what is no short number of words, or has just faulted.
 ///
 /// # Safety
@@ -692,7 +724,7 @@ unsafe fn read_slowly(into: *mut u8, at: GuestAddr, len: usize) -> Result<(), Gu
     unsafe { guest_copy(into, at.get() as *const u8, len) }.map_err(|left| fault_at(at, len, left))
 }
 
-/// Functions that load a number of guest memory; the second name is what its register is called by.
+/// Functions that load a number of guest memory, which is [open](with_guest_memory); the second name is what its register is called by.
 macro_rules! loads {
     ($($what:literal $load:ident $number:ty, $register:literal;)*) => {$(
         #[doc = concat!("Loads ", $what, " of guest memory; `None` if that faults.")]
@@ -702,23 +734,21 @@ macro_rules! loads {
         /// It must lie in the guest's part of the address space.
         #[inline(always)]
         unsafe fn $load(from: *const $number) -> Option<$number> {
-            with_guest_memory(|| {
-                let (number, done): ($number, u32);
-                // SAFETY: as the caller promises. A fault leaves `done` at 0.
-                unsafe {
-                    asm!(
-                        concat!("2: mov ", $register, ", [{from}]"),
-                        "mov {done:e}, 1",
-                        "3:",
-                        fixup!("2b", "3b"),
-                        number = inout(reg) 0 as $number => number,
-                        done = inout(reg) 0_u32 => done,
-                        from = in(reg) from,
-                        options(nostack, readonly, preserves_flags),
-                    );
-                }
-                (done == 1).then_some(number)
-            })
+            let (number, done): ($number, u32);
+            // SAFETY: as the caller promises. A fault leaves `done` at 0.
+            unsafe {
+                asm!(
+                    concat!("2: mov ", $register, ", [{from}]"),
+                    "mov {done:e}, 1",
+                    "3:",
+                    fixup!("2b", "3b"),
+                    number = inout(reg) 0 as $number => number,
+                    done = inout(reg) 0_u32 => done,
+                    from = in(reg) from,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+            (done == 1).then_some(number)
         }
     )*};
 }
@@ -728,59 +758,55 @@ loads! {
     "a word" load_word u64, "{number:r}";
 }
 
-/// Stores a word to guest memory; `false` if that faults.
+/// Stores a word to guest memory, which is open; `false` if that faults.
 ///
 /// # Safety
 ///
 /// The word must lie in the guest's part of the address space.
-#[inline]
+#[inline(always)]
 unsafe fn store_word(to: *mut u64, word: u64) -> bool {
-    with_guest_memory(|| {
-        let done: u32;
-        // SAFETY: as the caller promises; nothing of ours is there. A fault leaves `done` at 0.
-        unsafe {
-            asm!(
-                "2: mov [{to}], {word}",
-                "mov {done:e}, 1",
-                "3:",
-                fixup!("2b", "3b"),
-                word = in(reg) word,
-                done = inout(reg) 0_u32 => done,
-                to = in(reg) to,
-                options(nostack, preserves_flags),
-            );
-        }
-        done == 1
-    })
+    let done: u32;
+    // SAFETY: as the caller promises; nothing of ours is there. A fault leaves `done` at 0.
+    unsafe {
+        asm!(
+            "2: mov [{to}], {word}",
+            "mov {done:e}, 1",
+            "3:",
+            fixup!("2b", "3b"),
+            word = in(reg) word,
+            done = inout(reg) 0_u32 => done,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
+        );
+    }
+    done == 1
 }
 
-/// Loads two words of guest memory; `None` if that faults.
+/// Loads two words of guest memory, which is open; `None` if that faults.
 ///
 /// # Safety
 ///
 /// The words must lie in the guest's part of the address space.
 #[inline(always)]
 unsafe fn load_two_words(from: *const u64) -> Option<[u64; 2]> {
-    with_guest_memory(|| {
-        let (first, second, done): (u64, u64, u32);
-        // SAFETY: as the caller promises. A fault leaves `done` at 0.
-        unsafe {
-            asm!(
-                "2: mov {first}, [{from}]",
-                "3: mov {second}, [{from} + 8]",
-                "mov {done:e}, 1",
-                "4:",
-                fixup!("2b", "4b"),
-                fixup!("3b", "4b"),
-                first = inout(reg) 0_u64 => first,
-                second = inout(reg) 0_u64 => second,
-                done = inout(reg) 0_u32 => done,
-                from = in(reg) from,
-                options(nostack, readonly, preserves_flags),
-            );
-        }
-        (done == 1).then_some([first, second])
-    })
+    let (first, second, done): (u64, u64, u32);
+    // SAFETY: as the caller promises. A fault leaves `done` at 0.
+    unsafe {
+        asm!(
+            "2: mov {first}, [{from}]",
+            "3: mov {second}, [{from} + 8]",
+            "mov {done:e}, 1",
+            "4:",
+            fixup!("2b", "4b"),
+            fixup!("3b", "4b"),
+            first = inout(reg) 0_u64 => first,
+            second = inout(reg) 0_u64 => second,
+            done = inout(reg) 0_u32 => done,
+            from = in(reg) from,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    (done == 1).then_some([first, second])
 }
 
 /// Copies between guest memory and ours. `Err`: how many bytes were left when one side faulted, twice at the same place:

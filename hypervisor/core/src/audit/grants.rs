@@ -70,9 +70,8 @@ pub(super) fn check(host: &Host, report: &mut dyn FnMut(Finding)) {
             if let Some(mapper) = mapper {
                 mapper.grants.visit_maps(mem, |_, track| {
                     if (track.granter(), track.reference()) == (granter.id, reference) {
-                        for _ in 0..track.pinned().count() {
-                            found = found.more(track.access()).unwrap_or(found);
-                        }
+                        let parts = track.pinned().count();
+                        found = found.more(track.access(), parts).unwrap_or(found);
                     }
                 });
             }

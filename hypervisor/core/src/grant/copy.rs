@@ -7,7 +7,7 @@ use oxen_arch::memory::BadFrame;
 
 use super::entry::Access;
 use super::op::{Refused, status_of};
-use super::table::Pin;
+use super::table::{Pin, Use};
 use crate::domain::Domain;
 use crate::frame::FrameRef;
 use crate::guest_access::GuestPtr;
@@ -99,9 +99,14 @@ impl<'t, 'm> End<'t, 'm> {
         if is_grant {
             // The lower half.
             let reference = GrantRef::new(ptr.u as u32);
-            let (grants, mapper) = (&owner.grants, ctx.domain.id);
-            let pin = grants.pin(memory, owner.id, mapper, reference, access, false)?;
-            return Ok(Self::Grant(pin));
+            let one = Use {
+                mapper: ctx.domain.id,
+                reference,
+                access,
+                count: 1,
+                is_map: false,
+            };
+            return Ok(Self::Grant(owner.grants.pin(&memory, owner.id, one)?));
         }
         match memory.acquire(Mfn::new(ptr.u), owner.id) {
             Ok(frame) => Ok(Self::Own(frame)),

@@ -1,16 +1,17 @@
 //! A row of words that grows and is looked up without a lock: a frame full of them, allocated with the first.
 //!
-//! INVARIANT: words below the count have been written before the count said so, and the frame stays until nobody looks any more.
+//! INVARIANT: a word is 0 until it is added, and again when it was taken away; none that is there is. The frame stays until nobody looks
+//! any more.
 
 use dom0_abi::addr::Mfn;
-use oxen_arch::memory::PhysMem;
+use oxen_arch::memory::{MemWord, PhysMem};
 use oxen_arch::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::budget::Budget;
 use crate::frame::Memory;
 use crate::page_type::Stop;
 
-/// The most words that there can be.
+/// The most words that there can be: a frame full.
 pub(super) const ROOM: u32 = 512;
 
 /// The row.
@@ -39,26 +40,22 @@ impl Directory {
     }
 
     /// A word; `None` behind the last.
+    #[inline(always)]
     pub(super) fn get(&self, mem: &PhysMem, index: u32) -> Option<u64> {
-        if index >= self.count() {
-            return None;
-        }
-        mem.load_u64(self.frame()?.word(index as usize)).ok()
+        Some(self.word(mem, index)?.load()).filter(|&word| word != 0)
     }
 
     /// Changes a word that there is. The caller sees to it that nobody else does.
     pub(super) fn set(&self, mem: &PhysMem, index: u32, value: u64) {
-        if let Some(frame) = self.frame()
-            && index < self.count()
-        {
-            let stored = mem.store_u64(frame.word(index as usize), value);
-            debug_assert!(stored.is_ok());
+        debug_assert!(index < self.count() && value != 0);
+        if let Some(word) = self.word(mem, index) {
+            word.store(value);
         }
     }
 
     /// Sees to it that there is a frame for the words. Fails as [`Memory::clean_frame`].
     pub(super) fn prepare(&self, memory: Memory<'_>, budget: &mut Budget) -> Result<(), Stop> {
-        if self.frame().is_some() {
+        if self.frame.load(Ordering::Acquire) != NO_FRAME {
             return Ok(());
         }
         let frame = memory.keep(memory.clean_frame(budget)?);
@@ -72,28 +69,29 @@ impl Directory {
         Ok(())
     }
 
-    /// Adds a word behind `count` others. `false`, and nothing is changed: there are not so many, or too many, or no frame. No two
+    /// Adds a word behind `count` others, not a 0. `false`, and nothing is changed: there are not so many, or too many, or no frame. No two
     /// CPUs add at the same time.
     pub(super) fn push(&self, mem: &PhysMem, count: u32, value: u64) -> bool {
-        let Some(frame) = self.frame() else {
+        debug_assert_ne!(value, 0);
+        let Some(word) = self.word(mem, count) else {
             return false;
         };
-        if count >= ROOM || self.count() != count {
+        if self.count() != count {
             return false;
         }
-        let is_written = mem.store_u64(frame.word(count as usize), value).is_ok();
-        if is_written {
-            self.count.store(count.saturating_add(1), Ordering::Release);
-        }
-        is_written
+        word.store(value);
+        self.count.store(count.saturating_add(1), Ordering::Release);
+        true
     }
 
     /// Takes the last word away. Nobody looks up that one any more.
     pub(super) fn pop(&self, mem: &PhysMem) -> Option<u64> {
         let last = self.count().checked_sub(1)?;
-        let value = self.get(mem, last);
+        let word = self.word(mem, last)?;
+        let value = word.load();
+        word.store(0);
         self.count.store(last, Ordering::Release);
-        value
+        Some(value)
     }
 
     /// Gives the frame back. There is no word, and nobody looks any more.
@@ -105,8 +103,11 @@ impl Directory {
         }
     }
 
-    fn frame(&self) -> Option<Mfn> {
-        let frame = self.frame.load(Ordering::Acquire);
-        (frame != NO_FRAME).then_some(Mfn::new(frame))
+    /// The place of a word. `None`: there is no frame, or no such place in it.
+    #[inline(always)]
+    fn word<'m>(&self, mem: &'m PhysMem, index: u32) -> Option<MemWord<'m>> {
+        // No machine has a frame of the number that stands for none.
+        let frame = Mfn::new(self.frame.load(Ordering::Acquire));
+        mem.page(frame).ok()?.word(index as usize).ok()
     }
 }

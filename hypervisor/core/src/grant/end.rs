@@ -64,16 +64,17 @@ pub fn end(
             }
             Step::Handles(handle) if handle >= grants.handles.used() => Step::HandleFrames,
             Step::Handles(handle) => {
-                let track = grants.handles.get(memory.mem(), handle);
+                let map = grants.handles.handle(memory.mem(), handle);
+                let map = map.and_then(|map| Some((map, map.track()?)));
                 let is_due = handle.is_multiple_of(HANDLES_PER_UNIT);
-                let cost = if track.is_some() { MAP } else { 0 };
+                let cost = if map.is_some() { MAP } else { 0 };
                 if !budget.take(cost.saturating_add(u32::from(is_due))) {
                     return false;
                 }
-                if let Some(track) = track {
+                if let Some((map, track)) = map {
                     let parts = track.pinned();
                     unmap::release(memory, domains, domain, track, parts);
-                    grants.handles.forget(memory.mem(), handle);
+                    map.forget();
                 }
                 Step::Handles(handle.saturating_add(1))
             }

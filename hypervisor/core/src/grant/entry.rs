@@ -85,34 +85,37 @@ impl Active {
     const WRITER: u64 = 1 << 8;
     const MAPPER_SHIFT: u32 = 16;
     const FRAME_SHIFT: u32 = 32;
-    const MAX_PINS: u64 = 0xff;
 
-    /// The first pin. `None`: no entry can name the frame.
-    pub fn first(mapper: DomId, mfn: Mfn, access: Access) -> Option<Self> {
+    /// The first pins, of this count. `None`: no entry can name the frame.
+    pub fn first(mapper: DomId, mfn: Mfn, access: Access, count: u8) -> Option<Self> {
         let frame = u64::from(u32::try_from(mfn.get()).ok()?);
         let mapper = u64::from(mapper.get());
         let none = Self(frame << Self::FRAME_SHIFT | mapper << Self::MAPPER_SHIFT);
-        none.more(access)
+        none.more(access, count)
     }
 
-    /// One pin more. `None`: there are as many as can be counted.
-    pub const fn more(self, access: Access) -> Option<Self> {
-        if self.pins() as u64 == Self::MAX_PINS {
+    /// So many pins more. `None`: there would be more than can be counted.
+    #[inline(always)]
+    pub const fn more(self, access: Access, count: u8) -> Option<Self> {
+        if self.pins().checked_add(count).is_none() {
             return None;
         }
-        Some(Self(self.0.wrapping_add(Self::one(access))))
+        let more = Self::one(access).wrapping_mul(count as u64);
+        Some(Self(self.0.wrapping_add(more)))
     }
 
-    /// One pin less; without any it is [`Self::NONE`]. `None`: there is no such pin.
-    pub const fn less(self, access: Access) -> Option<Self> {
-        let is_there = match access {
-            Access::Read => self.pins() > self.writers(),
-            Access::Write => self.writers() > 0,
+    /// So many pins less; without any it is [`Self::NONE`]. `None`: there are not so many.
+    #[inline(always)]
+    pub const fn less(self, access: Access, count: u8) -> Option<Self> {
+        let there = match access {
+            Access::Read => self.pins().wrapping_sub(self.writers()),
+            Access::Write => self.writers(),
         };
-        if !is_there {
+        if there < count {
             return None;
         }
-        let less = Self(self.0.wrapping_sub(Self::one(access)));
+        let less = Self::one(access).wrapping_mul(count as u64);
+        let less = Self(self.0.wrapping_sub(less));
         Some(if less.is_used() { less } else { Self::NONE })
     }
 

@@ -8,19 +8,18 @@
 
 use core::iter;
 
-use dom0_abi::addr::Maddr;
-use oxen_arch::memory::PhysMem;
-use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use oxen_arch::sync::{Rank, SpinLock};
-
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::VcpuId;
+use oxen_arch::memory::{MemWord, PhysMem};
+use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use oxen_arch::sync::{Rank, SpinLock};
 
 use super::directory::{Directory, ROOM};
 use super::track::{Parts, Track};
 use crate::budget::Budget;
 use crate::domain::Domain;
 use crate::domain::teardown::FRAME;
+use crate::domain::vcpu::Vcpu;
 use crate::frame::Memory;
 use crate::page_type::Stop;
 
@@ -53,21 +52,74 @@ pub struct FreeHandles(AtomicU64);
 
 const NONE: u32 = u32::MAX;
 
+/// A handle with its word, for one operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handle<'m> {
+    number: u32,
+    word: MemWord<'m>,
+}
+
+impl<'m> Handle<'m> {
+    /// Its number.
+    pub(super) fn number(self) -> u32 {
+        self.number
+    }
+
+    /// Makes it a map. It was taken, and is none.
+    #[inline(always)]
+    pub(super) fn set(self, track: Track) {
+        self.word.store(track.0);
+    }
+
+    /// What it is the name of. `None`: it is no map.
+    #[inline(always)]
+    pub(super) fn track(self) -> Option<Track> {
+        Some(Track(self.word.load())).filter(|track| track.is_used())
+    }
+
+    /// Begins to end parts of a map that is this. `false`: it is another one by now, or none, or the parts are not mapped.
+    #[inline(always)]
+    pub(super) fn begin_end(self, track: Track, parts: Parts) -> bool {
+        let new = track.ending(parts);
+        new.is_some_and(|new| self.word.compare_exchange(track.0, new.0).is_ok())
+    }
+
+    /// Makes parts mapped again whose end was begun.
+    pub(super) fn undo_end(self, parts: Parts) {
+        self.update(|track| track.restored(parts));
+    }
+
+    /// Makes it no map: it is not free either, and nobody uses it again. Of a domain that ends.
+    pub(super) fn forget(self) {
+        self.word.store(Track::free(NONE).0);
+    }
+
+    fn update(self, new: impl Fn(Track) -> Track) -> Track {
+        let mut old = Track(self.word.load());
+        loop {
+            let new = new(old);
+            match self.word.compare_exchange(old.0, new.0) {
+                Ok(_) => return new,
+                Err(now) => old = Track(now),
+            }
+        }
+    }
+}
+
 impl FreeHandles {
     /// None.
     pub const fn new() -> Self {
         Self(AtomicU64::new(NONE as u64))
     }
 
-    fn pop(&self, handles: &Handles, mem: &PhysMem) -> Option<u32> {
+    #[inline(always)]
+    fn pop<'m>(&self, handles: &Handles, mem: &'m PhysMem) -> Option<Handle<'m>> {
         let mut top = self.0.load(Ordering::Acquire);
         loop {
-            let handle = top as u32;
-            if handle == NONE {
-                return None;
-            }
+            // None there is has the number that stands for none.
+            let handle = handles.handle(mem, top as u32)?;
             // If another CPU takes it first this is anything, and the number above has changed.
-            let next = handles.load(mem, handle)?.next();
+            let next = Track(handle.word.load()).next();
             let number = (top >> 32).wrapping_add(1);
             let new = number << 32 | u64::from(next);
             match self
@@ -80,11 +132,12 @@ impl FreeHandles {
         }
     }
 
-    fn push(&self, handles: &Handles, mem: &PhysMem, handle: u32) {
+    #[inline(always)]
+    fn push(&self, handle: Handle<'_>) {
         let mut top = self.0.load(Ordering::Acquire);
         loop {
-            handles.store(mem, handle, Track::free(top as u32));
-            let new = top & !u64::from(u32::MAX) | u64::from(handle);
+            handle.set(Track::free(top as u32));
+            let new = top & !u64::from(u32::MAX) | u64::from(handle.number);
             match self
                 .0
                 .compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire)
@@ -117,39 +170,49 @@ impl Handles {
     }
 
     /// Takes a free handle for a vCPU. `None`: there is none left, or no memory for more. [`Stop::Again`]: the budget was spent.
-    pub(super) fn take(
+    #[inline(always)]
+    pub(super) fn take<'m>(
         &self,
-        memory: Memory<'_>,
+        memory: &Memory<'m>,
         domain: &Domain,
-        vcpu: VcpuId,
+        vcpu: &Vcpu,
         budget: &mut Budget,
-    ) -> Result<Option<u32>, Stop> {
-        let mem = memory.mem();
-        let own = domain.vcpu(vcpu).map(|vcpu| &vcpu.handles);
-        if let Some(handle) = own.and_then(|own| own.pop(self, mem)) {
-            return Ok(Some(handle));
+    ) -> Result<Option<Handle<'m>>, Stop> {
+        match vcpu.handles.pop(self, memory.mem()) {
+            None => self.take_further(memory, domain, vcpu, budget),
+            taken => Ok(taken),
         }
+    }
+
+    /// The same for a vCPU that has none.
+    #[cold]
+    #[inline(never)]
+    fn take_further<'m>(
+        &self,
+        memory: &Memory<'m>,
+        domain: &Domain,
+        vcpu: &Vcpu,
+        budget: &mut Budget,
+    ) -> Result<Option<Handle<'m>>, Stop> {
+        let mem = memory.mem();
         // Another vCPU may take what a further frame brings, but not time and again.
         for _ in 0..2 {
             if let Some((first, end)) = self.take_fresh() {
-                for handle in (first.saturating_add(1)..end).rev() {
-                    match own {
-                        Some(own) => own.push(self, mem, handle),
-                        None => self.store(mem, handle, Track::free(NONE)),
+                for number in (first.saturating_add(1)..end).rev() {
+                    if let Some(handle) = self.handle(mem, number) {
+                        vcpu.handles.push(handle);
                     }
                 }
                 budget.pay(CHUNK.div_ceil(8));
-                return Ok(Some(first));
+                return Ok(self.handle(mem, first));
             }
-            match self.grow(memory, budget) {
+            match self.grow(*memory, budget) {
                 Ok(true) => {}
                 Ok(false) | Err(Stop::Refused(_)) => break,
                 Err(Stop::Again) => return Err(Stop::Again),
             }
         }
-        let mut others = domain.vcpus();
-        let looked_at = others.by_ref().enumerate();
-        for (index, other) in looked_at {
+        for (index, other) in domain.vcpus().enumerate() {
             if index.is_multiple_of(VCPUS_PER_UNIT) {
                 budget.pay(1);
             }
@@ -201,46 +264,40 @@ impl Handles {
         Ok(is_open)
     }
 
-    /// Gives a handle back that was taken and is no map.
-    pub(super) fn give_back(&self, mem: &PhysMem, domain: &Domain, home: VcpuId, handle: u32) {
-        match domain.vcpu(home) {
-            Some(vcpu) => vcpu.handles.push(self, mem, handle),
-            None => debug_assert!(false, "handle {handle} has no home"),
-        }
-    }
-
-    /// Makes a handle that was taken a map.
-    pub(super) fn set(&self, mem: &PhysMem, handle: u32, track: Track) {
-        self.store(mem, handle, track);
+    /// The handle of a number. `None`: there never was one.
+    #[inline(always)]
+    pub(super) fn handle<'m>(&self, mem: &'m PhysMem, number: u32) -> Option<Handle<'m>> {
+        let frame = Mfn::new(self.frames.get(mem, number / PER_FRAME)?);
+        let index = (number % PER_FRAME) as usize;
+        let word = mem.page(frame).ok()?.word(index).ok()?;
+        Some(Handle { number, word })
     }
 
     /// The map of a handle. `None`: there is none.
-    pub(super) fn get(&self, mem: &PhysMem, handle: u32) -> Option<Track> {
-        self.load(mem, handle).filter(|track| track.is_used())
+    pub(super) fn get(&self, mem: &PhysMem, number: u32) -> Option<Track> {
+        self.handle(mem, number)?.track()
     }
 
-    /// Begins to end parts of a map that is this. `false`: it is another one by now, or none, or the parts are not mapped.
-    pub(super) fn begin_end(&self, mem: &PhysMem, handle: u32, track: Track, parts: Parts) -> bool {
-        let new = track.ending(parts);
-        new.is_some_and(|new| self.exchange(mem, handle, track, new).is_ok())
-    }
-
-    /// Makes parts mapped again whose end was begun.
-    pub(super) fn undo_end(&self, mem: &PhysMem, handle: u32, parts: Parts) {
-        self.update(mem, handle, |track| track.restored(parts));
-    }
-
-    /// Ends parts whose end was begun; with the last one the handle is free.
-    pub(super) fn end(&self, mem: &PhysMem, domain: &Domain, handle: u32, parts: Parts) {
-        let left = self.update(mem, handle, |track| track.ended(parts));
-        if let Some(left) = left.filter(|left| !left.is_used()) {
-            self.give_back(mem, domain, left.home(), handle);
+    /// Ends parts of a map whose end was begun when it was this; with the last one the handle is free.
+    #[inline(always)]
+    pub(super) fn end(
+        &self,
+        mem: &PhysMem,
+        domain: &Domain,
+        number: u32,
+        track: Track,
+        parts: Parts,
+    ) {
+        let Some(handle) = self.handle(mem, number) else {
+            debug_assert!(false, "handle {number} was there");
+            return;
+        };
+        let alone = track.ending(parts).map(|ending| ending.ended(parts));
+        // No other part is mapped, or about to end: nobody else changes the word.
+        let is_alone = alone.is_some_and(|rest| !rest.is_used());
+        if is_alone || !handle.update(|track| track.ended(parts)).is_used() {
+            give_back(domain, track.home(), handle);
         }
-    }
-
-    /// Makes a handle no map: it is not free either, and nobody uses it again. Of a domain that ends.
-    pub(super) fn forget(&self, mem: &PhysMem, handle: u32) {
-        self.store(mem, handle, Track::free(NONE));
     }
 
     /// Adds no frame from now on.
@@ -279,51 +336,21 @@ impl Handles {
 
     /// How many free handles a vCPU has, while nothing moves.
     pub(super) fn count_free(&self, mem: &PhysMem, free: &FreeHandles) -> u32 {
-        let next = |handle: u32| (handle != NONE).then_some(handle);
-        let first = next(free.0.load(Ordering::Acquire) as u32);
-        let stack = iter::successors(first, |&handle| next(self.load(mem, handle)?.next()));
+        let first = self.handle(mem, free.0.load(Ordering::Acquire) as u32);
+        let stack = iter::successors(first, |handle| {
+            self.handle(mem, Track(handle.word.load()).next())
+        });
         // No stack is longer than what there is, whatever became of it.
         let most = self.used().saturating_add(1) as usize;
         u32::try_from(stack.take(most).count()).unwrap_or(NONE)
     }
+}
 
-    fn update(&self, mem: &PhysMem, handle: u32, new: impl Fn(Track) -> Track) -> Option<Track> {
-        let mut old = self.load(mem, handle)?;
-        loop {
-            let new = new(old);
-            match self.exchange(mem, handle, old, new) {
-                Ok(()) => return Some(new),
-                Err(now) => old = now?,
-            }
-        }
-    }
-
-    fn exchange(
-        &self,
-        mem: &PhysMem,
-        handle: u32,
-        old: Track,
-        new: Track,
-    ) -> Result<(), Option<Track>> {
-        let at = self.place(mem, handle).ok_or(None)?;
-        match mem.compare_exchange_u64(at, old.0, new.0) {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(now)) => Err(Some(Track(now))),
-            Err(_) => Err(None),
-        }
-    }
-
-    fn load(&self, mem: &PhysMem, handle: u32) -> Option<Track> {
-        mem.load_u64(self.place(mem, handle)?).ok().map(Track)
-    }
-
-    fn store(&self, mem: &PhysMem, handle: u32, track: Track) {
-        let stored = self.place(mem, handle).map(|at| mem.store_u64(at, track.0));
-        debug_assert!(matches!(stored, Some(Ok(()))));
-    }
-
-    fn place(&self, mem: &PhysMem, handle: u32) -> Option<Maddr> {
-        let frame = self.frames.get(mem, handle / PER_FRAME)?;
-        Some(Mfn::new(frame).word((handle % PER_FRAME) as usize))
+/// Gives a handle back that was taken and is no map, or not any more.
+#[inline(always)]
+pub(super) fn give_back(domain: &Domain, home: VcpuId, handle: Handle<'_>) {
+    match domain.vcpu(home) {
+        Some(vcpu) => vcpu.handles.push(handle),
+        None => debug_assert!(false, "handle {} has no home", handle.number),
     }
 }

@@ -7,16 +7,18 @@ use dom0_abi::grant_table::{
 use dom0_abi::ids::DomId;
 
 use super::entry::Access;
+use super::handles;
 use super::op::{Refused, status_of};
-use super::table::Pin;
+use super::table::Use;
 use super::track::{Parts, Track};
-use crate::domain::{Capabilities, Domain};
+use super::unmap::granter;
+use crate::domain::Domain;
 use crate::frame::{FrameRef, Memory};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::CallCtx;
 use crate::mmu::granted::{self, Place};
 use crate::page_type::entry::{Entry, bits};
-use crate::page_type::hold::{Pages, Reach};
+use crate::page_type::hold::Reach;
 use crate::page_type::{PageType, Stop, TypeRef};
 
 /// What mapping costs beside what is paid for on the way, in units of the budget.
@@ -64,64 +66,65 @@ fn map(ctx: &mut CallCtx<'_>, op: &MapGrantRef) -> Result<Mapped, Refused> {
     };
     ctx.budget.pay(MAP);
     let host = ctx.host;
-    let granter = host.domains.get(op.dom).ok_or(GrantStatus::BadDomain)?;
-    let (memory, domain, home) = (ctx.memory(), ctx.domain, ctx.vcpu.id);
+    let (memory, domain, vcpu) = (ctx.memory(), ctx.domain, ctx.vcpu);
+    let granter = granter(&host.domains, domain, op.dom).ok_or(GrantStatus::BadDomain)?;
     let handles = &domain.grants.handles;
-    let handle = match handles.take(memory, domain, home, &mut ctx.budget) {
+    let handle = match handles.take(&memory, domain, vcpu, &mut ctx.budget) {
         Ok(Some(handle)) => handle,
         Ok(None) | Err(Stop::Refused(_)) => return Err(GrantStatus::NoSpace.into()),
         Err(Stop::Again) => return Err(Refused::Again),
     };
-    let mapped = map_with(ctx, op, &granter, parts, access);
-    match mapped {
+    match map_with(ctx, &memory, op, granter.domain(), parts, access) {
         Ok(mfn) => {
-            let track = Track::new(op.dom, op.grant_ref, parts, access, is_by_entry(op), home);
-            handles.set(memory.mem(), handle, track);
-            Ok(Mapped { handle, mfn })
+            let is_by_entry = is_by_entry(op);
+            let track = Track::new(op.dom, op.grant_ref, parts, access, is_by_entry, vcpu.id);
+            handle.set(track);
+            Ok(Mapped {
+                handle: handle.number(),
+                mfn,
+            })
         }
         Err(refused) => {
-            handles.give_back(memory.mem(), domain, home, handle);
+            handles::give_back(domain, vcpu.id, handle);
             Err(refused)
         }
     }
 }
 
 /// Takes all that a map has, for whoever has a handle for it.
+#[inline(always)]
 fn map_with(
     ctx: &mut CallCtx<'_>,
+    memory: &Memory<'_>,
     op: &MapGrantRef,
     granter: &Domain,
     parts: Parts,
     access: Access,
 ) -> Result<Mfn, Refused> {
-    let (memory, mapper) = (ctx.memory(), ctx.domain.id);
-    let pin = || {
-        let grants = &granter.grants;
-        grants.pin(memory, granter.id, mapper, op.grant_ref, access, true)
+    let each_part = Use {
+        mapper: ctx.domain.id,
+        reference: op.grant_ref,
+        access,
+        count: parts.count(),
+        is_map: true,
     };
-    let first = pin()?;
-    // One for each part.
-    let second: Option<Pin<'_, '_>> = match parts.count() {
-        2 => Some(pin()?),
-        _ => None,
-    };
-    let mfn = first.mfn();
+    let pin = granter.grants.pin(memory, granter.id, each_part)?;
+    let mfn = pin.mfn();
     let device = match parts.device {
-        true => Some(DeviceMap::take(memory, mfn, granter.id, access)?),
+        true => Some(DeviceMap::take(*memory, mfn, granter.id, access)?),
         false => None,
     };
     if parts.host {
-        let mut entry = entry(mfn, op.flags, access, first.cache());
+        let mut entry = entry(mfn, op.flags, access, pin.cache());
         if ctx.host.machine.paging().has_nx {
             entry.0 |= bits::NO_EXECUTE;
         }
         let reach = Reach {
-            pages: Pages::Of(granter.id),
-            has_devices: granter.capabilities.contains(Capabilities::HARDWARE),
-            ..Reach::own(ctx.host, ctx.domain)
+            tables: ctx.domain.id,
+            ..Reach::own(ctx.host, granter)
         };
         let place = place(op.host_addr, is_by_entry(op));
-        match granted::put(ctx, &reach, place, entry) {
+        match granted::put(ctx, memory, &reach, place, entry) {
             Ok(true) => {}
             Ok(false) | Err(Stop::Refused(_)) => return Err(GrantStatus::GeneralError.into()),
             Err(Stop::Again) => return Err(Refused::Again),
@@ -130,10 +133,7 @@ fn map_with(
     if let Some(device) = device {
         device.into_track();
     }
-    if let Some(second) = second {
-        second.into_track();
-    }
-    first.into_track();
+    pin.into_track();
     Ok(mfn)
 }
 

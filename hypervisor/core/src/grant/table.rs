@@ -9,11 +9,11 @@
 //! INVARIANT: a table that is closed gets no new pins and no frames, and its shared frames are not touched.
 //! LOCK: stripes, and `growth`, rank `Grants`. Under neither a CPU waits for others.
 
-use dom0_abi::addr::{Maddr, Mfn};
+use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::grant_table::{ENTRIES_PER_FRAME, GrantStatus};
 use dom0_abi::ids::{DomId, GrantRef};
-use oxen_arch::memory::PhysMem;
+use oxen_arch::memory::{MemWord, PhysMem};
 use oxen_arch::sync::atomic::{AtomicBool, Ordering};
 use oxen_arch::sync::{Guard, Rank, SpinLock};
 
@@ -72,6 +72,19 @@ pub struct GrantTable {
     pub(super) end: End,
 }
 
+/// What somebody wants to do with a grant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use {
+    /// Who.
+    pub(super) mapper: DomId,
+    pub(super) reference: GrantRef,
+    pub(super) access: Access,
+    /// How often, at the same time.
+    pub(super) count: u8,
+    /// It maps the frame, and does not just copy it.
+    pub(super) is_map: bool,
+}
+
 /// What is seen of a table by who compares it with what there is (`audit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -81,30 +94,34 @@ pub(crate) enum Seen {
     Active(GrantRef, Active),
 }
 
-/// A use of a grant. Dropping it ends the use: what the granter is told, and when, is in order if nobody reaches the frame by it
-/// any more.
-#[must_use = "dropping it ends the use"]
+/// Uses of a grant that begin and end together. Dropping it ends them: what the granter is told, and when, is in order if nobody
+/// reaches the frame by them any more.
+#[must_use = "dropping it ends the uses"]
 pub(super) struct Pin<'t, 'm> {
     table: &'t GrantTable,
     memory: Memory<'m>,
     reference: GrantRef,
     access: Access,
+    count: u8,
     mfn: Mfn,
     cache: u64,
 }
 
 impl Pin<'_, '_> {
     /// The frame.
+    #[inline(always)]
     pub(super) fn mfn(&self) -> Mfn {
         self.mfn
     }
 
     /// The cache mode that the granter wants, as flags of its entry.
+    #[inline(always)]
     pub(super) fn cache(&self) -> u64 {
         self.cache
     }
 
-    /// Leaves the use to a handle. It comes back by [`GrantTable::unpin`].
+    /// Leaves the uses to a handle. They come back by [`GrantTable::unpin`].
+    #[inline(always)]
     pub(super) fn into_track(self) {
         core::mem::forget(self);
     }
@@ -112,7 +129,39 @@ impl Pin<'_, '_> {
 
 impl Drop for Pin<'_, '_> {
     fn drop(&mut self) {
-        self.table.unpin(self.memory, self.reference, self.access);
+        let &mut Self {
+            table,
+            memory,
+            reference,
+            access,
+            count,
+            ..
+        } = self;
+        table.unpin(&memory, reference, access, count);
+    }
+}
+
+/// Where a grant is, for one operation.
+struct Place<'m> {
+    active: MemWord<'m>,
+    /// The number of the frame with the granter's entry, or [`GONE`].
+    frame: u64,
+    index: usize,
+}
+
+impl<'m> Place<'m> {
+    /// The granter's entry. `None`: its frame was given back.
+    #[inline(always)]
+    fn shared(&self, mem: &'m PhysMem) -> Option<MemWord<'m>> {
+        if self.frame == GONE {
+            return None;
+        }
+        mem.page(Mfn::new(self.frame)).ok()?.word(self.index).ok()
+    }
+
+    #[inline(always)]
+    fn active(&self) -> Active {
+        Active(self.active.load())
     }
 }
 
@@ -215,101 +264,128 @@ impl GrantTable {
         }
     }
 
-    /// Begins a use of a grant.
+    /// Begins uses of a grant, of this count.
     ///
     /// [`GrantStatus::BadGntref`]: there is no such entry; [`GrantStatus::GeneralError`]: it does not allow this use, somebody else
     /// uses it, or there are too many uses; [`GrantStatus::BadPage`]: it names a frame that is not the granter's. Nothing has changed
     /// then.
+    #[inline(always)]
     pub(super) fn pin<'t, 'm>(
         &'t self,
-        memory: Memory<'m>,
+        memory: &Memory<'m>,
         granter: DomId,
-        mapper: DomId,
-        reference: GrantRef,
-        access: Access,
-        is_map: bool,
+        Use {
+            mapper,
+            reference,
+            access,
+            count,
+            is_map,
+        }: Use,
     ) -> Result<Pin<'t, 'm>, GrantStatus> {
         let mem = memory.mem();
-        if reference.get() >= self.nr_entries() {
-            return Err(GrantStatus::BadGntref);
-        }
+        let Some(place) = self.place(mem, reference) else {
+            return Err(self.no_place(reference));
+        };
         let stripe = self.stripe(reference);
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(GrantStatus::GeneralError);
         }
-        // A table of which nobody has seen the first frame allows nothing.
-        let (shared, active) = self
-            .place(mem, reference)
-            .ok_or(GrantStatus::GeneralError)?;
-        let old = load_active(mem, active);
+        let shared = place.shared(mem).ok_or(GrantStatus::GeneralError)?;
+        let old = place.active();
         if old.is_used() && old.mapper() != mapper {
             return Err(GrantStatus::GeneralError);
         }
         let is_told = old.is_used() && (access == Access::Read || old.writers() > 0);
         let entry = if is_told {
-            Shared(mem.load_u64(shared).unwrap_or(0))
+            Shared(shared.load())
         } else {
-            claim(mem, shared, mapper, access, !old.is_used(), is_map)?
+            claim(shared, mapper, access, !old.is_used(), is_map)?
         };
-        let taken = if old.is_used() {
-            old.more(access).ok_or(GrantStatus::GeneralError)
+        let new = if old.is_used() {
+            old.more(access, count)
         } else {
-            first(memory, granter, mapper, entry.mfn(), access)
+            let frame = memory.acquire(entry.mfn(), granter);
+            let new = Active::first(mapper, entry.mfn(), access, count);
+            frame.ok().zip(new).map(|(frame, new)| {
+                frame.into_raw();
+                new
+            })
         };
-        let new = match taken {
-            Ok(new) => new,
-            Err(status) => {
-                unclaim(mem, shared, old);
-                return Err(status);
-            }
+        let Some(new) = new else {
+            unclaim(shared, old);
+            return Err(if old.is_used() {
+                GrantStatus::GeneralError
+            } else {
+                GrantStatus::BadPage
+            });
         };
-        store_active(mem, active, new);
+        place.active.store(new.0);
         drop(stripe);
         Ok(Pin {
             table: self,
-            memory,
+            memory: *memory,
             reference,
             access,
+            count,
             mfn: new.mfn(),
             cache: entry.0,
         })
     }
 
-    /// Ends a use: of a handle, or of a [`Pin`].
-    pub(super) fn unpin(&self, memory: Memory<'_>, reference: GrantRef, access: Access) {
+    /// Why there is no place for a grant. A table of which nobody has seen the first frame allows nothing.
+    #[cold]
+    fn no_place(&self, reference: GrantRef) -> GrantStatus {
+        if reference.get() >= self.nr_entries() {
+            GrantStatus::BadGntref
+        } else {
+            GrantStatus::GeneralError
+        }
+    }
+
+    /// Ends uses: of a handle, or of a [`Pin`].
+    pub(super) fn unpin(
+        &self,
+        memory: &Memory<'_>,
+        reference: GrantRef,
+        access: Access,
+        count: u8,
+    ) {
         let mem = memory.mem();
+        let place = self.place(mem, reference);
         let stripe = self.stripe(reference);
-        let place = self.place_of_active(mem, reference);
-        let less = place.and_then(|active| {
-            let old = load_active(mem, active);
-            Some((active, old, old.less(access)?))
+        let less = place.and_then(|place| {
+            let old = place.active();
+            let new = old.less(access, count)?;
+            Some((place, old, new))
         });
-        let Some((active, old, new)) = less else {
+        let Some((place, old, new)) = less else {
             debug_assert!(false, "grant {reference} loses a pin that it does not have");
             return;
         };
-        store_active(mem, active, new);
+        place.active.store(new.0);
         if !self.is_closed.load(Ordering::Relaxed)
-            && let Some((shared, _)) = self.place(mem, reference)
+            && let Some(shared) = place.shared(mem)
         {
-            unclaim(mem, shared, new);
+            unclaim(shared, new);
         }
         drop(stripe);
         if !new.is_used() {
-            drop(FrameRef::from_raw(memory, old.mfn()));
+            drop(FrameRef::from_raw(*memory, old.mfn()));
         }
     }
 
     /// The frame of a grant that the caller has a pin of.
+    #[inline(always)]
     pub(super) fn pinned_frame(&self, mem: &PhysMem, reference: GrantRef) -> Option<Mfn> {
         let active = self.active(mem, reference);
         active.is_used().then(|| active.mfn())
     }
 
     /// Who uses a grant.
+    #[inline(always)]
     pub fn active(&self, mem: &PhysMem, reference: GrantRef) -> Active {
-        let at = self.place_of_active(mem, reference);
-        at.map_or(Active::NONE, |at| load_active(mem, at))
+        let place = self.place(mem, reference);
+        place.map_or(Active::NONE, |place| place.active())
     }
 
     /// Swaps two entries that nobody uses.
@@ -332,20 +408,15 @@ impl GrantTable {
             None => None,
         };
         if !self.is_closed.load(Ordering::Relaxed)
-            && let Some((shared_a, active_a)) = self.place(mem, a)
-            && let Some((shared_b, active_b)) = self.place(mem, b)
+            && let (Some(a), Some(b)) = (self.place(mem, a), self.place(mem, b))
+            && let (Some(shared_a), Some(shared_b)) = (a.shared(mem), b.shared(mem))
         {
-            if load_active(mem, active_a).is_used() || load_active(mem, active_b).is_used() {
+            if a.active().is_used() || b.active().is_used() {
                 return Err(GrantStatus::Eagain);
             }
-            let entries = (mem.load_u64(shared_a), mem.load_u64(shared_b));
-            if let (Ok(entry_a), Ok(entry_b)) = entries {
-                let stored = (
-                    mem.store_u64(shared_a, entry_b),
-                    mem.store_u64(shared_b, entry_a),
-                );
-                debug_assert!(stored.0.is_ok() && stored.1.is_ok());
-            }
+            let (entry_a, entry_b) = (shared_a.load(), shared_b.load());
+            shared_a.store(entry_b);
+            shared_b.store(entry_a);
         }
         drop((other, stripe));
         Ok(())
@@ -434,17 +505,17 @@ impl GrantTable {
         self.stripes.get(stripe_index(reference))
     }
 
-    /// Where the granter's entry is, and the active one.
-    fn place(&self, mem: &PhysMem, reference: GrantRef) -> Option<(Maddr, Maddr)> {
-        let (index, word) = split(reference);
-        let shared = self.frame(mem, index)?.word(word);
-        Some((shared, self.place_of_active(mem, reference)?))
-    }
-
-    fn place_of_active(&self, mem: &PhysMem, reference: GrantRef) -> Option<Maddr> {
-        let (index, word) = split(reference);
-        let frames = self.frames.get(mem, index)?;
-        Some(Mfn::new(frames >> 32).word(word))
+    /// Where a grant is. `None`: there is no such entry.
+    #[inline(always)]
+    fn place<'m>(&self, mem: &'m PhysMem, reference: GrantRef) -> Option<Place<'m>> {
+        let number = reference.get();
+        let index = (number % PER_FRAME) as usize;
+        let frames = self.frames.get(mem, number / PER_FRAME)?;
+        Some(Place {
+            active: mem.page(Mfn::new(frames >> 32)).ok()?.word(index).ok()?,
+            frame: frames & GONE,
+            index,
+        })
     }
 }
 
@@ -452,60 +523,29 @@ const fn stripe_index(reference: GrantRef) -> usize {
     reference.get() as usize % STRIPES
 }
 
-/// The frame in which an entry is, and its place in there.
-const fn split(reference: GrantRef) -> (u32, usize) {
-    let number = reference.get();
-    (number / PER_FRAME, (number % PER_FRAME) as usize)
-}
-
-fn load_active(mem: &PhysMem, at: Maddr) -> Active {
-    Active(mem.load_u64(at).unwrap_or(0))
-}
-
-fn store_active(mem: &PhysMem, at: Maddr, active: Active) {
-    let stored = mem.store_u64(at, active.0);
-    debug_assert!(stored.is_ok());
-}
-
-/// The first pin, with its reference to the frame.
-fn first(
-    memory: Memory<'_>,
-    granter: DomId,
-    mapper: DomId,
-    mfn: Mfn,
-    access: Access,
-) -> Result<Active, GrantStatus> {
-    let frame = memory
-        .acquire(mfn, granter)
-        .map_err(|_| GrantStatus::BadPage)?;
-    let active = Active::first(mapper, mfn, access).ok_or(GrantStatus::BadPage)?;
-    frame.into_raw();
-    Ok(active)
-}
-
 /// Marks the granter's entry, as it is at one moment, as in use.
+#[inline(always)]
 fn claim(
-    mem: &PhysMem,
-    at: Maddr,
+    shared: MemWord<'_>,
     mapper: DomId,
     access: Access,
     is_new: bool,
     is_map: bool,
 ) -> Result<Shared, GrantStatus> {
-    let mut entry = mem.load_u64(at).map_err(|_| GrantStatus::GeneralError)?;
+    let mut entry = shared.load();
     for _ in 0..RETRIES {
         let marked = Shared(entry).claimed(mapper, access, is_new, is_map)?;
-        match mem.compare_exchange_u64(at, entry, marked.0) {
-            Ok(Ok(_)) => return Ok(marked),
-            Ok(Err(now)) => entry = now,
-            Err(_) => break,
+        match shared.compare_exchange(entry, marked.0) {
+            Ok(_) => return Ok(marked),
+            Err(now) => entry = now,
         }
     }
     Err(GrantStatus::GeneralError)
 }
 
 /// Takes the marks from the granter's entry that those who use it do not need any more.
-fn unclaim(mem: &PhysMem, at: Maddr, active: Active) {
+#[inline(always)]
+fn unclaim(shared: MemWord<'_>, active: Active) {
     let mut marks = 0;
     if active.writers() == 0 {
         marks |= Shared::WRITING;
@@ -514,7 +554,6 @@ fn unclaim(mem: &PhysMem, at: Maddr, active: Active) {
         marks |= Shared::READING;
     }
     if marks != 0 {
-        let cleared = mem.fetch_and_u64(at, !marks);
-        debug_assert!(cleared.is_ok());
+        shared.fetch_and(!marks);
     }
 }

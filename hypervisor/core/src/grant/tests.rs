@@ -42,12 +42,12 @@ fn i20_an_entry_of_every_flags_allows_what_the_abi_says() {
 #[test]
 fn i19_pins_are_counted_and_end_as_they_began() {
     for first in ACCESSES {
-        let mut active = Active::first(ME, Mfn::new(0xffff_ffff), first).unwrap();
+        let mut active = Active::first(ME, Mfn::new(0xffff_ffff), first, 1).unwrap();
         let mut taken = vec![first];
         // Every mix of both, as the bits of the number say.
         for step in 0..254_u32 {
             let access = ACCESSES[(step * 7 / 3) as usize % 2];
-            active = active.more(access).unwrap();
+            active = active.more(access, 1).unwrap();
             taken.push(access);
             let writers = taken
                 .iter()
@@ -58,20 +58,27 @@ fn i19_pins_are_counted_and_end_as_they_began() {
             assert_eq!((active.mapper(), active.mfn()), (ME, Mfn::new(0xffff_ffff)));
         }
         assert_eq!(active.pins(), 255);
-        assert_eq!(active.more(Access::Read), None);
-        assert_eq!(active.more(Access::Write), None);
+        for (access, count) in ACCESSES
+            .into_iter()
+            .flat_map(|a| [(a, 1), (a, 2), (a, 255)])
+        {
+            assert_eq!(active.more(access, count), None);
+        }
         while let Some(access) = taken.pop() {
             assert!(active.is_used());
-            active = active.less(access).unwrap();
+            active = active.less(access, 1).unwrap();
         }
         assert_eq!(active, Active::NONE);
     }
-    assert_eq!(Active::first(ME, Mfn::new(1 << 32), Access::Read), None);
+    assert_eq!(Active::first(ME, Mfn::new(1 << 32), Access::Read, 1), None);
     for access in ACCESSES {
-        assert_eq!(Active::NONE.less(access), None);
+        assert_eq!(Active::NONE.less(access, 1), None);
         let other = ACCESSES.into_iter().find(|&other| other != access).unwrap();
-        let active = Active::first(ME, Mfn::new(1), access).unwrap();
-        assert_eq!(active.less(other), None, "there is no such pin");
+        let active = Active::first(ME, Mfn::new(1), access, 2).unwrap();
+        assert_eq!(active.less(other, 1), None, "there is no such pin");
+        assert_eq!(active.less(access, 3), None, "there are not so many");
+        assert_eq!(active.less(access, 2), Some(Active::NONE));
+        assert_eq!(active.less(access, 1).map(Active::pins), Some(1));
     }
 }
 

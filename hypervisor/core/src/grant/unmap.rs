@@ -22,7 +22,8 @@ use crate::frame::{Memory, Unpaid};
 use crate::guest_access::GuestPtr;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 use crate::mmu::flush::{Whose, flush};
-use crate::mmu::granted;
+use crate::mmu::granted::{self, Meant};
+use crate::mmu::owners::Named;
 use crate::page_type::Stop;
 
 /// Maps that end with one flush.
@@ -143,10 +144,12 @@ fn one<T: Operation>(
 /// Takes away what leads to the frame. `None`: nothing of what the map has is asked for.
 fn begin(ctx: &mut CallCtx<'_>, request: &Request) -> Result<Option<Begun>, Refused> {
     ctx.budget.pay(UNMAP);
-    let mem = ctx.host.mem();
-    let handles = &ctx.domain.grants.handles;
-    let handle = request.handle;
-    let track = handles.get(mem, handle).ok_or(GrantStatus::BadHandle)?;
+    let (host, memory) = (ctx.host, ctx.memory());
+    let mem = memory.mem();
+    let number = request.handle;
+    let handle = ctx.domain.grants.handles.handle(mem, number);
+    let handle = handle.ok_or(GrantStatus::BadHandle)?;
+    let track = handle.track().ok_or(GrantStatus::BadHandle)?;
     let asked = Parts {
         host: request.host_addr != 0,
         device: request.dev_bus_addr != 0,
@@ -155,34 +158,35 @@ fn begin(ctx: &mut CallCtx<'_>, request: &Request) -> Result<Option<Begun>, Refu
     if !parts.any() {
         return Ok(None);
     }
-    if !handles.begin_end(mem, handle, track, parts) {
+    if !handle.begin_end(track, parts) {
         // Another vCPU was faster.
         return Err(GrantStatus::BadHandle.into());
     }
     // Its pins are ours now, so the granter and the frame stay what they are.
-    let frame = with_granter(&ctx.host.domains, ctx.domain, track.granter(), |granter| {
-        granter.grants.pinned_frame(mem, track.reference())
-    });
-    let taken = match frame.flatten() {
-        Some(mfn) => take(ctx, request, track, parts, mfn),
+    let granter = granter(&host.domains, ctx.domain, track.granter());
+    let grants = granter.as_ref().map(|granter| &granter.domain().grants);
+    let taken = match grants.and_then(|grants| grants.pinned_frame(mem, track.reference())) {
+        Some(mfn) => take(ctx, &memory, request, track, parts, mfn),
         None => Err(GrantStatus::BadHandle.into()),
     };
     match taken {
         Ok(()) => Ok(Some(Begun {
-            handle,
+            handle: number,
             track,
             parts,
         })),
         Err(refused) => {
-            handles.undo_end(mem, handle, parts);
+            handle.undo_end(parts);
             Err(refused)
         }
     }
 }
 
 /// Checks what is asked for, and takes the entry away that leads to the frame.
+#[inline(always)]
 fn take(
     ctx: &mut CallCtx<'_>,
+    memory: &Memory<'_>,
     request: &Request,
     track: Track,
     parts: Parts,
@@ -198,8 +202,11 @@ fn take(
     if request.instead.is_some() && track.is_by_entry() {
         return Err(GrantStatus::GeneralError.into());
     }
-    let is_writable = track.access() == Access::Write;
-    match granted::take(ctx, place, mfn, is_writable, request.instead) {
+    let meant = Meant {
+        mfn,
+        is_writable: track.access() == Access::Write,
+    };
+    match granted::take(ctx, memory, place, meant, request.instead) {
         Ok(true) => Ok(()),
         Ok(false) | Err(Stop::Refused(_)) => Err(GrantStatus::GeneralError.into()),
         Err(Stop::Again) => Err(Refused::Again),
@@ -213,6 +220,7 @@ fn finish(ctx: &mut CallCtx<'_>, begun: ArrayVec<Begun, BATCH>) -> Result<(), Er
         flush(ctx, Whose::All, Some(Flush::All))?;
     }
     let (memory, domain) = (ctx.memory(), ctx.domain);
+    let handles = &domain.grants.handles;
     for Begun {
         handle,
         track,
@@ -220,10 +228,7 @@ fn finish(ctx: &mut CallCtx<'_>, begun: ArrayVec<Begun, BATCH>) -> Result<(), Er
     } in begun
     {
         release(memory, &ctx.host.domains, domain, track, parts);
-        domain
-            .grants
-            .handles
-            .end(memory.mem(), domain, handle, parts);
+        handles.end(memory.mem(), domain, handle, track, parts);
     }
     Ok(())
 }
@@ -236,32 +241,28 @@ pub(super) fn release(
     track: Track,
     parts: Parts,
 ) {
-    let released = with_granter(domains, mapper, track.granter(), |granter| {
-        let (grants, reference) = (&granter.grants, track.reference());
-        if parts.device
-            && let Some(mfn) = grants.pinned_frame(memory.mem(), reference)
-        {
-            drop(DeviceMap::from_track(memory, mfn, track.access()));
-        }
-        for _ in 0..parts.count() {
-            grants.unpin(memory, reference, track.access());
-        }
-    });
-    debug_assert!(
-        released.is_some(),
-        "a granter is gone of which somebody has a map"
-    );
+    let Some(granter) = granter(domains, mapper, track.granter()) else {
+        debug_assert!(false, "a granter is gone of which somebody has a map");
+        return;
+    };
+    let (grants, reference) = (&granter.domain().grants, track.reference());
+    if parts.device
+        && let Some(mfn) = grants.pinned_frame(memory.mem(), reference)
+    {
+        drop(DeviceMap::from_track(memory, mfn, track.access()));
+    }
+    grants.unpin(&memory, reference, track.access(), parts.count());
 }
 
-/// Does something with a granter, which may be the mapper.
-fn with_granter<R>(
-    domains: &DomainTable,
-    mapper: &Domain,
-    granter: DomId,
-    what: impl FnOnce(&Domain) -> R,
-) -> Option<R> {
-    if granter == mapper.id {
-        return Some(what(mapper));
+/// A granter, which may be the mapper.
+#[inline(always)]
+pub(super) fn granter<'a>(
+    domains: &'a DomainTable,
+    mapper: &'a Domain,
+    id: DomId,
+) -> Option<Named<'a>> {
+    if id == mapper.id {
+        return Some(Named::Own(mapper));
     }
-    domains.get(granter).map(|granter| what(&granter))
+    domains.get(id).map(Named::Other)
 }

@@ -7,12 +7,13 @@
 use dom0_abi::addr::{GuestAddr, Maddr, Mfn};
 
 use super::list::with_undone;
-use super::update::{Replaced, replace};
-use super::walk::{l1_slot, l1_table};
+use super::update::{Replaced, replace, replace_at_once};
+use super::walk::{l1_slot, l1_slot_at_once, l1_table};
+use crate::frame::Memory;
 use crate::hypercall::CallCtx;
 use crate::page_type::entry::Entry;
 use crate::page_type::hold::{Hold, Reach};
-use crate::page_type::{Level, Stop, TypeRef};
+use crate::page_type::{Level, Stop, TypeRef, UsedL1};
 
 /// How often an entry may change under our hands before the caller has to try again (XSA-318).
 const RETRIES: u32 = 32;
@@ -43,9 +44,48 @@ fn find<'a>(ctx: &CallCtx<'a>, place: Place) -> Result<Option<(TypeRef<'a>, u16)
     }
 }
 
+/// The same without trying hard. `None`: there is none, or another CPU has just changed something.
+#[inline(always)]
+fn find_at_once<'m>(
+    memory: &'m Memory<'m>,
+    ctx: &CallCtx<'_>,
+    place: Place,
+) -> Option<(UsedL1<'m>, u16)> {
+    let owner = ctx.domain.id;
+    match place {
+        Place::Address(address) => {
+            l1_slot_at_once(memory, ctx.state.kernel_root()?, owner, address)
+        }
+        Place::Entry(at) if !at.get().is_multiple_of(8) => None,
+        Place::Entry(at) => {
+            let index = (at.offset() / 8) as u16;
+            Some((UsedL1::at_once(memory, at.mfn(), owner)?, index))
+        }
+    }
+}
+
 /// Puts an entry where it is wanted. `false`: there is no table for it, or it must not be, or its frame cannot be had so; nothing
 /// has changed.
+#[inline(always)]
 pub(crate) fn put(
+    ctx: &mut CallCtx<'_>,
+    memory: &Memory<'_>,
+    reach: &Reach<'_>,
+    place: Place,
+    entry: Entry,
+) -> Result<bool, Stop> {
+    let is_put = find_at_once(memory, ctx, place).is_some_and(|(table, index)| {
+        replace_at_once(&table, reach, index, |_| Some(entry)).is_some()
+    });
+    if is_put {
+        return Ok(true);
+    }
+    put_slowly(ctx, reach, place, entry)
+}
+
+#[cold]
+#[inline(never)]
+fn put_slowly(
     ctx: &mut CallCtx<'_>,
     reach: &Reach<'_>,
     place: Place,
@@ -65,22 +105,62 @@ pub(crate) fn put(
     }
 }
 
-/// Takes an entry away that leads to a frame and is writable or not, as given; puts in its place what is taken from `instead`.
+/// An entry that is meant: it leads to this frame, and is writable or not.
+#[derive(Clone, Copy)]
+pub(crate) struct Meant {
+    pub(crate) mfn: Mfn,
+    pub(crate) is_writable: bool,
+}
+
+impl Meant {
+    #[inline(always)]
+    fn is(self, entry: Entry) -> bool {
+        entry.is_present() && entry.mfn() == self.mfn && entry.is_writable() == self.is_writable
+    }
+}
+
+/// Takes an entry away that is the one that is meant; puts in its place what is taken from `instead`.
 /// `false`: there is none, or it leads elsewhere, or allows something else; nothing has changed.
+#[inline(always)]
 pub(crate) fn take(
     ctx: &mut CallCtx<'_>,
+    memory: &Memory<'_>,
     place: Place,
-    mfn: Mfn,
-    is_writable: bool,
+    meant: Meant,
+    instead: Option<GuestAddr>,
+) -> Result<bool, Stop> {
+    if instead.is_none() && take_at_once(ctx, memory, place, meant).is_some() {
+        return Ok(true);
+    }
+    take_slowly(ctx, place, meant, instead)
+}
+
+/// Takes it away if nothing is out of the ordinary.
+#[inline(always)]
+fn take_at_once(ctx: &CallCtx<'_>, memory: &Memory<'_>, place: Place, meant: Meant) -> Option<()> {
+    let (table, index) = find_at_once(memory, ctx, place)?;
+    let word = memory.mem().word(table.mfn().word(index.into())).ok()?;
+    let old = Entry(word.load());
+    if !meant.is(old) || word.compare_exchange(old.0, 0).is_err() {
+        return None;
+    }
+    Hold::from_entry(memory, Level::L1, old).end();
+    Some(())
+}
+
+#[cold]
+#[inline(never)]
+fn take_slowly(
+    ctx: &mut CallCtx<'_>,
+    place: Place,
+    meant: Meant,
     instead: Option<GuestAddr>,
 ) -> Result<bool, Stop> {
     with_undone(ctx, |ctx| {
         let Some((table, index)) = find(ctx, place)? else {
             return Ok(false);
         };
-        let is_it = |entry: Entry| {
-            entry.is_present() && entry.mfn() == mfn && entry.is_writable() == is_writable
-        };
+        let is_it = |entry| meant.is(entry);
         let at = table.mfn().word(index.into());
         let memory = ctx.memory();
         // Looked at before anything is moved.
