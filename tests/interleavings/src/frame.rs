@@ -42,6 +42,7 @@ use owners::Owners;
 use table::{FrameIndex, FrameRecord};
 pub use type_word::{Level, PageType, TypeState};
 use type_word::{TypeEffect, TypeEvent, TypeRefused, needs_flush};
+use undo::ToUndo;
 pub use undo::UndoQueue;
 use word::{Effect, Event, Kind};
 
@@ -462,6 +463,7 @@ impl Frames {
             let event = TypeEvent::Undone(self.now());
             let effect = self.type_event(table.mfn, event);
             self.settle(table.mfn, effect.expect("it was in our hands"));
+            self.undo.is_undone();
             undone = (undone.0 + 1, undone.1 + u32::from(table.progress));
         }
         undone
@@ -470,11 +472,16 @@ impl Frames {
     /// One table out of the queue and in again, with so many entries left, as when the budget is spent.
     pub fn drain_partly(&self, left: u16) -> bool {
         let table = self.undo.pop(self);
-        if let Some(table) = &table {
+        let has_one = table.is_some();
+        if let Some(table) = table {
             self.use_alone(table.mfn);
-            self.undo.push(self, table.mfn, left);
+            let table = ToUndo {
+                progress: left,
+                ..table
+            };
+            self.undo.put_back(self, table);
         }
-        table.is_some()
+        has_one
     }
 
     /// The frame of this number.

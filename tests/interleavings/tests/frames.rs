@@ -246,6 +246,26 @@ fn i3_of_two_that_release_one_undoes() {
 }
 
 #[test]
+fn i3_who_took_a_table_out_of_use_goes_on_when_it_is_undone() {
+    check(ALL, || {
+        let frames = Arc::new(Frames::of(A, 1));
+        make(&frames, FRAME, L1);
+        let other = {
+            let frames = frames.clone();
+            thread::spawn(move || frames.drain())
+        };
+        frames.release(FRAME);
+        let mine = frames.drain();
+        assert!(
+            matches!(frames.type_state(FRAME), Some(TypeState::None { .. })),
+            "somebody else has it in his hands"
+        );
+        assert_eq!(mine.0 + other.join().unwrap().0, 1);
+        is_quiet(&frames);
+    });
+}
+
+#[test]
 fn i3_two_queues_of_work_lose_no_table() {
     check(ALL, || {
         let frames = Arc::new(Frames::of(A, 2));

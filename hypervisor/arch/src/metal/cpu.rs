@@ -186,7 +186,7 @@ impl Cpu {
     }
 
     /// Writes a value to guest memory.
-    #[inline(always)]
+    #[inline]
     pub fn write_guest<T: IntoBytes + Immutable>(
         &self,
         at: GuestAddr,

@@ -50,11 +50,14 @@ pub(super) fn count(host: &Host, tallies: &mut [Tally], report: &mut dyn FnMut(F
         Seen::Finding(finding) => report(finding),
     });
     for domain in uses::domains(host) {
-        domain.undo.visit(&host.frames, |mfn| {
-            if let Some(tally) = of(tallies, mfn) {
-                tally.queues = tally.queues.saturating_add(1);
-            }
-        });
+        let queues = domain.vcpus().map(|vcpu| &vcpu.undo);
+        for queue in queues.chain([&domain.undo]) {
+            queue.visit(&host.frames, |mfn| {
+                if let Some(tally) = of(tallies, mfn) {
+                    tally.queues = tally.queues.saturating_add(1);
+                }
+            });
+        }
     }
     host.frames.visit_free(|first, order| {
         let count = 1_u64.checked_shl(order.into()).unwrap_or(0);

@@ -7,11 +7,11 @@
 use core::mem::offset_of;
 
 use dom0_abi::addr::{GuestAddr, Mfn, PAGE_SHIFT};
-use dom0_abi::arch::{CpuUserRegs, TrapInfo, VcpuGuestContext, VgcfFlags};
+use dom0_abi::arch::{TrapInfo, VcpuGuestContext, VgcfFlags};
 use dom0_abi::errno::Errno;
 use oxen_arch::Cpu;
 use oxen_arch::guest_range::is_canonical;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::privileged_state::cr0;
 use super::teardown;
@@ -90,16 +90,32 @@ fn fill(
         field!(ctx.cpu, at, kernel_ss),
         field!(ctx.cpu, at, kernel_sp),
     );
-    let mut regs: CpuUserRegs = field!(ctx.cpu, at, user_regs);
-    let addresses = callbacks.iter().chain(&bases);
-    let mut addresses = addresses.chain([&regs.rip, &regs.rsp, &kernel_sp]);
+    // Of a vCPU that has none yet: to where they belong at once.
+    let regs = &mut state.regs;
+    read_bytes(
+        ctx.cpu,
+        at,
+        offset_of!(VcpuGuestContext, user_regs),
+        regs.as_mut_bytes(),
+    )?;
+    let iopl = flags::iopl(regs.rflags);
+    let others = [regs.rip, regs.rsp, kernel_sp];
+    let mut addresses = callbacks.iter().chain(&bases).chain(&others);
     if !addresses.all(|&address| is_canonical(address)) {
         return Err(Errno::EINVAL.into());
     }
+    (regs.cs, regs.ss) = (regs.cs | 3, regs.ss | 3);
+    regs.rflags = flags::for_guest(regs.rflags);
     read_registers(ctx.cpu, state, at, wants)?;
     read_traps(ctx.cpu, state, at)?;
 
-    let gdt_frames: [u64; 16] = field!(ctx.cpu, at, gdt_frames);
+    let mut gdt_frames = [0_u64; 16];
+    read_bytes(
+        ctx.cpu,
+        at,
+        offset_of!(VcpuGuestContext, gdt_frames),
+        gdt_frames.as_mut_bytes(),
+    )?;
     let gdt = (&gdt_frames, field!(ctx.cpu, at, gdt_ents));
     let ldt = (
         GuestAddr::new(field!(ctx.cpu, at, ldt_base)),
@@ -120,10 +136,7 @@ fn fill(
     state.privileged.set_task_switched(cr0 & cr0::TS != 0);
     state.privileged.set_cr4(cr4);
     // Two bits are never out of range.
-    let _ = state.privileged.set_iopl(flags::iopl(regs.rflags));
-    (regs.cs, regs.ss) = (regs.cs | 3, regs.ss | 3);
-    regs.rflags = flags::for_guest(regs.rflags);
-    state.regs = regs;
+    let _ = state.privileged.set_iopl(iopl);
     let [event, failsafe, syscall] = callbacks;
     state.callbacks.event = event;
     state.callbacks.failsafe = Callback {
@@ -155,11 +168,8 @@ fn read_registers(
     wants: VgcfFlags,
 ) -> Result<(), Errno> {
     if wants.contains(VgcfFlags::I387_VALID) {
-        let image = at
-            .get()
-            .wrapping_add(offset_of!(VcpuGuestContext, fpu_ctxt) as u64);
-        let read = cpu.read_guest_bytes(GuestAddr::new(image), state.fpu.as_legacy_mut());
-        read.map_err(|_| Errno::EFAULT)?;
+        let image = offset_of!(VcpuGuestContext, fpu_ctxt);
+        read_bytes(cpu, at, image, state.fpu.as_legacy_mut())?;
     }
     let debug: [u64; 8] = field!(cpu, at, debugreg);
     for (number, value) in (0..).zip(debug) {
@@ -184,6 +194,11 @@ fn read_traps(cpu: &Cpu, state: &mut VcpuState, at: GuestAddr) -> Result<(), Err
 
 fn read<T: FromBytes>(cpu: &Cpu, at: GuestAddr, offset: usize) -> Result<T, Errno> {
     GuestPtr::new(GuestAddr::new(at.get().wrapping_add(offset as u64))).read(cpu)
+}
+
+fn read_bytes(cpu: &Cpu, at: GuestAddr, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+    let at = GuestAddr::new(at.get().wrapping_add(offset as u64));
+    cpu.read_guest_bytes(at, into).map_err(|_| Errno::EFAULT)
 }
 
 /// The frame that a CR3 of the ABI names: bits of its number that do not fit into the upper part are in the lower one.

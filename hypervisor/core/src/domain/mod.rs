@@ -77,7 +77,7 @@ pub struct Domain {
     pub memory: MemoryAccount,
     /// The memory map that its toolstack gave it.
     pub map: DomainMap,
-    /// Page tables that it took out of use, its own or those of domains that it controls.
+    /// Page tables that its beginning or its end took out of use; each vCPU has a queue of its own.
     pub undo: UndoQueue,
     /// An exchange of frames that has not come to its end.
     pub exchange: PendingExchange,

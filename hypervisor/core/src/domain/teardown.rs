@@ -70,7 +70,9 @@ pub fn release(
         return Progress::More;
     }
     loop {
-        if !undo::drain(own, budget) || !budget.spend() {
+        let queues = domain.vcpus().map(|vcpu| &vcpu.undo);
+        let mut queues = queues.chain([&domain.undo]);
+        if !queues.all(|undo| undo::drain(Memory { undo, ..own }, budget)) || !budget.spend() {
             return Progress::More;
         }
         match own.frames.next_to_release(domain.id) {

@@ -24,6 +24,7 @@ use crate::descriptor::Tables;
 use crate::event::VirqPorts;
 use crate::event::fifo::queues::Queues;
 use crate::event::polled::PolledPorts;
+use crate::frame::UndoQueue;
 use crate::grant::FreeHandles;
 use crate::page_type::HeldType;
 use crate::sched::VcpuIndex;
@@ -38,6 +39,8 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Events.
     pub upcall: Upcall,
+    /// Page tables that it took out of use, its domain's or those of domains that that controls.
+    pub undo: UndoQueue,
     /// The ports of its VIRQs.
     pub virqs: VirqPorts,
     /// Its queues of ports, if its domain uses the FIFO form of events.
@@ -70,11 +73,12 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// Makes a vCPU that was never run. It may be started if `state` has a root.
-    pub const fn new(id: VcpuId, upcall: Upcall, state: VcpuState) -> Self {
+    pub fn new(id: VcpuId, upcall: Upcall, state: VcpuState) -> Self {
         let is_initialised = state.root.is_some();
         Self {
             id,
             upcall,
+            undo: UndoQueue::new(),
             virqs: VirqPorts::new(),
             queues: SpinLock::new(Rank::Queues, Queues::new()),
             handles: FreeHandles::new(),

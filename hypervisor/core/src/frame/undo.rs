@@ -1,15 +1,17 @@
 //! Page tables whose entries are still to be given back.
 //!
 //! Nobody can know beforehand that a reference is the last one, and what follows is long: so dropping it only puts the table
-//! here, and whoever acts for the domain takes it out again and works on it in bounded steps (`page_type::undo`), before its
-//! call returns.
+//! here, and the same vCPU takes it out again and works on it in bounded steps (`page_type::undo`) before the next request of its list, the
+//! next call of its batch, or its return. Each vCPU has a queue of its own: what others take out of use is no reason for it to wait. Who
+//! needs a table out of another's queue may work on that queue too.
 //!
 //! INVARIANT: what is queued is in the state `Undoing`, in one queue, and linked by its type word. A frame in that state
-//! that is in no queue is in the hands of one CPU.
+//! that is in no queue is in the hands of one CPU. A queue counts both, so it is empty when all that was put into it is undone: not
+//! earlier, when somebody else has the rest in his hands.
 //! LOCK: rank `Undo`.
 
 use dom0_abi::addr::Mfn;
-use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use oxen_arch::sync::atomic::{AtomicU32, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
 use super::Frames;
@@ -17,13 +19,14 @@ use super::table::FrameIndex;
 use super::type_word::{Level, PageType, TypeEvent, TypeState};
 use crate::budget::Budget;
 
-/// The queue of one domain; its frames may be other domains'.
+/// The queue of a vCPU, or of a domain's beginning and end; its frames may be other domains'.
 #[derive(Debug)]
 pub struct UndoQueue {
     head: SpinLock<Option<FrameIndex>>,
-    /// The same as a head, to be read without the lock: at the end of each call somebody wants to know.
-    has_any: AtomicBool,
-    /// What was done for the domain deep down, where nobody has a budget at hand, in units; it only grows, and wraps.
+    /// How many tables are in it, or out of it and not undone yet: to be read without the lock, since at the end of each call somebody wants
+    /// to know.
+    left: AtomicU32,
+    /// What was done for its owner deep down, where nobody has a budget at hand, in units; it only grows, and wraps.
     work: AtomicU32,
 }
 
@@ -61,8 +64,8 @@ impl Work {
     }
 }
 
-/// Work that was noted and that somebody who goes on in a loop has to pay for: all of the domain's, so with several vCPUs he
-/// may pay for what another one does too, but never too little.
+/// Work that was noted and that somebody who goes on in a loop has to pay for: all of the queue's, so he may pay for what somebody else
+/// does with that too, but never too little.
 #[derive(Debug)]
 pub(crate) struct Unpaid<'q> {
     queue: &'q UndoQueue,
@@ -78,19 +81,22 @@ impl<'q> Unpaid<'q> {
         }
     }
 
-    /// Pays for what was noted since the last time.
+    /// Pays for what was noted since the last time; whether that was anything, as when a table has come into the queue.
     #[inline(always)]
-    pub(crate) fn pay(&mut self, budget: &mut Budget) {
+    pub(crate) fn pay(&mut self, budget: &mut Budget) -> bool {
         let now = self.queue.work.load(Ordering::Relaxed);
-        if now != self.seen {
+        let is_something = now != self.seen;
+        if is_something {
             budget.pay(now.wrapping_sub(self.seen));
             self.seen = now;
         }
+        is_something
     }
 }
 
-/// A table out of the queue: in the hands of whoever has this. It has to be pushed again or finished.
-#[must_use = "a table that is neither pushed again nor finished is lost"]
+/// A table out of the queue: in the hands of whoever has this. It has to be [put back](UndoQueue::put_back) or
+/// [undone](UndoQueue::is_undone).
+#[must_use = "a table that is neither put back nor undone is lost"]
 #[derive(Debug)]
 pub(crate) struct ToUndo {
     pub(crate) mfn: Mfn,
@@ -104,7 +110,7 @@ impl UndoQueue {
     pub fn new() -> Self {
         Self {
             head: SpinLock::new(Rank::Undo, None),
-            has_any: AtomicBool::new(false),
+            left: AtomicU32::new(0),
             work: AtomicU32::new(0),
         }
     }
@@ -114,19 +120,33 @@ impl UndoQueue {
         self.work.fetch_add(work.units(), Ordering::Relaxed);
     }
 
-    /// Whether there is nothing in it: nothing of the caller's at least, since others may add to it.
+    /// Whether all that the caller has put into it is undone; others may add to it.
     pub fn is_empty(&self) -> bool {
-        // ORDERING: what the caller itself has put in it sees.
-        !self.has_any.load(Ordering::Relaxed)
+        // ORDERING: what the caller itself has put in it sees. Pairs with `is_undone`: what another CPU has undone can be seen behind this.
+        self.left.load(Ordering::Acquire) == 0
     }
 
     /// Puts a frame in that is in the state `Undoing` and in nobody else's hands.
     pub(crate) fn push(&self, frames: &Frames, mfn: Mfn, progress: u16) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        self.link(frames, mfn, progress);
+    }
+
+    /// Puts a table in that was taken out and is not undone yet.
+    pub(crate) fn put_back(&self, frames: &Frames, table: ToUndo) {
+        self.link(frames, table.mfn, table.progress);
+    }
+
+    /// Says that a table that was taken out is undone: nothing of what it held is held by it.
+    pub(crate) fn is_undone(&self) {
+        self.left.fetch_sub(1, Ordering::Release);
+    }
+
+    fn link(&self, frames: &Frames, mfn: Mfn, progress: u16) {
         let mut head = self.head.lock();
         let queued = frames.type_event(mfn, TypeEvent::Queue(progress, *head));
         debug_assert!(queued.is_ok(), "{mfn} is queued in another state");
         *head = FrameIndex::new(mfn.get());
-        self.has_any.store(true, Ordering::Relaxed);
         self.note(Work::Queued);
     }
 
@@ -144,7 +164,7 @@ impl UndoQueue {
         }
     }
 
-    /// Takes one out.
+    /// Takes one out. `None`: the rest, if there is any, is in the hands of others.
     pub(crate) fn pop(&self, frames: &Frames) -> Option<ToUndo> {
         let mut head = self.head.lock();
         let mfn = (*head)?.mfn();
@@ -155,7 +175,6 @@ impl UndoQueue {
                 next,
             } => {
                 *head = next;
-                self.has_any.store(next.is_some(), Ordering::Relaxed);
                 Some(ToUndo {
                     mfn,
                     level,

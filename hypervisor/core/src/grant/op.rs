@@ -93,7 +93,7 @@ impl List {
         mut one: impl FnMut(&mut CallCtx<'a>, GuestPtr<T>) -> Result<(), Stop>,
     ) -> HypercallResult {
         let ops = self.all()?;
-        let mut unpaid = Unpaid::new(&ctx.domain.undo);
+        let mut unpaid = Unpaid::new(&ctx.vcpu.undo);
         for done in 0..self.count {
             let place = ops.element(done.into());
             let mut step = Ok(());

@@ -96,7 +96,7 @@ fn run<T: Operation>(
     request: impl Fn(&T) -> Request,
 ) -> HypercallResult {
     let ops = list.all::<T>()?;
-    let mut unpaid = Unpaid::new(&ctx.domain.undo);
+    let mut unpaid = Unpaid::new(&ctx.vcpu.undo);
     let mut done = 0;
     while done < list.count {
         let mut begun = ArrayVec::<Begun, BATCH>::new();

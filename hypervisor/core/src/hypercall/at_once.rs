@@ -32,7 +32,7 @@ impl<'a> Caller<'a> {
     /// The frames in the hands of this CPU, for the caller's domain.
     #[inline(always)]
     pub(crate) fn memory(&self) -> Memory<'a> {
-        self.host.memory(self.cpu, &self.domain.undo)
+        self.host.memory(self.cpu, &self.vcpu.undo)
     }
 
     /// The root on which it runs.
@@ -77,7 +77,7 @@ impl<'a> Way<'a> {
         };
         Some(AtOnce {
             result: call(&caller)?,
-            is_settled: is_quiet(host, cpu, vcpu) && domain.undo.is_empty(),
+            is_settled: is_quiet(host, cpu, vcpu) && vcpu.undo.is_empty(),
         })
     }
 }

@@ -149,6 +149,11 @@ pub enum Continuation {
     },
 }
 
+/// Makes the caller's next instruction the call that it has just come with.
+pub(super) fn make_again(regs: &mut CpuUserRegs) {
+    regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
+}
+
 impl Continuation {
     /// The call that does the rest, and those of its arguments that it has; the others are 0.
     pub const fn encode(self) -> (Hypercall, Arguments) {
@@ -259,7 +264,7 @@ impl Continuation {
         }
         values.store(regs);
         regs.rax = call.number();
-        regs.rip = regs.rip.wrapping_sub(SYSCALL_LENGTH);
+        make_again(regs);
     }
 
     /// Makes a multicall entry the rest of the call.

@@ -64,7 +64,7 @@ pub struct CallCtx<'a> {
 impl<'a> CallCtx<'a> {
     /// The frames in the hands of this CPU, for the caller's domain.
     pub fn memory(&self) -> Memory<'a> {
-        self.host.memory(self.cpu, &self.domain.undo)
+        self.host.memory(self.cpu, &self.vcpu.undo)
     }
 
     /// Whether the caller controls other domains.
@@ -113,6 +113,11 @@ pub type HypercallResult = Result<Reply, Errno>;
 /// Number and result are all of rax. ABI: `public/arch-x86/xen-x86_64.h`, "Hypercall interface".
 #[inline(always)]
 pub fn from_registers(ctx: &mut CallCtx<'_>) {
+    // Left by a call that goes on, or by a write to a page table that was trapped.
+    if !ctx.vcpu.undo.is_empty() && !undo::drain(ctx.memory(), &mut ctx.budget) {
+        continuation::make_again(ctx.regs);
+        return;
+    }
     let result = by_number(ctx);
     settle(ctx, result);
 }
@@ -125,11 +130,8 @@ pub fn settle_at_once(ctx: &mut CallCtx<'_>) {
 
 /// Puts the result of a call into the registers when what the call took out of use is given back.
 #[inline(always)]
-fn settle(ctx: &mut CallCtx<'_>, mut result: HypercallResult) {
-    if !ctx.domain.undo.is_empty() {
-        result = undone(ctx, result);
-    }
-    match result {
+fn settle(ctx: &mut CallCtx<'_>, result: HypercallResult) {
+    match settled(ctx, result) {
         Ok(Reply::Value(value)) => ctx.regs.rax = value,
         other => put_result(ctx, other),
     }
@@ -171,8 +173,17 @@ fn put_result(ctx: &mut CallCtx<'_>, result: HypercallResult) {
     }
 }
 
-/// Gives back what page tables held that the call took out of use, before its result is the caller's: so whoever unpins a
-/// table finds what was in it free again. A result that has to wait for that is kept by the caller itself.
+/// Gives back what page tables held that the call took out of use, before its result is the caller's or the next call of a batch is made: so
+/// whoever unpins a table finds what was in it free again. A result that has to wait for that is kept by the caller itself.
+#[inline(always)]
+fn settled(ctx: &mut CallCtx<'_>, result: HypercallResult) -> HypercallResult {
+    if ctx.vcpu.undo.is_empty() {
+        result
+    } else {
+        undone(ctx, result)
+    }
+}
+
 #[inline(never)]
 fn undone(ctx: &mut CallCtx<'_>, result: HypercallResult) -> HypercallResult {
     if undo::drain(ctx.memory(), &mut ctx.budget) {

@@ -6,7 +6,7 @@ use dom0_abi::xen::MulticallEntry;
 
 use super::continuation::Continuation;
 use super::decode::Arguments;
-use super::{CallCtx, HypercallResult, Reply, table};
+use super::{CallCtx, HypercallResult, Reply, settled, table};
 use crate::frame::Unpaid;
 use crate::guest_access::GuestPtr;
 
@@ -38,7 +38,7 @@ pub fn multicall(
 }
 
 fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> HypercallResult {
-    let mut unpaid = Unpaid::new(&ctx.domain.undo);
+    let mut unpaid = Unpaid::new(&ctx.vcpu.undo);
     for index in 0..count {
         unpaid.pay(&mut ctx.budget);
         let place = calls.element(u64::from(index));
@@ -52,7 +52,8 @@ fn batch(ctx: &mut CallCtx<'_>, calls: GuestPtr<MulticallEntry>, count: u32) -> 
         }
         let mut entry = place.read(ctx.cpu)?;
         let result = place.offset::<u64>(RESULT);
-        match one(ctx, &entry) {
+        let made = one(ctx, &entry);
+        match settled(ctx, made) {
             Ok(Reply::Value(value)) => result.write(ctx.cpu, &value)?,
             Err(errno) => result.write(ctx.cpu, &errno.as_register())?,
             Ok(Reply::Continue(_)) => {

@@ -59,7 +59,7 @@ pub(super) fn exchange(ctx: &mut CallCtx<'_>, arg: GuestAddr) -> HypercallResult
     let argument = place.read(ctx.cpu)?;
     let exchange = Exchange::check(ctx, &argument)?;
     let mut done = exchange.first;
-    let mut unpaid = Unpaid::new(&ctx.domain.undo);
+    let mut unpaid = Unpaid::new(&ctx.vcpu.undo);
     let mut result = Ok(());
     while result.is_ok() && done < exchange.input.count {
         unpaid.pay(&mut ctx.budget);

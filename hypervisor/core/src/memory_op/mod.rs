@@ -35,10 +35,8 @@ use dom0_abi::memory::{ADDRESS_BITS_MASK, CONTINUATION_SHIFT, MemoryCommand, Mem
 
 use crate::budget::Budget;
 use crate::frame::Placement;
-use crate::hypercall::continuation::Continuation;
 use crate::hypercall::{CallCtx, HypercallResult, Reply};
 use crate::mmu::owners::{self, Named};
-use crate::page_type::undo;
 
 /// Bits of a command that say which it is.
 const NUMBER: u64 = (1 << CONTINUATION_SHIFT) - 1;
@@ -57,10 +55,6 @@ const MAX_ORDER: u32 = 9;
 #[inline(never)]
 pub fn memory_op(ctx: &mut CallCtx<'_>, command: u64, arg: GuestAddr) -> HypercallResult {
     use MemoryCommand as Cmd;
-    // What an earlier call of the same batch took out of use may be what this one is to give away.
-    if !ctx.domain.undo.is_empty() && !undo::drain(ctx.memory(), &mut ctx.budget) {
-        return ctx.goes_on(Continuation::MemoryOp { command, arg });
-    }
     let progress = command >> CONTINUATION_SHIFT;
     let whole = command;
     let command = Cmd::try_from((command & NUMBER) as u32).map_err(|_| Errno::ENOSYS)?;

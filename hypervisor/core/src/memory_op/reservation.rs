@@ -57,7 +57,7 @@ pub(super) fn change(
     if first >= extents.count || part > 0 && !extents.has_part(part) {
         return Ok(Reply::Value(progress));
     }
-    let mut unpaid = Unpaid::new(&ctx.domain.undo);
+    let mut unpaid = Unpaid::new(&ctx.vcpu.undo);
     for index in first..extents.count {
         unpaid.pay(&mut ctx.budget);
         let at = extents.list.element(index);

@@ -68,13 +68,14 @@ impl<T: FromBytes + Copy> List<T> {
         };
         let mut result = Ok(Reply::DONE);
         let mut done = 0;
-        let mut unpaid = Unpaid::new(&ctx.domain.undo);
+        let mut unpaid = Unpaid::new(&ctx.vcpu.undo);
         while done < count {
             let place = requests.element(u64::from(done));
-            if done > 0 {
-                unpaid.pay(&mut ctx.budget);
-            }
-            let step = if done > 0 && !ctx.budget.spend_request() {
+            // A request finds done what those before it have begun.
+            let is_ready = done == 0
+                || (!unpaid.pay(&mut ctx.budget) || undo::drain(ctx.memory(), &mut ctx.budget))
+                    && ctx.budget.spend_request();
+            let step = if !is_ready {
                 Err(Stop::Again)
             } else {
                 place
@@ -121,14 +122,31 @@ pub(crate) fn with_undone<'a, R>(
     let mut is_first = true;
     loop {
         let result = attempt(ctx);
-        let may_help = is_first && !ctx.domain.undo.is_empty();
-        if !(may_help && matches!(result, Err(Stop::Again))) {
+        if !(is_first && matches!(result, Err(Stop::Again))) {
             return result;
         }
         is_first = false;
-        let memory = ctx.memory();
-        if !undo::drain(memory, &mut ctx.budget) {
+        if !help(ctx) {
             return Err(Stop::Again);
         }
     }
+}
+
+/// Works on what waits to be undone for the caller, and for other vCPUs of its domain: they may not run now. `false`: there was nothing, or
+/// there is more to do.
+#[cold]
+#[inline(never)]
+fn help(ctx: &mut CallCtx<'_>) -> bool {
+    let others = ctx.domain.vcpus().map(|vcpu| &vcpu.undo);
+    let mut has_helped = false;
+    for queue in [&ctx.vcpu.undo, &ctx.domain.undo].into_iter().chain(others) {
+        if queue.is_empty() {
+            continue;
+        }
+        has_helped = true;
+        if !undo::drain(ctx.host.memory(ctx.cpu, queue), &mut ctx.budget) {
+            return false;
+        }
+    }
+    has_helped
 }

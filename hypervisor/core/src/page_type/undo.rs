@@ -11,16 +11,17 @@ use crate::frame::type_word::TypeEvent;
 use crate::frame::undo::ToUndo;
 use crate::frame::{Memory, Unpaid};
 
-/// Works on the queue; `true` when it is empty, `false` when the budget was spent before that.
+/// Works on the queue; `true` when all that was in it is undone, `false` when the budget was spent before that, or another CPU has the rest in
+/// its hands: it will not take long.
 pub fn drain(memory: Memory<'_>, budget: &mut Budget) -> bool {
     while !memory.undo.is_empty() {
         if !budget.spend_table() {
             return false;
         }
-        // Another CPU may have taken the last one.
-        if let Some(table) = memory.undo.pop(memory.frames)
-            && !undo(memory, table, budget)
-        {
+        let Some(table) = memory.undo.pop(memory.frames) else {
+            return false;
+        };
+        if !undo(memory, table, budget) {
             return false;
         }
     }
@@ -40,7 +41,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
         level => entries(memory, &mut table, level, budget),
     };
     if !is_done {
-        memory.undo.push(memory.frames, mfn, table.progress);
+        memory.undo.put_back(memory.frames, table);
         return false;
     }
     let stamp = memory.machine.tlb_stamp();
@@ -48,6 +49,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
         Ok(effect) => settle(memory, mfn, effect),
         Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
     }
+    memory.undo.is_undone();
     true
 }
 

@@ -2,7 +2,7 @@
 
 use dom0_abi::addr::GuestAddr;
 use dom0_abi::hypercalls::Hypercall;
-use dom0_abi::ids::DomId;
+use dom0_abi::ids::{DomId, VcpuId};
 use dom0_abi::xen::{MmuUpdate, UVMF_ALL, UVMF_INVLPG, UVMF_NONE, UVMF_TLB_FLUSH};
 
 use oxen_arch::boot::CpuId;
@@ -10,8 +10,8 @@ use oxen_arch::registers::AtOnce;
 use oxen_arch::sync::atomic::{AtomicBool, Ordering};
 
 use crate::budget::Budget;
-use crate::domain::Capabilities;
 use crate::domain::vcpu::GuestMode;
+use crate::domain::{Capabilities, Domain};
 use crate::frame::{TypeState, UndoQueue};
 use crate::hypercall::at_once;
 use crate::page_type::entry::Entry;
@@ -90,11 +90,15 @@ fn nothing_is_done_for_who_is_no_kernel() {
     refused(&|guest| assert!(guest.host.domains.leave(&guest.cpu).is_some()));
 }
 
-/// Puts a table into the domain's queue of those that are to be undone.
+fn queue(domain: &Domain) -> &UndoQueue {
+    &domain.vcpu(VcpuId::new(0)).unwrap().undo
+}
+
+/// Puts a table into the vCPU's queue of those that are to be undone.
 fn drop_a_root(guest: &Guest) {
     let root = guest.empty_root();
     guest.domain(|domain| {
-        let memory = guest.host.memory(&guest.cpu, &domain.undo);
+        let memory = guest.host.memory(&guest.cpu, queue(domain));
         drop(TypeRef::from_held(memory, root));
     });
 }
@@ -139,12 +143,12 @@ fn an_event_that_the_call_itself_makes_deliverable_is_delivered() {
 fn tables_are_undone_before_the_caller_goes_on() {
     let mut guest = Guest::ordinary();
     drop_a_root(&guest);
-    assert!(!guest.domain(|domain| domain.undo.is_empty()));
+    assert!(!guest.domain(|domain| queue(domain).is_empty()));
     assert_eq!(
         guest.call(Hypercall::UpdateVaMapping, [PAGE, 0, UVMF_NONE]),
         0
     );
-    assert!(guest.domain(|domain| domain.undo.is_empty()));
+    assert!(guest.domain(|domain| queue(domain).is_empty()));
     // Nor with a budget that does not suffice.
     drop_a_root(&guest);
     guest.host.set_entry_budget(Budget::new(0));
@@ -204,7 +208,7 @@ fn a_table_that_only_the_call_still_used_is_undone() {
             regs.rax = Hypercall::MmuUpdate.number();
             [regs.rdi, regs.rsi, regs.rdx, regs.r10] = [DATA, 1, 0, SELF];
             assert_eq!(entry::handle_syscall(host, cpu, regs), Next::Guest);
-            assert!(domain.undo.is_empty());
+            assert!(queue(&domain).is_empty());
         }
         is_over.store(true, Ordering::Relaxed);
     });

@@ -1,14 +1,18 @@
 //! `multicall`.
 
+use dom0_abi::addr::Mfn;
 use dom0_abi::arch::IretContext;
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall::{
     self, FpuTaskswitch, Iret, Multicall, SchedOp, SetTrapTable, StackSwitch, XenVersion,
 };
-use dom0_abi::xen::MulticallEntry;
+use dom0_abi::ids::DomId;
+use dom0_abi::xen::{MmuextCommand, MmuextOp, MulticallEntry};
 use zerocopy::FromZeros;
 
-use crate::testing::{CODE, DATA, DATA_END, Guest, HOSTILE, READ_ONLY, STACK, failure};
+use crate::budget::Budget;
+use crate::frame::UndoQueue;
+use crate::testing::{CODE, DATA, DATA_END, Guest, HOSTILE, READ_ONLY, STACK, failure, frame};
 use crate::trap::return_path::Next;
 
 fn entry(op: u64, args: &[u64]) -> MulticallEntry {
@@ -257,4 +261,86 @@ fn i18_each_output_to_the_console_is_an_entry_of_its_own() {
     }
     assert_eq!(written, [1, 2, 3]);
     assert_eq!([0, 1, 2].map(|index| result(&guest, index)), [0; 3]);
+}
+
+/// A tree of an L4, an L3 and an L2 table, pinned.
+fn pinned_tree(guest: &mut Guest) -> [Mfn; 3] {
+    let undo = UndoQueue::new();
+    let memory = guest.host.memory(&guest.cpu, &undo);
+    let tables = [(); 3].map(|()| frame(memory, guest.domid));
+    for (table, below) in tables.iter().zip(&tables[1..]) {
+        let entry = below.start().get() | 7;
+        guest.host.mem().store_u64(table.word(1), entry).unwrap();
+    }
+    guest.put(DATA, &extended(MmuextCommand::PinL4Table, tables[0]));
+    assert_eq!(guest.call(Hypercall::MmuextOp, [DATA, 1, 0, SELF]), 0);
+    tables
+}
+
+fn extended(command: MmuextCommand, mfn: Mfn) -> MmuextOp {
+    let mut op = MmuextOp::new_zeroed();
+    (op.cmd, op.arg1) = (command.get(), mfn.get());
+    op
+}
+
+const SELF: u64 = DomId::SELF.get() as u64;
+
+/// Makes a call and goes on with it until it is finished.
+fn finish(guest: &mut Guest, call: Hypercall, args: [u64; 4]) -> i64 {
+    const BEHIND: u64 = CODE + 2;
+    let regs = &mut guest.regs;
+    regs.rax = call.number();
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10] = args;
+    for _ in 0..1000 {
+        guest.regs.rip = BEHIND;
+        assert_eq!(guest.syscall(), Next::Guest);
+        if guest.regs.rip == BEHIND {
+            return guest.regs.rax as i64;
+        }
+    }
+    panic!("it does not get on");
+}
+
+#[test]
+fn what_a_call_takes_out_of_use_the_next_one_finds_free() {
+    const OPS: u64 = DATA + 0x1000;
+    const PAGES: u64 = DATA + 0x5000;
+    for units in [25, 40, 100, u32::MAX] {
+        let mut guest = Guest::ordinary();
+        let [root, l3, l2] = pinned_tree(&mut guest);
+        guest.put(OPS, &extended(MmuextCommand::UnpinTable, root));
+        let writable = |mfn: Mfn| mfn.start().get() | 7;
+        put(
+            &guest,
+            &[
+                call(Hypercall::MmuextOp, &[OPS, 1, 0, SELF]),
+                call(Hypercall::UpdateVaMapping, &[PAGES, writable(l3), 0]),
+                call(
+                    Hypercall::UpdateVaMapping,
+                    &[PAGES + 0x1000, writable(l2), 0],
+                ),
+            ],
+        );
+        guest.host.set_entry_budget(Budget::new(units));
+        assert_eq!(finish(&mut guest, Multicall, [DATA, 3, 0, 0]), 0);
+        for index in 0..3 {
+            assert_eq!(result(&guest, index), 0, "call {index}, budget {units}");
+        }
+    }
+}
+
+#[test]
+fn what_a_request_takes_out_of_use_the_next_one_finds_free() {
+    for units in [25, 40, 100, u32::MAX] {
+        let mut guest = Guest::ordinary();
+        let [root, _, l2] = pinned_tree(&mut guest);
+        let ops = [
+            extended(MmuextCommand::UnpinTable, root),
+            extended(MmuextCommand::PinL1Table, l2),
+        ];
+        guest.put(DATA, &ops);
+        guest.host.set_entry_budget(Budget::new(units));
+        let done = finish(&mut guest, Hypercall::MmuextOp, [DATA, 2, 0, SELF]);
+        assert_eq!(done, 0, "budget {units}");
+    }
 }

@@ -62,7 +62,7 @@ pub fn carry_out(ctx: &mut CallCtx<'_>, fault_address: u64) -> Option<Result<(),
         None => replace(ctx, &write, at),
     };
     // What the write may have waited for, or taken out of use.
-    if !ctx.domain.undo.is_empty() {
+    if !ctx.vcpu.undo.is_empty() {
         undo::drain(ctx.memory(), &mut ctx.budget);
     }
     match replaced {
