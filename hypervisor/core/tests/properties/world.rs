@@ -229,7 +229,7 @@ impl World {
     fn spawn(&mut self, slot: usize) -> Player {
         let (id, capabilities) = match slot {
             // Its number is taken as long as a former one of it lingers.
-            0 if self.host.domains.get(DomId::DOM0).is_none() => (DomId::DOM0, Capabilities::all()),
+            0 if !self.dying.contains(&DomId::DOM0) => (DomId::DOM0, Capabilities::all()),
             0 => (self.fresh_id(), Capabilities::all()),
             _ => (self.fresh_id(), Capabilities::empty()),
         };
@@ -529,9 +529,12 @@ impl World {
     pub fn drain(&self) {
         for player in &self.players {
             let domain = self.host.domains.get(player.id).unwrap();
-            let memory = self.memory(player.seats[0].cpu, &domain.undo);
-            let mut budget = Budget::ENDLESS;
-            assert!(undo::drain(memory, &mut budget));
+            let queues = domain.vcpus().map(|vcpu| &vcpu.undo);
+            for queue in queues.chain([&domain.undo]) {
+                let memory = self.memory(player.seats[0].cpu, queue);
+                let mut budget = Budget::ENDLESS;
+                assert!(undo::drain(memory, &mut budget));
+            }
         }
     }
 
