@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::process::{cargo, run, say};
 use crate::qemu::Hypervisor;
+use crate::run::{command_line_with, default_command_line};
 use crate::workspace::{BARE_TARGET, bare_artifacts, output_dir, root};
 
 /// One boot of a micro-guest.
@@ -38,9 +39,9 @@ pub struct Guest {
     #[serde(default = "one")]
     pub cpus: u32,
     /// How much of it the guest gets, if not half: what stands behind `dom0_mem=`.
-    pub dom0_mem: Option<String>,
+    dom0_mem: Option<String>,
     /// More words on the hypervisor's command line.
-    pub hypervisor: Option<String>,
+    hypervisor: Option<String>,
 }
 
 fn one() -> u32 {
@@ -96,6 +97,18 @@ impl Guest {
         match hypervisor {
             Hypervisor::Oxen => &self.oxen,
             Hypervisor::Xen => &self.xen,
+        }
+    }
+
+    /// The hypervisor's command line where it needs another than the usual one.
+    pub fn hypervisor_line(&self) -> Option<String> {
+        let line = self.dom0_mem.as_deref().map(command_line_with);
+        match &self.hypervisor {
+            Some(more) => {
+                let line = line.unwrap_or_else(|| default_command_line(self.memory_mib));
+                Some(format!("{line} {more}"))
+            }
+            None => line,
         }
     }
 

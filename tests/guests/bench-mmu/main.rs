@@ -1,4 +1,5 @@
-//! What single operations cost: instructions in the hypervisor for calls, trapped writes of page-table entries, and events.
+//! What single operations cost: instructions in the hypervisor for calls, trapped writes of page-table entries, and events; and what two
+//! vCPUs do with each other, if the command line says on what they run: `same-cpu` or `other-cpu`.
 //!
 //! Under `-icount shift=0` the time stamp counter counts instructions, so a row is exact and the same on every machine;
 //! without it the rows mean nothing, but each is tried all the same. A line `BENCH <row> <n>` says how many instructions
@@ -17,6 +18,7 @@ mod counters;
 mod events;
 mod frames;
 mod grants;
+mod peers;
 mod tables;
 mod trapped;
 mod updates;
@@ -29,31 +31,43 @@ use counters::{Counters, Counts};
 use guest_pv_drivers::hypercall;
 use kit::frames::take;
 use kit::page_tables::{Lab, Table};
-use kit::{Report, println};
+use kit::{Report, println, start_info};
+use peers::On;
 
 kit::guest!("bench-mmu", main);
 
 fn main(report: &mut Report) {
     let mut bench = Bench::new(report);
-    calls::measure(&mut bench);
-    events::measure(&mut bench);
+    let line = &start_info().cmd_line;
+    let end = line.iter().position(|&byte| byte == 0).unwrap_or(0);
+    match &line[..end] {
+        b"same-cpu" => peers::measure(&mut bench, On::SameCpu),
+        b"other-cpu" => peers::measure(&mut bench, On::OtherCpu),
+        _ => alone(&mut bench),
+    }
+}
+
+/// All that takes one vCPU.
+fn alone(bench: &mut Bench<'_>) {
+    calls::measure(bench);
+    events::measure(bench);
     match Lab::new() {
         Ok(lab) => {
             let bed = TestBed {
                 lab,
                 frames: [take(1), take(1)].map(kit::frames::mfn_of),
             };
-            updates::measure(&mut bench, &bed);
-            trapped::measure(&mut bench, &bed);
-            grants::measure(&mut bench, &bed.lab);
+            updates::measure(bench, &bed);
+            trapped::measure(bench, &bed);
+            grants::measure(bench, &bed.lab);
         }
         Err(error) => bench
             .report
             .skip("page-table entries", format_args!("{error:?}")),
     }
-    tables::measure(&mut bench);
-    user_mode::measure(&mut bench);
-    frames::measure(&mut bench);
+    tables::measure(bench);
+    user_mode::measure(bench);
+    frames::measure(bench);
 }
 
 /// Rounds of each row. The one that takes least counts, for the hypervisor's own timers fall into the others.

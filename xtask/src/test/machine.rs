@@ -12,7 +12,7 @@ use crate::image_build::{self, Built, Profile};
 use crate::iso::{self, Entry};
 use crate::linux;
 use crate::qemu::{Accel, Disk, Firmware, GOOD_VERSION, Hypervisor, Machine, Medium, Qemu};
-use crate::run::{command_line_with, default_command_line, payload};
+use crate::run::{default_command_line, payload};
 use crate::session::{Expect, Session};
 use crate::workspace::output_dir;
 
@@ -105,7 +105,7 @@ fn guest_test(guest: &Guest) -> MachineTest {
         memory_mib: guest.memory_mib,
         cpus: guest.cpus,
         options: &[],
-        command_line: command_line(guest),
+        command_line: guest.hypervisor_line(),
         kernel: Kernel::Guest(guest.name.clone()),
         expect: expect(Hypervisor::Oxen),
         expect_on_xen: expect(Hypervisor::Xen),
@@ -114,18 +114,6 @@ fn guest_test(guest: &Guest) -> MachineTest {
         // `int n`, `iretq` and `lretq` in ring 3 are the bread and butter of these.
         needs_good_qemu: ["exceptions", "privileged", "descriptors"].contains(&guest.name.as_str()),
         limit: guest.limit(),
-    }
-}
-
-/// The hypervisor's command line where a guest needs another than the usual one.
-fn command_line(guest: &Guest) -> Option<String> {
-    let line = guest.dom0_mem.as_deref().map(command_line_with);
-    match &guest.hypervisor {
-        Some(more) => {
-            let line = line.unwrap_or_else(|| default_command_line(guest.memory_mib));
-            Some(format!("{line} {more}"))
-        }
-        None => line,
     }
 }
 
