@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,9 @@ pub fn cached(set: &str) -> Result<Option<PathBuf>> {
 
 /// The folder that holds the unpacked packages, which are downloaded unless the set is in the cache.
 pub fn fetch(set: &str, packages: &[&str], closure: Closure) -> Result<PathBuf> {
+    // One after the other: tests of several threads want the same set.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _fetching = FETCHING.lock();
     if let Some(root) = cached(set)? {
         return Ok(root);
     }

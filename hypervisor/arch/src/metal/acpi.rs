@@ -1,10 +1,12 @@
-//! What the ACPI tables say about the machine: CPUs, interrupt controllers, timers, the real-time clock, the reset register.
+//! What the ACPI tables say about the machine: CPUs, interrupt controllers, timers, the real-time clock, the registers that reset it and
+//! switch it off.
 //!
 //! The tables are firmware's and trusted. They are read once, on the first page tables, which map the first 4 GiB onto
 //! themselves; tables above that are left alone. AML is the control domain's business.
 
 use core::ptr::NonNull;
 
+use acpi::address::{AddressSpace, GenericAddress};
 use acpi::fadt::Fadt;
 use acpi::hpet::HpetInfo;
 use acpi::madt::{Madt, MadtEntry};
@@ -38,6 +40,13 @@ pub(super) struct ResetRegister {
     pub(super) value: u8,
 }
 
+/// The ports of the registers that put the machine to sleep: the first, and the second where there are two.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SleepRegisters {
+    pub(super) first: u16,
+    pub(super) second: Option<u16>,
+}
+
 /// The real-time clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rtc {
@@ -66,6 +75,7 @@ pub(super) struct Topology {
     pub(super) io_apics: ArrayVec<IoApic, 16>,
     pub(super) overrides: ArrayVec<Override, 16>,
     pub(super) reset: Option<ResetRegister>,
+    pub(super) sleep: Option<SleepRegisters>,
     /// The registers of the HPET.
     pub(super) hpet: Option<Maddr>,
     /// The port of the timer of ACPI's power management.
@@ -136,6 +146,7 @@ pub(super) fn read(rsdp: Option<Maddr>) -> Topology {
     }
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         topology.reset = reset_register(&fadt);
+        topology.sleep = sleep_registers(&fadt);
         topology.pm_timer = pm_timer(&fadt);
         topology.rtc = rtc(&fadt);
     }
@@ -209,13 +220,18 @@ fn reset_register(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<ResetRegiste
     if !flags.supports_system_reset_via_fadt() {
         return None;
     }
-    let register = fadt.reset_register().ok()?;
-    if register.address_space != acpi::address::AddressSpace::SystemIo {
-        return None;
-    }
     Some(ResetRegister {
-        port: u16::try_from(register.address).ok()?,
+        port: port(&fadt.reset_register().ok()?)?,
         value: fadt.reset_value,
+    })
+}
+
+/// SPEC: ACPI 6.5, 5.2.9, `PM1a_CNT_BLK` and `PM1b_CNT_BLK`.
+fn sleep_registers(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<SleepRegisters> {
+    let second = fadt.pm1b_control_block().ok()?;
+    Some(SleepRegisters {
+        first: port(&fadt.pm1a_control_block().ok()?)?,
+        second: second.as_ref().and_then(port),
     })
 }
 
@@ -232,9 +248,15 @@ fn rtc(fadt: &PhysicalMapping<Identity, Fadt>) -> Rtc {
 }
 
 fn pm_timer(fadt: &PhysicalMapping<Identity, Fadt>) -> Option<u16> {
-    let timer = fadt.pm_timer_block().ok()??;
-    if timer.address_space != acpi::address::AddressSpace::SystemIo {
+    port(&fadt.pm_timer_block().ok()??)
+}
+
+/// The port that a register has, if it has one.
+fn port(register: &GenericAddress) -> Option<u16> {
+    if register.address_space != AddressSpace::SystemIo {
         return None;
     }
-    u16::try_from(timer.address).ok()
+    u16::try_from(register.address)
+        .ok()
+        .filter(|&port| port != 0)
 }

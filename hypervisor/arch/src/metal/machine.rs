@@ -344,9 +344,20 @@ impl Machine {
     }
 
     /// Ends the machine's run. How power is switched off is known to AML, hence to the control domain alone: without its
-    /// word the CPUs stop.
+    /// word ([`Self::switch_off`]) the CPUs stop.
     pub fn power_off(&self) -> ! {
         power::halt_all()
+    }
+
+    /// Whether ACPI names the registers that [`Self::switch_off`] writes.
+    pub fn has_switch(&self) -> bool {
+        power::has_switch()
+    }
+
+    /// Switches power off. `types`: values for ACPI's two registers of power management, with the type of sleep that AML has for off. The
+    /// CPUs stop where power stays on.
+    pub fn switch_off(&self, types: [u16; 2]) -> ! {
+        power::switch_off(types)
     }
 }
 
@@ -438,7 +449,7 @@ pub fn start<H: Handlers>(
     info.memory_map.limit(layout::DIRECT_MAP_SIZE);
     let found = info.memory_map.ram_bytes();
     let topology = acpi::read(info.rsdp);
-    power::init(topology.reset);
+    power::init(topology.reset, topology.sleep);
     let is_out_of_reach = |module: &BootModule| {
         let frames = module.frames();
         // An empty file is nowhere; whoever wants it says what is wrong with it.

@@ -39,6 +39,8 @@ pub struct SimConfig {
     pub tsc_khz: u32,
     /// What the real-time clock says, if there is one.
     pub real_time_clock: Option<CalendarTime>,
+    /// ACPI names the registers by which power is switched off.
+    pub has_switch: bool,
     /// From where the adversary's choices follow.
     pub seed: u64,
     /// Flushes that follow from stamps are left out: a machine on which nothing is safe, to show that tests notice.
@@ -63,6 +65,7 @@ impl SimConfig {
             paging: None,
             tsc_khz: 2_000_000,
             real_time_clock: CalendarTime::new((2024, 2, 29), (12, 34, 56)),
+            has_switch: true,
             seed: 1,
             forgets_flushes: false,
         }

@@ -63,6 +63,7 @@ pub(super) struct Parts {
     pub(super) tsc: AtomicU64,
     pub(super) tsc_khz: u32,
     real_time_clock: Option<CalendarTime>,
+    has_switch: bool,
     pub(super) devices: SpinLock<Devices>,
     /// How many guest writes are left until one fails; 0 if none is to fail.
     pub(super) failing_write: AtomicU64,
@@ -181,6 +182,7 @@ impl Machine {
             tsc: AtomicU64::new(1),
             tsc_khz: config.tsc_khz,
             real_time_clock: config.real_time_clock,
+            has_switch: config.has_switch,
             devices: SpinLock::new(Rank::Devices, Devices::default()),
             failing_write: AtomicU64::new(0),
             spoils_reads: AtomicBool::new(false),
@@ -340,9 +342,19 @@ impl Machine {
         self.stop(Stop::Crash)
     }
 
-    /// Switches the machine off: unwinds with [`Stop::PowerOff`].
+    /// Ends the machine's run: unwinds with [`Stop::PowerOff`].
     pub fn power_off(&self) -> ! {
         self.stop(Stop::PowerOff)
+    }
+
+    /// Whether ACPI names the registers that [`Self::switch_off`] writes.
+    pub fn has_switch(&self) -> bool {
+        self.parts.has_switch
+    }
+
+    /// Switches power off: unwinds with [`Stop::SwitchedOff`].
+    pub fn switch_off(&self, types: [u16; 2]) -> ! {
+        self.stop(Stop::SwitchedOff(types))
     }
 
     fn stop(&self, stop: Stop) -> ! {

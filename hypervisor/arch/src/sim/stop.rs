@@ -10,8 +10,10 @@ pub enum Stop {
     Reboot,
     /// Stand still for ever.
     Halt,
-    /// Switch off.
+    /// End, without a word how power is switched off.
     PowerOff,
+    /// Switch power off, with these values for ACPI's registers.
+    SwitchedOff([u16; 2]),
     /// A panic, to see what it shows.
     Crash,
 }

@@ -2,10 +2,14 @@
 
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
-use dom0_abi::platform::{INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64};
+use dom0_abi::platform::{
+    AcpiSleepFlags, EnterAcpiSleep, INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32,
+    Settime64,
+};
 
 use super::continuation::Continuation;
 use super::{CallCtx, HypercallResult, Reply};
+use crate::error;
 use crate::guest_access::GuestPtr;
 use crate::time::wall::WallTime;
 
@@ -30,6 +34,7 @@ pub fn platform_op(ctx: &mut CallCtx<'_>, op: GuestHandle<PlatformOp>) -> Hyperc
             }
             set_time(ctx, time.secs, time.nsecs, time.system_time)?
         }
+        Ok(PlatformCommand::EnterAcpiSleep) => return enter_sleep(ctx, request.variant()),
         _ => return Err(Errno::ENOSYS),
     };
     match done {
@@ -48,4 +53,27 @@ pub fn platform_op(ctx: &mut CallCtx<'_>, op: GuestHandle<PlatformOp>) -> Hyperc
 fn set_time(ctx: &mut CallCtx<'_>, secs: u64, nsecs: u32, system_time: u64) -> Result<bool, Errno> {
     let origin = WallTime::of_system_time_0(secs, nsecs, system_time).ok_or(Errno::EINVAL)?;
     Ok(ctx.host.set_wall_clock(origin, &mut ctx.budget))
+}
+
+/// Switches the machine off, as ACPI's state S5 does.
+///
+/// `EINVAL`: no such state, or unknown flags. `EOPNOTSUPP`: a state from which the machine would wake, or one by registers that are not here.
+/// ABI: `public/platform.h`, `XENPF_enter_acpi_sleep`.
+#[doc(alias = "XENPF_enter_acpi_sleep")]
+fn enter_sleep(ctx: &CallCtx<'_>, sleep: EnterAcpiSleep) -> HypercallResult {
+    const OFF: u32 = 5;
+    let flags = AcpiSleepFlags::from_bits(sleep.flags).ok_or(Errno::EINVAL)?;
+    if !(1..=OFF).contains(&sleep.sleep_state) {
+        return Err(Errno::EINVAL);
+    }
+    let machine = &ctx.host.machine;
+    let is_extended = flags.contains(AcpiSleepFlags::EXTENDED);
+    if sleep.sleep_state != OFF || is_extended || !machine.has_switch() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    error!(
+        ctx.host.out(ctx.cpu),
+        "dom0 switches the machine off (ACPI S5)"
+    );
+    machine.switch_off([sleep.val_a, sleep.val_b])
 }

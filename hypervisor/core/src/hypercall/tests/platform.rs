@@ -6,9 +6,11 @@ use dom0_abi::addr::Mfn;
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::DomId;
-use dom0_abi::platform::{INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64};
+use dom0_abi::platform::{
+    EnterAcpiSleep, INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64,
+};
 use dom0_abi::xen::SharedInfo;
-use oxen_arch::CalendarTime;
+use oxen_arch::{CalendarTime, Stop, catch_stop};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::budget::Budget;
@@ -169,4 +171,47 @@ fn the_page_of_a_domain_that_ends_is_left_alone() {
     assert_eq!(make(&mut guest, &settime64(99, 0, 0)), 0);
     assert_eq!(wall(&guest, guest.shared_info).1, 99);
     assert_eq!(wall(&guest, page), before);
+}
+
+fn sleep(sleep_state: u32, flags: u32) -> PlatformOp {
+    let argument = EnterAcpiSleep {
+        val_a: 0x3401,
+        val_b: 0x2000,
+        sleep_state,
+        flags,
+    };
+    request(PlatformCommand::EnterAcpiSleep.get(), &argument)
+}
+
+#[test]
+fn dom0_switches_the_machine_off() {
+    let mut guest = Guest::dom0();
+    let ended = catch_stop(|| make(&mut guest, &sleep(5, 0)));
+    assert_eq!(ended, Err(Stop::SwitchedOff([0x3401, 0x2000])));
+}
+
+#[test]
+fn no_other_sleep_begins_and_no_other_domain_begins_one() {
+    let mut guest = Guest::dom0();
+    for (state, flags, errno) in [
+        (0, 0, Errno::EINVAL),
+        (6, 0, Errno::EINVAL),
+        (5, 2, Errno::EINVAL),
+        (u32::MAX, u32::MAX, Errno::EINVAL),
+        (1, 0, Errno::EOPNOTSUPP),
+        (3, 0, Errno::EOPNOTSUPP),
+        (5, 1, Errno::EOPNOTSUPP),
+    ] {
+        let result = make(&mut guest, &sleep(state, flags));
+        assert_eq!(result, failure(errno), "{state} {flags}");
+    }
+    let mut other = Guest::ordinary();
+    assert_eq!(make(&mut other, &sleep(5, 0)), failure(Errno::EPERM));
+    let mut without = Guest::configured(DomId::DOM0, Capabilities::all(), |config| {
+        config.has_switch = false;
+    });
+    assert_eq!(make(&mut without, &sleep(5, 0)), failure(Errno::EOPNOTSUPP));
+    for guest in [&guest, &other, &without] {
+        assert_eq!(guest.host.machine.stopped(), None);
+    }
 }
