@@ -26,14 +26,16 @@ const CONTENT: i32 = 7;
 /// What it is called with when it calls itself.
 const AGAIN: &[u8] = b"again\0";
 const SECOND: u64 = 1_000_000_000;
-/// What the kernel needs for a disk, each behind those that it needs.
-const MODULES: [&[u8]; 6] = [
+/// What the kernel needs for a disk and for `/proc/xen`, each behind those that it needs.
+const MODULES: [&[u8]; 8] = [
     b"/virtio_ring.ko\0",
     b"/virtio.ko\0",
     b"/virtio_pci_legacy_dev.ko\0",
     b"/virtio_pci_modern_dev.ko\0",
     b"/virtio_pci.ko\0",
     b"/virtio_blk.ko\0",
+    b"/xen-privcmd.ko\0",
+    b"/xenfs.ko\0",
 ];
 
 static SHARED: [AtomicU8; PAGES * PAGE] = [const { AtomicU8::new(0) }; PAGES * PAGE];

@@ -1,10 +1,13 @@
-//! Debian's kernel, for whatever must cope with the real one.
+//! Debian's kernel and its modules, for whatever must cope with the real ones.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use elf::ElfBytes;
+use elf::endian::LittleEndian;
 
 use crate::packages::{self, Closure};
 use crate::process::stdout_of;
@@ -23,13 +26,98 @@ pub fn kernel() -> Result<PathBuf> {
         .context("Debian's kernel package has no vmlinuz")
 }
 
-/// A module of that kernel, by its path in the folder of all of them, without the ending.
-pub fn module(path: &str) -> Result<PathBuf> {
-    let versions = fs::read_dir(package()?.join("lib/modules"))?;
-    versions
-        .filter_map(|entry| Some(entry.ok()?.path().join(format!("kernel/{path}.ko"))))
-        .find(|path| path.exists())
-        .with_context(|| format!("Debian's kernel package has no {path}"))
+/// A module of that kernel.
+#[derive(Debug)]
+pub struct Module {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub file: PathBuf,
+    /// Its place below `/`.
+    pub place: String,
+    /// The names of those that it needs, directly.
+    pub needs: Vec<String>,
+    /// Patterns of the devices that it drives, and other names by which it is asked for.
+    pub aliases: Vec<String>,
+}
+
+/// Modules by their names, and all that they need: each behind those.
+pub fn modules(names: &[&str]) -> Result<Vec<Module>> {
+    let root = package()?;
+    let mut files = BTreeMap::new();
+    find_modules(&root.join("lib/modules"), &mut files)?;
+    let mut list = Vec::new();
+    for name in names {
+        add_module(&plain(name), &root, &files, &mut list)?;
+    }
+    Ok(list)
+}
+
+/// A module's name as the kernel writes it.
+fn plain(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+fn find_modules(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_modules(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "ko") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            files.insert(plain(&name), path);
+        }
+    }
+    Ok(())
+}
+
+fn add_module(
+    name: &str,
+    root: &Path,
+    files: &BTreeMap<String, PathBuf>,
+    list: &mut Vec<Module>,
+) -> Result<()> {
+    if list.iter().any(|module| module.name == name) {
+        return Ok(());
+    }
+    let file = files
+        .get(name)
+        .with_context(|| format!("Debian's kernel package has no module {name}"))?;
+    let about = about(&fs::read(file)?).with_context(|| format!("in {}", file.display()))?;
+    let values = |key: &str| {
+        let values = about.iter().filter_map(move |line| line.strip_prefix(key));
+        values.map(str::to_string).collect::<Vec<_>>()
+    };
+    let needs: Vec<String> = values("depends=")
+        .iter()
+        .flat_map(|list| list.split(','))
+        .filter(|need| !need.is_empty())
+        .map(plain)
+        .collect();
+    for need in &needs {
+        add_module(need, root, files, list)?;
+    }
+    list.push(Module {
+        name: name.into(),
+        file: file.clone(),
+        place: file.strip_prefix(root)?.to_string_lossy().into_owned(),
+        needs,
+        aliases: values("alias="),
+    });
+    Ok(())
+}
+
+/// What a module says of itself: texts `key=value`.
+fn about(module: &[u8]) -> Result<Vec<String>> {
+    let file = ElfBytes::<LittleEndian>::minimal_parse(module)?;
+    let section = file
+        .section_header_by_name(".modinfo")?
+        .context("no .modinfo")?;
+    let (bytes, _) = file.section_data(&section)?;
+    let texts = bytes.split(|&byte| byte == 0);
+    Ok(texts
+        .map(|text| String::from_utf8_lossy(text).into_owned())
+        .collect())
 }
 
 fn package() -> Result<PathBuf> {

@@ -82,7 +82,7 @@ pub fn make(name: &str, payload: &Payload, entry: Entry) -> Result<PathBuf> {
         &payload.hypervisor_compressed,
         &boot.join(payload.hypervisor_name),
     )?;
-    copy(&payload.kernel, &boot.join("dom0"))?;
+    copy(&payload.kernel, &boot.join(file_name(&payload.kernel)?))?;
     if let Some(initrd) = &payload.initrd {
         copy(initrd, &boot.join("initrd"))?;
     }
@@ -113,9 +113,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
+/// What a file is called in the ISO, too.
+fn file_name(path: &Path) -> Result<&str> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} is no name that GRUB can read", path.display()))
+}
+
 /// Fills in a template.
 fn fill(template: &str, payload: &Payload, entry: Entry) -> Result<String> {
     let mut text = String::new();
+    let dom0 = file_name(&payload.kernel)?;
     for line in template
         .lines()
         .filter(|line| payload.initrd.is_some() || !line.contains("@INITRD@"))
@@ -126,6 +134,7 @@ fn fill(template: &str, payload: &Payload, entry: Entry) -> Result<String> {
         let line = line
             .replace("@ENTRY@", entry.id())
             .replace("@HYPERVISOR@", payload.hypervisor_name)
+            .replace("@DOM0@", dom0)
             .replace("@COMMAND_LINE@", &payload.command_line)
             .replace("@DOM0_COMMAND_LINE@", &payload.kernel_command_line)
             .replace("@INITRD@", "");
@@ -151,7 +160,7 @@ mod tests {
             hypervisor_compressed: "x".into(),
             hypervisor: "x".into(),
             command_line: "dom0_mem=512m console=com1".into(),
-            kernel: "k".into(),
+            kernel: "/some/where/vmlinuz-6.1".into(),
             kernel_command_line: "quiet root=/dev/xvda".into(),
             initrd: initrd.then(|| "i".into()),
         }
@@ -161,7 +170,7 @@ mod tests {
     fn menu_lst_is_what_people_write() {
         let template = include_str!("../../boot/menu.lst");
         let text = fill(template, &payload(true), Entry::MenuLst).unwrap();
-        assert!(text.contains("\n    kernel /boot/oxen.gz dom0_mem=512m console=com1\n    module /boot/dom0 quiet root=/dev/xvda\n    module /boot/initrd\n"), "{text}");
+        assert!(text.contains("\n    kernel /boot/oxen.gz dom0_mem=512m console=com1\n    module /boot/vmlinuz-6.1 quiet root=/dev/xvda\n    module /boot/initrd\n"), "{text}");
         let text = fill(template, &payload(false), Entry::MenuLst).unwrap();
         assert_eq!(text.matches("module").count(), 1, "{text}");
     }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
+use crate::cpio::Archive;
 use crate::process::{cargo, run, say};
 use crate::workspace::{BARE_TARGET, bare_artifacts, output_dir};
 
@@ -16,15 +17,8 @@ pub const COMMAND_LINE: &str = "console=hvc0 earlyprintk=xen";
 const PACKAGE: &str = "linux-init";
 /// What Linux starts first.
 const PROGRAM: &str = "init";
-/// What it loads for a disk, each behind those that it needs.
-const MODULES: [&str; 6] = [
-    "drivers/virtio/virtio_ring",
-    "drivers/virtio/virtio",
-    "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci_modern_dev",
-    "drivers/virtio/virtio_pci",
-    "drivers/block/virtio_blk",
-];
+/// What it loads, beside what these need: for a disk, and for `/proc/xen`.
+const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "xenfs"];
 /// Words of a disk.
 const DISK: u64 = 8 << 20 >> 3;
 
@@ -47,13 +41,13 @@ pub fn ram_disk() -> Result<PathBuf> {
     ]))?;
     let program = bare_artifacts("image").join(PACKAGE);
     let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    let mut files = vec![(PROGRAM.into(), bytes)];
-    for module in MODULES {
-        let path = crate::debian::module(module)?;
-        let name = path.file_name().context("no name")?;
-        files.push((name.to_string_lossy().into_owned(), fs::read(&path)?));
+    let mut archive = Archive::default();
+    archive.program(PROGRAM, &bytes);
+    for module in crate::debian::modules(&MODULES)? {
+        let name = module.file.file_name().context("no name")?;
+        archive.file(&name.to_string_lossy(), &fs::read(&module.file)?);
     }
-    let archive = archive(&files);
+    let archive = archive.finish();
     let path = output_dir()?.join("linux.cpio");
     if !fs::read(&path).is_ok_and(|there| there == archive) {
         fs::write(&path, archive)?;
@@ -67,59 +61,4 @@ pub fn disk() -> Vec<u8> {
     (0..DISK)
         .flat_map(|index| word(index).to_le_bytes())
         .collect()
-}
-
-/// An archive with these files, all of them executable. SPEC: Linux, `Documentation/driver-api/early-userspace/buffer-format.rst`, "newc".
-fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
-    const EXECUTABLE: u32 = 0o100_755;
-    let mut archive = Vec::new();
-    for (name, bytes) in files {
-        entry(&mut archive, name, EXECUTABLE, bytes);
-    }
-    entry(&mut archive, "TRAILER!!!", 0, &[]);
-    archive
-}
-
-/// Adds a file. Names and contents begin, and end, at multiples of four bytes.
-fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, bytes: &[u8]) {
-    let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
-    // Number, mode, user, group, links, time, size, two numbers of devices each, size of the name, a sum that is none.
-    let fields = [1, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
-    archive.extend(b"070701");
-    archive.extend(fields.map(|field| format!("{field:08x}")).concat().bytes());
-    archive.extend(name.bytes());
-    archive.push(0);
-    fill(archive);
-    archive.extend(bytes);
-    fill(archive);
-}
-
-fn fill(archive: &mut Vec<u8>) {
-    archive.resize(archive.len().next_multiple_of(4), 0);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::archive;
-
-    #[test]
-    fn the_archive_is_what_linux_takes() {
-        let archive = archive(&[("init".into(), b"abcde".into())]);
-        let zeros = "0".repeat(8);
-        let header = |mode: &str, size: &str, name: &str| {
-            let (links, number) = ("00000001", "00000001");
-            let ids = zeros.repeat(2);
-            let devices = zeros.repeat(4);
-            format!("070701{number}{mode}{ids}{links}{zeros}{size}{devices}{name}{zeros}")
-        };
-        let expected = [
-            header("000081ed", "00000005", "00000005"),
-            "init\0\0".into(),
-            "abcde\0\0\0".into(),
-            header(&zeros, &zeros, "0000000b"),
-            "TRAILER!!!\0\0\0\0".into(),
-        ];
-        assert_eq!(String::from_utf8(archive).unwrap(), expected.concat());
-    }
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod container;
+mod cpio;
 mod debian;
 mod docs;
 mod elf64;
@@ -24,6 +25,7 @@ mod symbols;
 mod test;
 mod toolchain;
 mod tools;
+mod userland;
 mod workspace;
 mod xen;
 

@@ -216,7 +216,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// QEMU's command line for the machine, all but where its consoles go. A reset ends QEMU.
+    /// QEMU's command line for the machine, all but where its consoles go.
     pub fn command(&self, qemu: &Qemu) -> Result<Command> {
         let mut command = qemu.command();
         let (accel, cpu) = match self.accel.resolve() {
@@ -225,7 +225,6 @@ impl Machine {
         };
         command.args([
             "-nodefaults",
-            "-no-reboot",
             "-machine",
             "q35",
             "-vga",
@@ -250,7 +249,8 @@ impl Machine {
         }
         match &self.medium {
             Medium::Iso(iso) => {
-                command.arg("-cdrom").arg(iso);
+                // From there, whatever else the machine has.
+                command.arg("-cdrom").arg(iso).args(["-boot", "d"]);
             }
             Medium::Direct(payload) => {
                 ensure!(

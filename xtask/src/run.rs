@@ -3,14 +3,21 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use crate::debian;
 use crate::guests;
 use crate::image_build::{self, Built, Profile};
 use crate::iso::{self, Entry, Payload};
 use crate::process::{run, say};
 use crate::qemu::{Accel, Firmware, Hypervisor, Machine, Medium, Qemu};
+use crate::userland;
 use crate::xen;
+
+/// What runs as dom0 where Debian's kernel cannot be had.
+const SMALLEST: &str = "hello";
+/// Debian's kernel as dom0 talks to the hypervisor's console.
+const DEBIAN_WORDS: &str = "console=hvc0";
 
 /// What is booted, and with which words.
 #[derive(Args, Debug)]
@@ -21,15 +28,10 @@ pub struct What {
     /// The hypervisor's command line [default: dom0 gets half of the memory, the console is the serial port].
     #[arg(long, value_name = "WORDS")]
     cmdline: Option<String>,
-    /// The micro-guest that runs as dom0.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "hello",
-        conflicts_with = "kernel"
-    )]
-    guest: String,
-    /// A kernel that runs as dom0 instead of a micro-guest.
+    /// A micro-guest that runs as dom0 instead of Debian's kernel.
+    #[arg(long, value_name = "NAME", conflicts_with = "kernel")]
+    guest: Option<String>,
+    /// A kernel that runs as dom0 instead of Debian's.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// dom0's initrd.
@@ -49,6 +51,28 @@ pub struct What {
     menu_lst: bool,
 }
 
+/// A network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Net {
+    /// Virtio's.
+    Virtio,
+    /// Intel's 82540EM.
+    E1000,
+    /// None.
+    None,
+}
+
+impl Net {
+    /// As QEMU's `-device` takes it: without the ROM by which firmware would boot from it.
+    fn device(self) -> Option<&'static str> {
+        match self {
+            Net::Virtio => Some("virtio-net-pci,romfile=,netdev=net"),
+            Net::E1000 => Some("e1000,romfile=,netdev=net"),
+            Net::None => None,
+        }
+    }
+}
+
 /// The machine, and how it is looked at.
 #[derive(Args, Debug)]
 pub struct How {
@@ -66,6 +90,9 @@ pub struct How {
     /// Start by QEMU's own loader (-kernel) instead of GRUB.
     #[arg(long, conflicts_with_all = ["uefi", "menu_lst"])]
     direct: bool,
+    /// The network card, behind which QEMU's own network is.
+    #[arg(long, value_enum, default_value = "virtio")]
+    net: Net,
     /// Wait for a debugger on port 1234 before the first instruction.
     #[arg(long)]
     gdb: bool,
@@ -106,9 +133,11 @@ pub fn run_machine(how: &How) -> Result<()> {
         medium,
     };
     let mut command = machine.command(&qemu)?;
-    command
-        .args(["-display", "none", "-serial", "mon:stdio"])
-        .args(&how.qemu);
+    command.args(["-display", "none", "-serial", "mon:stdio"]);
+    if let Some(card) = how.net.device() {
+        command.args(["-netdev", "user,id=net", "-device", card]);
+    }
+    command.args(&how.qemu);
     if how.gdb {
         command.args(["-s", "-S"]);
         say(
@@ -132,28 +161,33 @@ impl What {
     fn payload(&self) -> Result<Payload> {
         let command_line = match &self.cmdline {
             Some(words) => words.clone(),
-            None => default_command_line(memory_mib(&self.memory)?),
+            // What went wrong stays on the screen.
+            None => format!(
+                "{} noreboot",
+                default_command_line(memory_mib(&self.memory)?)
+            ),
         };
         let there = |path: &PathBuf| {
             path.canonicalize()
                 .with_context(|| format!("cannot find {}", path.display()))
         };
         let words = self.kernel_cmdline.clone();
-        let (kernel, words, initrd) = match &self.kernel {
-            Some(kernel) => (
+        let (kernel, words, initrd) = match (&self.kernel, &self.guest) {
+            (Some(kernel), _) => (
                 there(kernel)?,
                 words.unwrap_or_default(),
                 self.initrd.as_ref().map(there).transpose()?,
             ),
-            None => {
-                let guest = guests::find(&self.guest)?;
-                guests::build()?;
-                (
-                    guest.kernel(),
-                    words.unwrap_or_else(|| guest.command_line.clone()),
-                    guest.initrd()?,
-                )
-            }
+            (None, Some(name)) => micro_guest(name, words)?,
+            (None, None) => match debian(words.clone()) {
+                Ok(dom0) => dom0,
+                Err(error) => {
+                    say(format!(
+                        "no dom0 from Debian's packages: {error:#}; the micro-guest {SMALLEST} instead"
+                    ));
+                    micro_guest(SMALLEST, words)?
+                }
+            },
         };
         let built = match self.hypervisor {
             Hypervisor::Oxen => Some(image_build::build(if self.debug {
@@ -173,6 +207,24 @@ impl What {
             Entry::Multiboot2
         }
     }
+}
+
+/// A kernel, its command line and its initrd.
+type Dom0 = (PathBuf, String, Option<PathBuf>);
+
+/// Debian's kernel with a login shell.
+fn debian(words: Option<String>) -> Result<Dom0> {
+    let kernel = debian::kernel()?;
+    let words = words.unwrap_or_else(|| DEBIAN_WORDS.into());
+    Ok((kernel, words, Some(userland::ram_disk()?)))
+}
+
+/// A micro-guest, built.
+fn micro_guest(name: &str, words: Option<String>) -> Result<Dom0> {
+    let guest = guests::find(name)?;
+    guests::build()?;
+    let words = words.unwrap_or_else(|| guest.command_line.clone());
+    Ok((guest.kernel(), words, guest.initrd()?))
 }
 
 /// Oxen as built, or Debian's Xen, with its modules.

@@ -75,7 +75,9 @@ impl Session {
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         ));
-        command.args(["-display", "none", "-serial", "stdio", "-monitor"]);
+        // A reset ends it: that can be waited for.
+        command.args(["-no-reboot", "-display", "none"]);
+        command.args(["-serial", "stdio", "-monitor"]);
         command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
         let errors = log.with_extension("qemu.log");
         let mut child = command

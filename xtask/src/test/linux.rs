@@ -64,6 +64,7 @@ fn boots(name: &str, cpus: u32, words: &str) -> MachineTest {
             Expect::Pass("linux".into()),
             Expect::Pattern(SECONDS.into()),
             Expect::Line(end.into()),
+            Expect::End,
             Expect::Never(COMPLAINTS.into()),
         ]
     };
@@ -75,7 +76,7 @@ fn boots(name: &str, cpus: u32, words: &str) -> MachineTest {
         options: CLOCK,
         command_line: Some(format!("{}{words}", crate::run::default_command_line(1024))),
         kernel: Kernel::Linux,
-        expect: expect("dom0 shut down (power off): halting"),
+        expect: expect("dom0 switches the machine off"),
         expect_on_xen: expect("Entering ACPI S5 state"),
         on_xen: true,
         only_full: false,
