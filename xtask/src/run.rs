@@ -210,10 +210,10 @@ impl What {
 }
 
 /// A kernel, its command line and its initrd.
-type Dom0 = (PathBuf, String, Option<PathBuf>);
+pub type Dom0 = (PathBuf, String, Option<PathBuf>);
 
 /// Debian's kernel with a login shell.
-fn debian(words: Option<String>) -> Result<Dom0> {
+pub fn debian(words: Option<String>) -> Result<Dom0> {
     let kernel = debian::kernel()?;
     let words = words.unwrap_or_else(|| DEBIAN_WORDS.into());
     Ok((kernel, words, Some(userland::ram_disk()?)))

@@ -44,6 +44,8 @@ pub enum Kernel {
     Linux,
     /// The same on a machine with a disk, which is such a device.
     LinuxWithDisk(&'static str),
+    /// Debian's, with what `cargo xtask run` boots.
+    LoginShell,
 }
 
 /// A test that boots a machine.
@@ -152,9 +154,11 @@ impl Bench {
 
     /// Why the test would say nothing here, if so.
     pub fn reason_to_skip(&self, test: &MachineTest) -> Option<String> {
-        if matches!(test.kernel, Kernel::Linux | Kernel::LinuxWithDisk(_))
-            && let Err(error) = debian::kernel()
-        {
+        let needs_debian = matches!(
+            test.kernel,
+            Kernel::Linux | Kernel::LinuxWithDisk(_) | Kernel::LoginShell
+        );
+        if needs_debian && let Err(error) = debian::kernel() {
             return Some(format!("no kernel from Debian's packages: {error:#}"));
         }
         let too_old = test.needs_good_qemu && self.qemu.major < GOOD_VERSION;
@@ -262,6 +266,7 @@ impl Bench {
                 linux::COMMAND_LINE.into(),
                 Some(linux::ram_disk()?),
             ),
+            Kernel::LoginShell => crate::run::debian(None)?,
             Kernel::Text => {
                 fs::write(&own, "This is a text, and no kernel at all.\n".repeat(100))?;
                 (own, String::new(), None)

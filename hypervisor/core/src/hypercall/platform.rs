@@ -9,8 +9,8 @@ use dom0_abi::platform::{
 
 use super::continuation::Continuation;
 use super::{CallCtx, HypercallResult, Reply};
-use crate::error;
 use crate::guest_access::GuestPtr;
+use crate::info;
 use crate::time::wall::WallTime;
 
 /// `EFAULT`: the argument cannot be read. `EACCES`: it is of another version of the interface. `ENOSYS`: no such command, or one that is
@@ -71,7 +71,7 @@ fn enter_sleep(ctx: &CallCtx<'_>, sleep: EnterAcpiSleep) -> HypercallResult {
     if sleep.sleep_state != OFF || is_extended || !machine.has_switch() {
         return Err(Errno::EOPNOTSUPP);
     }
-    error!(
+    info!(
         ctx.host.out(ctx.cpu),
         "dom0 switches the machine off (ACPI S5)"
     );
