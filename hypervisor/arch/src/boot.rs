@@ -28,8 +28,23 @@ pub struct BootInfo {
     pub screen: Option<Screen>,
     /// The firmware is EFI.
     pub is_efi: bool,
+    /// What its tables say, if they can be read.
+    pub efi: Option<EfiTables>,
     /// The time-stamp counter at the first instruction of the image.
     pub entry_tsc: u64,
+}
+
+/// EFI, as far as the control domain has to know it: by its tables it finds those of ACPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EfiTables {
+    /// EFI's version, as the system table has it.
+    pub revision: u32,
+    /// That of the runtime services.
+    pub runtime_revision: u32,
+    /// Where the list of the tables is.
+    pub tables: Maddr,
+    /// How many there are.
+    pub count: u32,
 }
 
 /// The loader's modules. More than these are not used.

@@ -6,6 +6,7 @@ use arrayvec::ArrayString;
 use dom0_abi::addr::Maddr;
 use multiboot2::{BootInformation, BootInformationHeader, EFIMemoryAreaType, FramebufferType};
 
+use super::efi;
 use super::memory::ModuleMemory;
 use crate::boot::{BootInfo, BootModule, ColourMask, Screen};
 use crate::memory_map::{MemoryKind, MemoryMap, MemoryRange};
@@ -85,6 +86,7 @@ impl Handover {
             rsdp: None,
             screen: None,
             is_efi: false,
+            efi: None,
             entry_tsc: self.entry_tsc,
         };
         match self.magic {
@@ -171,6 +173,8 @@ impl Handover {
         info.is_efi = tags.efi_memory_map_tag().is_some()
             || tags.efi_sdt64_tag().is_some()
             || tags.efi_sdt32_tag().is_some();
+        let system_table = tags.efi_sdt64_tag().map(|tag| tag.sdt_address() as u64);
+        info.efi = system_table.and_then(efi::read);
         // The firmware's own map knows more than the loader's translation of it; boot services have ended.
         if let Some(map) = tags.efi_memory_map_tag() {
             for area in map.memory_areas() {

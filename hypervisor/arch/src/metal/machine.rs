@@ -25,7 +25,7 @@ use super::twin::Twin;
 use super::{
     apic, descriptors, io_apic, layout, pci, power, registers, screen, serial, smp, time, tlb,
 };
-use crate::boot::{BootInfo, BootModule, CpuId, MfnRange};
+use crate::boot::{BootInfo, BootModule, CpuId, EfiTables, MfnRange};
 use crate::boot_memory::BootMemory;
 use crate::descriptor_window::{GDT_PAGES, WINDOW_PAGES, Window};
 use crate::frame_bits::FrameBits;
@@ -139,6 +139,7 @@ pub(super) struct Parts {
     /// What twins of roots hold in our slots, if guests run on twins.
     pub(super) twin_entries: Option<[u64; 16]>,
     paging: PagingFacts,
+    efi: Option<EfiTables>,
 }
 
 impl Machine {
@@ -214,6 +215,11 @@ impl Machine {
     /// What the CPUs make of page tables.
     pub fn paging(&self) -> PagingFacts {
         self.0.paging
+    }
+
+    /// What EFI's tables say; `None` where they cannot be read, or firmware is not EFI.
+    pub fn efi(&self) -> Option<EfiTables> {
+        self.0.efi
     }
 
     /// How many CPUs firmware named; [`Self::nr_cpus`] are used.
@@ -669,6 +675,7 @@ fn build(
         shared,
         twin_entries,
         paging,
+        efi: info.efi,
     };
     Ok(Machine(PARTS.call_once(|| parts)))
 }

@@ -10,6 +10,7 @@ mod backtrace;
 pub(crate) mod counters;
 mod cpu;
 mod descriptors;
+mod efi;
 pub mod entry;
 mod fault;
 mod handover;

@@ -5,7 +5,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use crate::CalendarTime;
-use crate::boot::{MemoryKind, MemoryMap, MemoryRange, Screen};
+use crate::boot::{EfiTables, MemoryKind, MemoryMap, MemoryRange, Screen};
 use crate::paging_facts::{ARCH_CAPABILITIES, PagingFacts};
 use crate::registers::CpuidResult;
 
@@ -41,6 +41,8 @@ pub struct SimConfig {
     pub real_time_clock: Option<CalendarTime>,
     /// ACPI names the registers by which power is switched off.
     pub has_switch: bool,
+    /// What EFI's tables say, if firmware is EFI.
+    pub efi: Option<EfiTables>,
     /// From where the adversary's choices follow.
     pub seed: u64,
     /// Flushes that follow from stamps are left out: a machine on which nothing is safe, to show that tests notice.
@@ -66,6 +68,7 @@ impl SimConfig {
             tsc_khz: 2_000_000,
             real_time_clock: CalendarTime::new((2024, 2, 29), (12, 34, 56)),
             has_switch: true,
+            efi: None,
             seed: 1,
             forgets_flushes: false,
         }

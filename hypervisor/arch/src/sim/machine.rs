@@ -21,7 +21,7 @@ use super::memory::{BootSlice, M2p, ModuleMemory, PhysMem};
 use super::processor::Processor;
 use super::stop::Stop;
 use crate::CalendarTime;
-use crate::boot::{BootInfo, BootModule, CpuId, MemoryMap, MfnRange, PhysicalId};
+use crate::boot::{BootInfo, BootModule, CpuId, EfiTables, MemoryMap, MfnRange, PhysicalId};
 use crate::boot_memory::BootMemory;
 use crate::paging_facts::{PagingFacts, SPARE_SLOT};
 use crate::registers::CpuidResult;
@@ -64,6 +64,7 @@ pub(super) struct Parts {
     pub(super) tsc_khz: u32,
     real_time_clock: Option<CalendarTime>,
     has_switch: bool,
+    efi: Option<EfiTables>,
     pub(super) devices: SpinLock<Devices>,
     /// How many guest writes are left until one fails; 0 if none is to fail.
     pub(super) failing_write: AtomicU64,
@@ -142,7 +143,8 @@ impl Machine {
             memory_map: memory_map.clone(),
             rsdp: None,
             screen: config.screen,
-            is_efi: false,
+            is_efi: config.efi.is_some(),
+            efi: config.efi,
             entry_tsc: 0,
         };
 
@@ -183,6 +185,7 @@ impl Machine {
             tsc_khz: config.tsc_khz,
             real_time_clock: config.real_time_clock,
             has_switch: config.has_switch,
+            efi: config.efi,
             devices: SpinLock::new(Rank::Devices, Devices::default()),
             failing_write: AtomicU64::new(0),
             spoils_reads: AtomicBool::new(false),
@@ -345,6 +348,11 @@ impl Machine {
     /// Ends the machine's run: unwinds with [`Stop::PowerOff`].
     pub fn power_off(&self) -> ! {
         self.stop(Stop::PowerOff)
+    }
+
+    /// What EFI's tables say; `None` where firmware is not EFI.
+    pub fn efi(&self) -> Option<EfiTables> {
+        self.parts.efi
     }
 
     /// Whether ACPI names the registers that [`Self::switch_off`] writes.

@@ -3,8 +3,8 @@
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::platform::{
-    AcpiSleepFlags, EnterAcpiSleep, INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32,
-    Settime64,
+    AcpiSleepFlags, EfiConfigTable, EfiInfoIndex, EnterAcpiSleep, FirmwareInfo, FirmwareInfoType,
+    INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64,
 };
 
 use super::continuation::Continuation;
@@ -18,7 +18,7 @@ use crate::time::wall::WallTime;
 #[doc(alias = "HYPERVISOR_platform_op")]
 #[inline(never)]
 pub fn platform_op(ctx: &mut CallCtx<'_>, op: GuestHandle<PlatformOp>) -> HypercallResult {
-    let request = GuestPtr::from(op).read(ctx.cpu)?;
+    let mut request = GuestPtr::from(op).read(ctx.cpu)?;
     if request.interface_version != INTERFACE_VERSION {
         return Err(Errno::EACCES);
     }
@@ -33,6 +33,13 @@ pub fn platform_op(ctx: &mut CallCtx<'_>, op: GuestHandle<PlatformOp>) -> Hyperc
                 return Err(Errno::EINVAL);
             }
             set_time(ctx, time.secs, time.nsecs, time.system_time)?
+        }
+        Ok(PlatformCommand::FirmwareInfo) => {
+            let mut info: FirmwareInfo = request.variant();
+            tell_of_firmware(ctx, &mut info)?;
+            request.set_variant(&info);
+            GuestPtr::from(op).write(ctx.cpu, &request)?;
+            return Ok(Reply::DONE);
         }
         Ok(PlatformCommand::EnterAcpiSleep) => return enter_sleep(ctx, request.variant()),
         _ => return Err(Errno::ENOSYS),
@@ -53,6 +60,29 @@ pub fn platform_op(ctx: &mut CallCtx<'_>, op: GuestHandle<PlatformOp>) -> Hyperc
 fn set_time(ctx: &mut CallCtx<'_>, secs: u64, nsecs: u32, system_time: u64) -> Result<bool, Errno> {
     let origin = WallTime::of_system_time_0(secs, nsecs, system_time).ok_or(Errno::EINVAL)?;
     Ok(ctx.host.set_wall_clock(origin, &mut ctx.budget))
+}
+
+/// Answers what firmware said at boot: versions and tables of EFI, in which the control domain finds those of ACPI.
+///
+/// `ENOSYS`: firmware is not EFI, or anything else is asked.
+/// ABI: `public/platform.h`, `XENPF_firmware_info`.
+#[doc(alias = "XENPF_firmware_info")]
+fn tell_of_firmware(ctx: &CallCtx<'_>, info: &mut FirmwareInfo) -> Result<(), Errno> {
+    if FirmwareInfoType::try_from(info.kind) != Ok(FirmwareInfoType::EfiInfo) {
+        return Err(Errno::ENOSYS);
+    }
+    let efi = ctx.host.machine.efi().ok_or(Errno::ENOSYS)?;
+    match EfiInfoIndex::try_from(info.index) {
+        Ok(EfiInfoIndex::Version) => info.set_variant(&efi.revision),
+        Ok(EfiInfoIndex::RtVersion) => info.set_variant(&efi.runtime_revision),
+        Ok(EfiInfoIndex::ConfigTable) => info.set_variant(&EfiConfigTable {
+            addr: efi.tables.get(),
+            nent: efi.count,
+            _pad0: 0,
+        }),
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(())
 }
 
 /// Switches the machine off, as ACPI's state S5 does.

@@ -131,7 +131,7 @@ table! {
     SetCallbacks { event, failsafe, syscall } => Done("", callbacks::set_callbacks(ctx, event, failsafe, syscall));
     FpuTaskswitch { set } => Done("", cpu_state::fpu_taskswitch(ctx, set));
     SchedOpCompat { command, arg } => Done("`yield`, `block`, `shutdown`: all it has", sched::sched_op_compat(ctx, command, arg));
-    PlatformOp { op } => Done("`settime64`, `settime32`, and `enter_acpi_sleep` for S5 alone", platform::platform_op(ctx, op));
+    PlatformOp { op } => Done("`settime64`, `settime32`; `firmware_info` for EFI's versions and tables alone, `enter_acpi_sleep` for S5 alone", platform::platform_op(ctx, op));
     SetDebugreg { register, value } => Done("", cpu_state::set_debugreg(ctx, register, value));
     GetDebugreg { register } => Done("", cpu_state::get_debugreg(ctx, register));
     UpdateDescriptor { maddr, descriptor } => Done("", descriptor::update_descriptor(ctx, maddr, descriptor));

@@ -2,14 +2,16 @@
 
 use core::mem::offset_of;
 
-use dom0_abi::addr::Mfn;
+use dom0_abi::addr::{Maddr, Mfn};
 use dom0_abi::errno::Errno;
 use dom0_abi::hypercalls::Hypercall;
 use dom0_abi::ids::DomId;
 use dom0_abi::platform::{
-    EnterAcpiSleep, INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64,
+    EfiConfigTable, EfiInfoIndex, EnterAcpiSleep, FirmwareInfo, FirmwareInfoType,
+    INTERFACE_VERSION, PlatformCommand, PlatformOp, Settime32, Settime64,
 };
 use dom0_abi::xen::SharedInfo;
+use oxen_arch::boot::EfiTables;
 use oxen_arch::{CalendarTime, Stop, catch_stop};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
@@ -213,5 +215,60 @@ fn no_other_sleep_begins_and_no_other_domain_begins_one() {
     assert_eq!(make(&mut without, &sleep(5, 0)), failure(Errno::EOPNOTSUPP));
     for guest in [&guest, &other, &without] {
         assert_eq!(guest.host.machine.stopped(), None);
+    }
+}
+
+fn about_efi(guest: &mut Guest, kind: u32, index: u32) -> (i64, FirmwareInfo) {
+    let argument = FirmwareInfo {
+        kind,
+        index,
+        u: [0xa5; 32],
+    };
+    let result = make(
+        guest,
+        &request(PlatformCommand::FirmwareInfo.get(), &argument),
+    );
+    let op: PlatformOp = guest.get(DATA);
+    (result, op.variant())
+}
+
+#[test]
+fn dom0_finds_the_tables_of_efi() {
+    const EFI: u32 = FirmwareInfoType::EfiInfo.get();
+    let tables = EfiTables {
+        revision: 0x2_0046,
+        runtime_revision: 0x2_0032,
+        tables: Maddr::new(0x7f5e_c018),
+        count: 13,
+    };
+    let mut guest = Guest::configured(DomId::DOM0, Capabilities::all(), |config| {
+        config.efi = Some(tables);
+    });
+    let (result, info) = about_efi(&mut guest, EFI, EfiInfoIndex::ConfigTable.get());
+    let list: EfiConfigTable = info.variant();
+    assert_eq!((result, list.addr, list.nent), (0, 0x7f5e_c018, 13));
+    for (index, version) in [
+        (EfiInfoIndex::Version, tables.revision),
+        (EfiInfoIndex::RtVersion, tables.runtime_revision),
+    ] {
+        let (result, info) = about_efi(&mut guest, EFI, index.get());
+        assert_eq!((result, info.variant::<u32>()), (0, version));
+    }
+    let index = EfiInfoIndex::ConfigTable.get();
+    for (kind, index) in [
+        (EFI, EfiInfoIndex::Vendor.get()),
+        (EFI, u32::MAX),
+        (EFI + 1, 0),
+        (0, 0),
+    ] {
+        let (result, info) = about_efi(&mut guest, kind, index);
+        assert_eq!((result, info.u), (failure(Errno::ENOSYS), [0xa5; 32]));
+    }
+    for (guest, errno) in [
+        (&mut Guest::dom0(), Errno::ENOSYS),
+        (&mut Guest::ordinary(), Errno::EPERM),
+    ] {
+        let (result, info) = about_efi(guest, EFI, index);
+        assert_eq!((result, info.u), (failure(errno), [0xa5; 32]));
     }
 }
