@@ -240,6 +240,11 @@ fn spare(game: &mut Game<'_>) {
         }
     }
     let runs = host.pcpu(cpu).and_then(|pcpu| pcpu.running());
+    if let Next::Shutdown(_) = next {
+        // The domain that owns the hardware is over: a CPU that ends the host leaves nobody before.
+        game.say(|| format!("{runs:?} on the CPU of spares: {next:?}"));
+        return;
+    }
     assert_eq!(next == Next::Guest, runs.is_some());
     assert!(runs.is_none_or(|(_, vcpu)| vcpu.get() == SPARE));
     if runs.is_some() {

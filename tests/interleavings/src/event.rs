@@ -88,14 +88,26 @@ impl Domain {
 
     /// As `send::deliver`: how often its vCPU was told, and how many that poll were kicked.
     pub fn deliver(&self, port: Port) -> (usize, usize) {
-        let told = match two_level::raise(&self.mem, self.shared(), port).unwrap() {
-            Raised::Before => return (0, 0),
-            Raised::Masked => 0,
-            Raised::New => self.tell(port),
-        };
-        let mut kicked = 0;
-        self.pollers.for_each(|_| kicked += 1);
+        let (mut told, mut kicked) = (0, 0);
+        self.deliver_and(port, || told += 1, |_| kicked += 1);
         (told, kicked)
+    }
+
+    /// The same; `told` and `polls` kick.
+    pub fn deliver_and(&self, port: Port, told: impl FnOnce(), polls: impl FnMut(VcpuId)) {
+        match two_level::raise(&self.mem, self.shared(), port).unwrap() {
+            Raised::Before => return,
+            Raised::New if self.tell(port) > 0 => told(),
+            Raised::New | Raised::Masked => {}
+        }
+        if self.pollers.is_anybody() {
+            self.pollers.for_each(polls);
+        }
+    }
+
+    /// Whether its vCPU was told of something, and has not said since that it knows.
+    pub fn is_told(&self) -> bool {
+        self.mem.load_u64(self.at(0)).unwrap() != 0
     }
 
     /// As `send::unmask`.

@@ -9,6 +9,7 @@ extern crate self as oxen_arch;
 
 #[path = "../../../hypervisor/core/src/budget.rs"]
 pub mod budget;
+pub mod domain;
 pub mod event;
 pub mod fifo;
 pub mod frame;
@@ -22,6 +23,7 @@ pub mod page_type;
 pub mod sched;
 pub mod sync;
 pub mod twin;
+pub mod vcpu;
 
 pub use memory::Machine;
 
@@ -29,13 +31,6 @@ pub use memory::Machine;
 pub mod boot {
     pub use arch::CpuId;
     pub use arch::boot::MfnRange;
-}
-
-/// What stands for the table of domains.
-mod domain {
-    pub mod table {
-        pub const MAX_DOMAINS: usize = 2;
-    }
 }
 
 #[path = "../../../hypervisor/arch/src/tlb/mod.rs"]

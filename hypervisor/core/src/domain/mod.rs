@@ -8,6 +8,7 @@ pub mod initialise;
 pub mod numbers;
 pub mod privileged_state;
 pub mod shutdown;
+pub mod signals;
 pub mod table;
 pub mod teardown;
 pub mod trap_table;

@@ -17,7 +17,7 @@ pub struct Shutdown(AtomicU32);
 
 impl Shutdown {
     /// A domain that runs.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 

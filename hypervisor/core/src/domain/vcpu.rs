@@ -2,9 +2,7 @@
 //!
 //! The state of a vCPU has one lock, rank `Vcpu`. The CPU that runs it takes the lock when the guest enters the hypervisor
 //! and gives it back before the guest goes on or the CPU sleeps; nobody else needs it to send an event or an NMI.
-//!
-//! INVARIANT: who causes something that the way back to the guest has to see to, beside events, calls for attention behind it: then one
-//! look is enough for all that seldom happens. What could be caused otherwise is private here and in `shutdown`.
+//! What others cause for it beside events is in [`super::signals`]; who lets it sleep or run calls for its attention here.
 
 use core::fmt;
 
@@ -18,6 +16,7 @@ use oxen_arch::sync::{Guard, Rank, SpinLock};
 
 use super::numbers::NO_NUMBER;
 use super::privileged_state::PrivilegedState;
+use super::signals::Signals;
 use super::trap_table::TrapTable;
 use super::upcall::Upcall;
 use crate::descriptor::Tables;
@@ -41,6 +40,8 @@ pub struct Vcpu {
     pub upcall: Upcall,
     /// Page tables that it took out of use, its domain's or those of domains that that controls.
     pub undo: UndoQueue,
+    /// What else is caused for it.
+    pub signals: Signals,
     /// The ports of its VIRQs.
     pub virqs: VirqPorts,
     /// Its queues of ports, if its domain uses the FIFO form of events.
@@ -57,14 +58,10 @@ pub struct Vcpu {
     pub areas: Areas,
     /// What keeps the page of its `vcpu_info` writable, if the guest has moved that.
     info_hold: SpinLock<Option<HeldType>>,
-    poll_is_over: AtomicBool,
-    has_new_event: AtomicBool,
-    nmi_pending: AtomicBool,
     /// Its state says what it begins with, or has become.
     is_initialised: AtomicBool,
     /// It stands still because its domain has shut down.
     stands_still: AtomicBool,
-    attention: AtomicBool,
     is_in_user_mode: AtomicBool,
     /// The CPU that may hold translations of it, or [`NO_CPU`].
     last_cpu: AtomicU32,
@@ -79,6 +76,7 @@ impl Vcpu {
             id,
             upcall,
             undo: UndoQueue::new(),
+            signals: Signals::new(),
             virqs: VirqPorts::new(),
             queues: SpinLock::new(Rank::Queues, Queues::new()),
             handles: FreeHandles::new(),
@@ -87,12 +85,8 @@ impl Vcpu {
             runstate: RunstateAccount::new(),
             areas: Areas::new(),
             info_hold: SpinLock::new(Rank::Domain, None),
-            poll_is_over: AtomicBool::new(false),
-            has_new_event: AtomicBool::new(false),
-            nmi_pending: AtomicBool::new(false),
             is_initialised: AtomicBool::new(is_initialised),
             stands_still: AtomicBool::new(false),
-            attention: AtomicBool::new(false),
             is_in_user_mode: AtomicBool::new(false),
             last_cpu: AtomicU32::new(NO_CPU),
             state: SpinLock::new(Rank::Vcpu, state),
@@ -147,46 +141,6 @@ impl Vcpu {
         }
     }
 
-    /// Sends an NMI; one that was sent before and is not delivered yet is the same.
-    // ORDERING: an exchange, as for what ends a poll below: who causes it kicks the vCPU behind it, which asks that the cause can be seen by
-    // then.
-    pub fn send_nmi(&self) {
-        self.nmi_pending.swap(true, Ordering::SeqCst);
-        self.call_attention();
-    }
-
-    /// Whether an NMI waits for delivery.
-    pub fn has_nmi(&self) -> bool {
-        self.nmi_pending.load(Ordering::Acquire)
-    }
-
-    /// Takes the waiting NMI for delivery.
-    pub fn take_nmi(&self) -> bool {
-        self.nmi_pending.swap(false, Ordering::AcqRel)
-    }
-
-    /// Says that the time of its poll is over.
-    pub fn end_poll(&self) {
-        self.poll_is_over.swap(true, Ordering::SeqCst);
-        self.call_attention();
-    }
-
-    /// Whether the time of its poll was over, which is forgotten.
-    pub fn take_end_of_poll(&self) -> bool {
-        self.poll_is_over.swap(false, Ordering::AcqRel)
-    }
-
-    /// Says that some port of its domain has become pending while it polled.
-    pub fn note_event(&self) {
-        self.has_new_event.swap(true, Ordering::SeqCst);
-        self.call_attention();
-    }
-
-    /// Whether one had, which is forgotten.
-    pub fn take_new_event(&self) -> bool {
-        self.has_new_event.swap(false, Ordering::AcqRel)
-    }
-
     /// Keeps the page of its `vcpu_info` writable for good. Given back if one is kept already.
     pub fn hold_info(&self, hold: HeldType) -> Result<(), HeldType> {
         let mut held = self.info_hold.lock();
@@ -217,26 +171,7 @@ impl Vcpu {
     /// Lets it sleep, or run. `state` is the vCPU's own.
     pub fn set_run(&self, state: &mut VcpuState, run: RunState) {
         state.run = run;
-        self.call_attention();
-    }
-
-    /// Says that something was caused.
-    // ORDERING: pairs with `take_attention`, which is an exchange: a cause that it does not see says so behind it.
-    pub fn call_attention(&self) {
-        self.attention.store(true, Ordering::Release);
-    }
-
-    /// Whether something was caused that nobody has looked at yet, or that still waits.
-    #[inline(always)]
-    pub(crate) fn has_attention(&self) -> bool {
-        self.attention.load(Ordering::Relaxed)
-    }
-
-    /// Forgets that something was caused: all that was is looked at from here on.
-    pub(crate) fn take_attention(&self) {
-        if self.has_attention() {
-            self.attention.swap(false, Ordering::AcqRel);
-        }
+        self.signals.call_attention();
     }
 }
 

@@ -131,7 +131,7 @@ pub(super) fn wake_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
 fn wake_all_pollers(host: &Host, cpu: &Cpu, domain: &Domain) {
     domain.events.pollers.for_each(|id| {
         if let Some(vcpu) = domain.vcpu(id) {
-            vcpu.note_event();
+            vcpu.signals.note_event();
             host.kick(cpu, vcpu);
         }
     });

@@ -116,6 +116,6 @@ fn register(ctx: &mut CallCtx<'_>, kind: u16, address: u64, masks_events: bool) 
 fn resend_nmi(ctx: &CallCtx<'_>) {
     let reason = ctx.domain.nmi_reason(ctx.host.mem());
     if ctx.vcpu.id == VcpuId::new(0) && reason.is_ok_and(|reason| reason != 0) {
-        ctx.vcpu.send_nmi();
+        ctx.vcpu.signals.send_nmi();
     }
 }

@@ -104,7 +104,10 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     }
     let is_several = polled.count() > 0;
     // What ended the last one.
-    let _: [bool; 2] = [ctx.vcpu.take_end_of_poll(), ctx.vcpu.take_new_event()];
+    let _: [bool; 2] = [
+        ctx.vcpu.signals.take_end_of_poll(),
+        ctx.vcpu.signals.take_new_event(),
+    ];
     if request.timeout != 0 {
         let end = Change::Poll(Some(request.timeout));
         ctx.host.change_timer(ctx.cpu, ctx.vcpu, end);
@@ -113,7 +116,7 @@ fn poll(ctx: &mut CallCtx<'_>, request: SchedPoll) -> HypercallResult {
     // The way back to the guest looks at the ports once more: an event that comes from here on wakes it. Several are looked at only
     // when something has come.
     if is_several {
-        ctx.vcpu.note_event();
+        ctx.vcpu.signals.note_event();
     }
     let port = last.filter(|_| !is_several);
     ctx.vcpu.set_run(ctx.state, RunState::Polling(port));

@@ -95,7 +95,7 @@ pub fn vcpu_op(
             register_vcpu_info(ctx, target, place)
         }
         VcpuCommand::SendNmi => {
-            target.send_nmi();
+            target.signals.send_nmi();
             ctx.host.kick(ctx.cpu, target);
             Ok(Reply::DONE)
         }

@@ -166,7 +166,7 @@ fn enter(
         *regs = state.regs;
     }
     // Whatever has come meanwhile is looked at before it goes on.
-    target.call_attention();
+    target.signals.call_attention();
     host.tell_time(cpu, target);
     match last_cpu {
         None => begins(host, cpu, &domain, target),

@@ -119,7 +119,7 @@ impl Host {
     pub fn shut_down(&self, cpu: &Cpu, domain: &Domain, reason: u8) {
         domain.shutdown.enter(reason);
         for vcpu in domain.vcpus() {
-            vcpu.call_attention();
+            vcpu.signals.call_attention();
             if domain.capabilities.contains(Capabilities::HARDWARE) {
                 self.kick(cpu, vcpu);
             } else {

@@ -176,7 +176,7 @@ impl Host {
             self.shut_down(cpu, domain, reason);
         }
         if due.poll {
-            vcpu.end_poll();
+            vcpu.signals.end_poll();
             self.kick(cpu, vcpu);
         }
     }

@@ -236,6 +236,6 @@ pub fn nmi(host: &Host, cpu: &Cpu) {
     if let Some(vcpu) = owner.vcpu(VcpuId::new(0)) {
         // The reason is a hint; without it the NMI is delivered all the same.
         let _ = owner.add_nmi_reason(host.mem(), reason.bits());
-        vcpu.send_nmi();
+        vcpu.signals.send_nmi();
     }
 }

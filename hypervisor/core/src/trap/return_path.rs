@@ -95,12 +95,14 @@ pub fn before_return(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Nex
 /// vCPU as if it had left already.
 #[inline(always)]
 pub(crate) fn is_quiet(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> bool {
-    !vcpu.has_attention() && !cpu.has_notes() && !vcpu.upcall.read(host.mem()).is_deliverable()
+    !vcpu.signals.has_attention()
+        && !cpu.has_notes()
+        && !vcpu.upcall.read(host.mem()).is_deliverable()
 }
 
 #[inline(never)]
 fn deliver_and_decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
-    ctx.vcpu.take_attention();
+    ctx.vcpu.signals.take_attention();
     let next = decide(ctx, injection);
     if next == Next::Guest {
         (ctx.host).enter_runstate(ctx.cpu, ctx.domain, ctx.vcpu, Runstate::Running);
@@ -108,8 +110,8 @@ fn deliver_and_decide(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Ne
         ctx.state.regs = *ctx.regs;
     }
     // What is left waits for something else, and is looked at each time until that has come.
-    if next != Next::Guest || ctx.vcpu.has_nmi() {
-        ctx.vcpu.call_attention();
+    if next != Next::Guest || ctx.vcpu.signals.has_nmi() {
+        ctx.vcpu.signals.call_attention();
     }
     next
 }
@@ -148,7 +150,7 @@ fn deliver(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Result<(), Cr
     if ctx.state.run() != RunState::Running && !has_woken(ctx) {
         return Ok(());
     }
-    if has_nmi(ctx) && ctx.vcpu.take_nmi() {
+    if has_nmi(ctx) && ctx.vcpu.signals.take_nmi() {
         ctx.state.in_nmi = true;
         let entry = ctx.state.traps.get(Vector::Nmi.number());
         let how = Bounce {
@@ -176,7 +178,7 @@ fn deliver(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Result<(), Cr
 /// Whether an NMI can be delivered now. Without a handler it stays pending; registering one finds it.
 fn has_nmi(ctx: &CallCtx<'_>) -> bool {
     let has_handler = || ctx.state.traps.get(Vector::Nmi.number()).address != 0;
-    ctx.vcpu.has_nmi() && !ctx.state.in_nmi && has_handler()
+    ctx.vcpu.signals.has_nmi() && !ctx.state.in_nmi && has_handler()
 }
 
 /// Ends the sleep of a vCPU that has a reason to run, and says whether it runs now.
@@ -197,10 +199,10 @@ fn wake(ctx: &mut CallCtx<'_>) {
     let awake = match ctx.state.run() {
         RunState::Running | RunState::Offline => return,
         RunState::Blocked => upcall.is_deliverable(),
-        RunState::Polling(_) if ctx.vcpu.take_end_of_poll() => true,
+        RunState::Polling(_) if ctx.vcpu.signals.take_end_of_poll() => true,
         RunState::Polling(None) => {
             let is_over = || ctx.state.polled.end_poll(ctx.host, ctx.domain);
-            upcall.is_deliverable() || ctx.vcpu.take_new_event() && is_over()
+            upcall.is_deliverable() || ctx.vcpu.signals.take_new_event() && is_over()
         }
         RunState::Polling(Some(port)) => {
             // The port was checked when the poll began; one that has been closed since ends it.

@@ -111,7 +111,7 @@ fn what_waits_is_seen_to_behind_the_call() {
         assert_eq!(unmap(&guest, UVMF_NONE), LEFT);
         assert!(!is_mapped(&guest));
     };
-    left(&|guest| guest.domain(|domain| domain.vcpus().for_each(|vcpu| vcpu.send_nmi())));
+    left(&|guest| guest.domain(|domain| domain.vcpus().for_each(|vcpu| vcpu.signals.send_nmi())));
     left(&|guest| guest.cpu.raise_nmi());
     left(&|guest| {
         guest.raise_event();

@@ -174,6 +174,7 @@ fn iret_ends_an_nmi_and_the_next_one_comes_then() {
             domain
                 .vcpu(dom0_abi::ids::VcpuId::new(0))
                 .unwrap()
+                .signals
                 .send_nmi();
         });
     };

@@ -31,7 +31,7 @@ fn again(guest: &mut Guest) -> Next {
 }
 
 fn send_nmi(guest: &Guest) {
-    guest.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().send_nmi());
+    guest.domain(|domain| domain.vcpu(VcpuId::new(0)).unwrap().signals.send_nmi());
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn what_is_caused_while_the_way_back_looks_is_not_lost() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let domain = host.domains.get(*domid).unwrap();
-                domain.vcpu(VcpuId::new(0)).unwrap().send_nmi();
+                domain.vcpu(VcpuId::new(0)).unwrap().signals.send_nmi();
             });
             assert_eq!(entry::look_again(host, cpu, regs), Next::Guest);
         });
