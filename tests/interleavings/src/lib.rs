@@ -13,6 +13,7 @@ pub mod domain;
 pub mod event;
 pub mod fifo;
 pub mod frame;
+pub mod grant;
 #[path = "../../../hypervisor/core/src/irq/pirq.rs"]
 pub mod irq;
 #[path = "../../../hypervisor/arch/src/mem_word.rs"]

@@ -1,20 +1,18 @@
 //! The handles of a domain: names of the grants that it maps.
 //!
-//! Each vCPU has free handles of its own, as a stack that begins in the vCPU and goes on from word to word. So mapping and
-//! unmapping take no lock of the domain. A handle goes back to the vCPU that took it; a vCPU without any takes some that nobody ever
-//! had, then those of a further frame, then one of another vCPU's.
+//! Each vCPU has free handles of its own, so mapping and unmapping take no lock of the domain. A handle goes back to the vCPU that took
+//! it; a vCPU without any takes some that nobody ever had, then those of a further frame, then one of another vCPU's.
 //!
 //! INVARIANT: a handle below `fresh` is a map, or in one stack. The others were never used.
 
-use core::iter;
-
 use dom0_abi::addr::Mfn;
 use dom0_abi::ids::VcpuId;
-use oxen_arch::memory::{MemWord, PhysMem};
-use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use oxen_arch::memory::PhysMem;
+use oxen_arch::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use oxen_arch::sync::{Rank, SpinLock};
 
 use super::directory::{Directory, ROOM};
+use super::handle::{FreeHandles, Handle};
 use super::track::{Parts, Track};
 use crate::budget::Budget;
 use crate::domain::Domain;
@@ -46,115 +44,6 @@ pub(super) struct Handles {
     growth: SpinLock<()>,
 }
 
-/// The free handles of a vCPU: the first of them, and above it a number that changes each time one is taken.
-#[derive(Debug)]
-pub struct FreeHandles(AtomicU64);
-
-const NONE: u32 = u32::MAX;
-
-/// A handle with its word, for one operation.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handle<'m> {
-    number: u32,
-    word: MemWord<'m>,
-}
-
-impl<'m> Handle<'m> {
-    /// Its number.
-    pub(super) fn number(self) -> u32 {
-        self.number
-    }
-
-    /// Makes it a map. It was taken, and is none.
-    #[inline(always)]
-    pub(super) fn set(self, track: Track) {
-        self.word.store(track.0);
-    }
-
-    /// What it is the name of. `None`: it is no map.
-    #[inline(always)]
-    pub(super) fn track(self) -> Option<Track> {
-        Some(Track(self.word.load())).filter(|track| track.is_used())
-    }
-
-    /// Begins to end parts of a map that is this. `false`: it is another one by now, or none, or the parts are not mapped.
-    #[inline(always)]
-    pub(super) fn begin_end(self, track: Track, parts: Parts) -> bool {
-        let new = track.ending(parts);
-        new.is_some_and(|new| self.word.compare_exchange(track.0, new.0).is_ok())
-    }
-
-    /// Makes parts mapped again whose end was begun.
-    pub(super) fn undo_end(self, parts: Parts) {
-        self.update(|track| track.restored(parts));
-    }
-
-    /// Makes it no map: it is not free either, and nobody uses it again. Of a domain that ends.
-    pub(super) fn forget(self) {
-        self.word.store(Track::free(NONE).0);
-    }
-
-    fn update(self, new: impl Fn(Track) -> Track) -> Track {
-        let mut old = Track(self.word.load());
-        loop {
-            let new = new(old);
-            match self.word.compare_exchange(old.0, new.0) {
-                Ok(_) => return new,
-                Err(now) => old = Track(now),
-            }
-        }
-    }
-}
-
-impl FreeHandles {
-    /// None.
-    pub const fn new() -> Self {
-        Self(AtomicU64::new(NONE as u64))
-    }
-
-    #[inline(always)]
-    fn pop<'m>(&self, handles: &Handles, mem: &'m PhysMem) -> Option<Handle<'m>> {
-        let mut top = self.0.load(Ordering::Acquire);
-        loop {
-            // None there is has the number that stands for none.
-            let handle = handles.handle(mem, top as u32)?;
-            // If another CPU takes it first this is anything, and the number above has changed.
-            let next = Track(handle.word.load()).next();
-            let number = (top >> 32).wrapping_add(1);
-            let new = number << 32 | u64::from(next);
-            match self
-                .0
-                .compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => return Some(handle),
-                Err(now) => top = now,
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn push(&self, handle: Handle<'_>) {
-        let mut top = self.0.load(Ordering::Acquire);
-        loop {
-            handle.set(Track::free(top as u32));
-            let new = top & !u64::from(u32::MAX) | u64::from(handle.number);
-            match self
-                .0
-                .compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => return,
-                Err(now) => top = now,
-            }
-        }
-    }
-}
-
-impl Default for FreeHandles {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Handles {
     /// None, and room for so many frames of them, as the ABI counts.
     pub(super) const fn new(max_frames: u32) -> Self {
@@ -178,7 +67,7 @@ impl Handles {
         vcpu: &Vcpu,
         budget: &mut Budget,
     ) -> Result<Option<Handle<'m>>, Stop> {
-        match vcpu.handles.pop(self, memory.mem()) {
+        match vcpu.handles.pop(self.finder(memory.mem())) {
             None => self.take_further(memory, domain, vcpu, budget),
             taken => Ok(taken),
         }
@@ -216,7 +105,7 @@ impl Handles {
             if index.is_multiple_of(VCPUS_PER_UNIT) {
                 budget.pay(1);
             }
-            if let Some(handle) = other.handles.pop(self, mem) {
+            if let Some(handle) = other.handles.pop(self.finder(mem)) {
                 return Ok(Some(handle));
             }
         }
@@ -270,7 +159,12 @@ impl Handles {
         let frame = Mfn::new(self.frames.get(mem, number / PER_FRAME)?);
         let index = (number % PER_FRAME) as usize;
         let word = mem.page(frame).ok()?.word(index).ok()?;
-        Some(Handle { number, word })
+        Some(Handle::new(number, word))
+    }
+
+    #[inline(always)]
+    fn finder<'m>(&self, mem: &'m PhysMem) -> impl Fn(u32) -> Option<Handle<'m>> {
+        |number| self.handle(mem, number)
     }
 
     /// The map of a handle. `None`: there is none.
@@ -292,10 +186,7 @@ impl Handles {
             debug_assert!(false, "handle {number} was there");
             return;
         };
-        let alone = track.ending(parts).map(|ending| ending.ended(parts));
-        // No other part is mapped, or about to end: nobody else changes the word.
-        let is_alone = alone.is_some_and(|rest| !rest.is_used());
-        if is_alone || !handle.update(|track| track.ended(parts)).is_used() {
+        if handle.end(track, parts) {
             give_back(domain, track.home(), handle);
         }
     }
@@ -336,13 +227,9 @@ impl Handles {
 
     /// How many free handles a vCPU has, while nothing moves.
     pub(super) fn count_free(&self, mem: &PhysMem, free: &FreeHandles) -> u32 {
-        let first = self.handle(mem, free.0.load(Ordering::Acquire) as u32);
-        let stack = iter::successors(first, |handle| {
-            self.handle(mem, Track(handle.word.load()).next())
-        });
         // No stack is longer than what there is, whatever became of it.
         let most = self.used().saturating_add(1) as usize;
-        u32::try_from(stack.take(most).count()).unwrap_or(NONE)
+        u32::try_from(free.iter(self.finder(mem)).take(most).count()).unwrap_or(u32::MAX)
     }
 }
 
@@ -351,6 +238,6 @@ impl Handles {
 pub(super) fn give_back(domain: &Domain, home: VcpuId, handle: Handle<'_>) {
     match domain.vcpu(home) {
         Some(vcpu) => vcpu.handles.push(handle),
-        None => debug_assert!(false, "handle {} has no home", handle.number),
+        None => debug_assert!(false, "handle {} has no home", handle.number()),
     }
 }

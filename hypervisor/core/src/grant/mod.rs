@@ -5,7 +5,7 @@
 //! | `op` | `grant_table_op`: commands and their lists |
 //! | `entry` | the granter's entry, and the active one, as pure functions |
 //! | `table` | the table of a domain, and its pins: who uses which grant |
-//! | `track`, `handles` | the word of a handle; the handles of a domain |
+//! | `track`, `handle`, `handles` | the word of a handle; handles and stacks of free ones; the handles of a domain |
 //! | `directory` | a row of words that grows and is looked up without a lock |
 //! | `map`, `unmap`, `copy`, `queries` | the commands |
 //! | `end` | the end of a domain's grants |
@@ -25,7 +25,8 @@ mod copy;
 mod directory;
 pub mod end;
 pub mod entry;
-pub mod handles;
+mod handle;
+mod handles;
 mod map;
 mod op;
 mod queries;
@@ -36,6 +37,6 @@ mod unmap;
 #[cfg(test)]
 mod tests;
 
-pub use handles::FreeHandles;
+pub use handle::FreeHandles;
 pub use op::grant_table_op;
 pub use table::{GrantTable, Limits};
