@@ -44,6 +44,9 @@ pub(super) struct CpuLocal {
     pub(super) window: WindowEntries,
     /// Descriptors of the LDT that is loaded.
     pub(super) ldt_entries: Cell<u16>,
+    /// How many pages of the window's GDT and LDT, from the first on, may be a guest's: none behind them is.
+    pub(super) gdt_pages: Cell<usize>,
+    pub(super) ldt_pages: Cell<usize>,
     /// The PCIDs that may have translations, one bit for each.
     pub(super) live_pcids: Cell<u64>,
     /// The PCID of the root that is loaded.
@@ -114,6 +117,8 @@ impl CpuLocal {
             window_at: Window::of(CpuId::new(index)),
             window,
             ldt_entries: Cell::new(0),
+            gdt_pages: Cell::new(0),
+            ldt_pages: Cell::new(0),
             live_pcids: Cell::new(0),
             pcid: Cell::new(Pcid::ZERO),
             clock_offset: Cell::new(0),

@@ -4,6 +4,7 @@
 //! what this CPU remembers of it is dropped before the page can become anything else.
 
 use core::arch::asm;
+use core::cell::Cell;
 
 use dom0_abi::addr::{GuestAddr, Mfn};
 
@@ -64,6 +65,7 @@ impl Cpu {
         if index < GDT_PAGES {
             let zeros = self.local.window.zeros;
             self.set_window_entry(index, frame.map_or(zeros_entry(zeros), guest_entry));
+            note_page(&self.local.gdt_pages, index, frame);
         }
     }
 
@@ -71,7 +73,19 @@ impl Cpu {
     pub fn map_ldt_page(&self, index: usize, frame: Option<Mfn>) {
         if index < LDT_PAGES {
             self.set_window_entry(LDT_START + index, frame.map_or(0, guest_entry));
+            note_page(&self.local.ldt_pages, index, frame);
         }
+    }
+
+    /// How many pages of the GDT, from the first on, may be a guest's: none behind them is. Those that are unmapped from the last one on are
+    /// not counted any more.
+    pub fn gdt_pages(&self) -> usize {
+        self.local.gdt_pages.get()
+    }
+
+    /// The same for the LDT.
+    pub fn ldt_pages(&self) -> usize {
+        self.local.ldt_pages.get()
     }
 
     fn set_window_entry(&self, page: usize, entry: u64) {
@@ -142,6 +156,16 @@ impl Cpu {
         } else {
             Ok(())
         }
+    }
+}
+
+/// Keeps the count of pages when this one is mapped or unmapped.
+fn note_page(pages: &Cell<usize>, index: usize, frame: Option<Mfn>) {
+    let count = pages.get();
+    match frame {
+        Some(_) if index >= count => pages.set(index + 1),
+        None if index + 1 == count => pages.set(index),
+        _ => {}
     }
 }
 

@@ -117,6 +117,16 @@ impl Cpu {
         }
     }
 
+    /// How many pages of the GDT, from the first on, may be a guest's: none behind them is.
+    pub fn gdt_pages(&self) -> usize {
+        count(&self.processor().pages.gdt)
+    }
+
+    /// The same for the LDT.
+    pub fn ldt_pages(&self) -> usize {
+        count(&self.processor().pages.ldt)
+    }
+
     /// Loads an LDT of so many descriptors, 8192 at most; none if it is 0.
     pub fn load_ldt(&self, nr_entries: u16) {
         self.processor().registers.ldt_entries = nr_entries.min(8192);
@@ -189,4 +199,10 @@ impl Cpu {
         let MappedPages { gdt, ldt } = &processor.pages;
         gdt.iter().chain(ldt).flatten().copied().collect()
     }
+}
+
+/// The number of the last page that is mapped, and one.
+fn count(pages: &[Option<Mfn>]) -> usize {
+    let last = pages.iter().rposition(Option::is_some);
+    last.map_or(0, |last| last + 1)
 }

@@ -83,16 +83,22 @@ impl CpuSet {
 
     /// The first CPU from this number on, and from 0 on if there is none.
     pub fn first_from(&self, cpu: CpuId) -> Option<CpuId> {
-        let (index, bit) = place(cpu);
-        let mut behind = *self;
-        for (at, word) in behind.0.iter_mut().enumerate() {
-            match at.cmp(&index) {
-                core::cmp::Ordering::Less => *word = 0,
-                core::cmp::Ordering::Equal => *word &= bit.wrapping_neg(),
-                core::cmp::Ordering::Greater => {}
+        let (mut index, bit) = place(cpu);
+        let mut wanted = bit.wrapping_neg();
+        while let Some(word) = self.0.get(index) {
+            if let Some(cpu) = lowest(index, word & wanted) {
+                return Some(cpu);
             }
+            (index, wanted) = (index + 1, u64::MAX);
         }
-        behind.iter().next().or_else(|| self.iter().next())
+        self.first()
+    }
+
+    /// The CPU with the lowest number.
+    #[inline]
+    pub fn first(&self) -> Option<CpuId> {
+        let mut words = self.0.iter().enumerate();
+        words.find_map(|(at, word)| lowest(at, *word))
     }
 
     /// The CPUs that are in either.
@@ -105,17 +111,22 @@ impl CpuSet {
     }
 
     /// Its CPUs, from the lowest number on.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + use<> {
-        let set = *self;
-        (0..WORDS as u32).flat_map(move |index| {
-            let mut word = set.0.get(index as usize).copied().unwrap_or(0);
-            core::iter::from_fn(move || {
-                let bit = word.trailing_zeros();
-                word &= word.wrapping_sub(1);
-                (bit < 64).then(|| CpuId::new((index << 6) | bit))
-            })
+        let mut left = *self;
+        // Nearly all sets have one CPU or none: chains of iterators over words would take longer than all that is done with it.
+        core::iter::from_fn(move || {
+            let cpu = left.first()?;
+            left.remove(cpu);
+            Some(cpu)
         })
     }
+}
+
+/// The CPU of the lowest bit of a word.
+#[inline]
+fn lowest(index: usize, word: u64) -> Option<CpuId> {
+    (word != 0).then(|| CpuId::new((index as u32) << 6 | word.trailing_zeros()))
 }
 
 /// The word of a CPU, and its bit there.

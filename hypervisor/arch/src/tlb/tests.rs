@@ -203,3 +203,33 @@ proptest! {
         prop_assert_eq!(CpuSet::one(OTHER), set(&[1]));
     }
 }
+
+#[test]
+fn cpus_of_a_set_come_in_their_order() {
+    for cpus in [&[][..], &[0], &[5, 63, 64, 200, 255], &[254, 255], &[128]] {
+        let set = set(cpus);
+        let listed: Vec<u32> = set.iter().map(CpuId::get).collect();
+        assert_eq!(listed, cpus);
+        assert_eq!(set.first().map(CpuId::get), cpus.first().copied());
+        for from in [
+            0,
+            5,
+            6,
+            63,
+            64,
+            65,
+            127,
+            128,
+            199,
+            200,
+            201,
+            255,
+            256,
+            u32::MAX,
+        ] {
+            let next = cpus.iter().find(|&&cpu| cpu >= from).or(cpus.first());
+            let first = set.first_from(CpuId::new(from));
+            assert_eq!(first.map(CpuId::get), next.copied(), "{cpus:?} from {from}");
+        }
+    }
+}

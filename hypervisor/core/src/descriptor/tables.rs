@@ -55,17 +55,24 @@ impl Tables {
         },
     };
 
-    /// Makes these the tables that a CPU sees, which is about to run their vCPU.
+    /// Makes these the tables that a CPU sees, which is about to run their vCPU. Pages that neither this vCPU nor the last one has are not
+    /// looked at: mostly that is all but one.
     pub fn load(&self, cpu: &Cpu) {
         self.load_gdt(cpu);
-        for (index, page) in self.ldt.pages.iter().enumerate() {
-            cpu.map_ldt_page(index, page.as_ref().map(HeldType::mfn));
+        // Without an LDT none of its pages was found.
+        let own = match self.ldt.entries {
+            0 => 0,
+            _ => LDT_PAGES,
+        };
+        for index in (0..cpu.ldt_pages().max(own)).rev() {
+            let page = self.ldt.pages.get(index).and_then(Option::as_ref);
+            cpu.map_ldt_page(index, page.map(HeldType::mfn));
         }
         cpu.load_ldt(self.ldt.entries);
     }
 
     pub(super) fn load_gdt(&self, cpu: &Cpu) {
-        for index in 0..GDT_PAGES {
+        for index in (0..cpu.gdt_pages().max(self.gdt.len())).rev() {
             cpu.map_gdt_page(index, self.gdt.get(index).map(HeldType::mfn));
         }
     }

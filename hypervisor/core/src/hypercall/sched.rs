@@ -181,6 +181,6 @@ fn pin_override(ctx: &CallCtx<'_>, request: SchedPinOverride) -> HypercallResult
     let kicks = scheduler.set_pin_override(ctx.vcpu.index, wanted, now);
     // What runs is never in between.
     let kicks = kicks.map_err(|_| Errno::EINVAL)?;
-    ctx.host.interrupt_to_ask(ctx.cpu, &kicks);
+    ctx.host.interrupt_to_ask(ctx.cpu, &kicks, now);
     Ok(Reply::DONE)
 }

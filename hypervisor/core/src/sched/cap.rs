@@ -159,11 +159,11 @@ impl DomainRecord {
 
     /// Takes time for a vCPU that is to run for `slice`: a part, so that each of its vCPUs finds some. 0: nothing is left.
     /// `None`: it has no cap.
-    pub(super) fn grant(&self, now: u64, slice: u64) -> Option<u64> {
+    pub(super) fn grant(&self, now: u64, slice: impl FnOnce() -> u64) -> Option<u64> {
         let full = full(self.params().cap)?;
         let sharers = u64::from(self.runnable.load(Ordering::Relaxed)).max(1);
         let share = full.checked_div(sharers).unwrap_or(full);
-        let wanted = slice.min(share.max(SHORT));
+        let wanted = slice().min(share.max(SHORT));
         let mut granted = 0;
         self.change(|pool| {
             let (pool, taken) = pool.at(now, full).take(wanted);

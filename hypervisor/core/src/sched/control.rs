@@ -39,6 +39,17 @@ pub enum Glance {
     Awake,
 }
 
+/// What a vCPU does that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It wants to run and may.
+    Waits,
+    /// It wants to sleep.
+    Sleeps,
+    /// It is down, or is not allowed to run.
+    StandsStill,
+}
+
 /// What of its affinity is to change.
 enum Change<'a> {
     Affinity(&'a CpuSet, &'a CpuSet),
@@ -141,6 +152,15 @@ impl Scheduler<'_> {
             _ if state.is_blocked() => Glance::Sleeps,
             Place::Running(cpu) => Glance::Runs(cpu),
             _ => Glance::Awake,
+        }
+    }
+
+    /// What a vCPU does that does not run. One that does not exist stands still.
+    pub fn rest(&self, vcpu: VcpuIndex) -> Rest {
+        match self.records.vcpu(vcpu).map(VcpuRecord::state) {
+            Some(state) if state.is_runnable() => Rest::Waits,
+            Some(state) if state.is_blocked() => Rest::Sleeps,
+            _ => Rest::StandsStill,
         }
     }
 

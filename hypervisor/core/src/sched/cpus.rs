@@ -36,29 +36,31 @@ impl AtomicCpuSet {
         }
     }
 
+    /// The word of a CPU, and its bit there.
+    fn place(&self, cpu: CpuId) -> Option<(&AtomicU64, u64)> {
+        let bit = 1 << (cpu.get() % u64::BITS);
+        Some((self.0.get((cpu.get() / u64::BITS) as usize)?, bit))
+    }
+
     pub(super) fn contains(&self, cpu: CpuId) -> bool {
-        let bits = CpuSet::one(cpu);
-        let mut words = self.0.iter().zip(bits.words());
-        words.any(|(word, bit)| *bit != 0 && word.load(Ordering::Acquire) & bit != 0)
+        let place = self.place(cpu);
+        place.is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
     }
 
     /// Puts a CPU in, if it is not.
     pub(super) fn insert(&self, cpu: CpuId) {
-        for (word, &bit) in self.0.iter().zip(CpuSet::one(cpu).words()) {
-            if bit != 0 && word.load(Ordering::Relaxed) & bit == 0 {
-                word.fetch_or(bit, Ordering::AcqRel);
-            }
+        if let Some((word, bit)) = self.place(cpu)
+            && word.load(Ordering::Relaxed) & bit == 0
+        {
+            word.fetch_or(bit, Ordering::AcqRel);
         }
     }
 
     /// Takes a CPU out; whether it was in. Of several that take the same one out, one is told so.
     pub(super) fn remove(&self, cpu: CpuId) -> bool {
-        let mut was_in = false;
-        for (word, &bit) in self.0.iter().zip(CpuSet::one(cpu).words()) {
-            if bit != 0 && word.load(Ordering::Relaxed) & bit != 0 {
-                was_in = word.fetch_and(!bit, Ordering::AcqRel) & bit != 0;
-            }
-        }
-        was_in
+        self.place(cpu).is_some_and(|(word, bit)| {
+            word.load(Ordering::Relaxed) & bit != 0
+                && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        })
     }
 }

@@ -33,7 +33,7 @@ use oxen_arch::sync::atomic::{AtomicU64, Ordering};
 use oxen_arch::tlb::CpuSet;
 
 pub use cap::DomainRecord;
-pub use control::{Glance, VcpuInfo};
+pub use control::{Glance, Rest, VcpuInfo};
 pub use cpu::CpuRecord;
 pub use params::{DomainParams, RateLimit, Weight};
 pub use pick::{Ask, Decision};
@@ -112,7 +112,8 @@ pub struct Shared {
     idle: AtomicCpuSet,
     /// Those that several vCPUs share.
     contended: AtomicCpuSet,
-    rate_limit: AtomicU64,
+    /// The rate limit, in nanoseconds.
+    least: AtomicU64,
 }
 
 impl Default for Shared {
@@ -129,20 +130,18 @@ impl Shared {
             online: none(),
             idle: none(),
             contended: none(),
-            rate_limit: AtomicU64::new(RateLimit::DEFAULT.microseconds().into()),
+            least: AtomicU64::new(RateLimit::DEFAULT.nanoseconds()),
         }
     }
 
     /// The rate limit.
     pub fn rate_limit(&self) -> RateLimit {
-        let microseconds = self.rate_limit.load(Ordering::Relaxed) as u32;
-        RateLimit::new(microseconds).unwrap_or(RateLimit::DEFAULT)
+        RateLimit::of_nanoseconds(self.least.load(Ordering::Relaxed))
     }
 
     /// Sets the rate limit. CPUs have it from their next decision on.
     pub fn set_rate_limit(&self, limit: RateLimit) {
-        self.rate_limit
-            .store(limit.microseconds().into(), Ordering::Relaxed);
+        self.least.store(limit.nanoseconds(), Ordering::Relaxed);
     }
 }
 
@@ -184,6 +183,6 @@ impl<'a> Scheduler<'a> {
 
     /// How long a vCPU runs at least.
     fn least(&self) -> u64 {
-        self.shared.rate_limit().nanoseconds()
+        self.shared.least.load(Ordering::Relaxed)
     }
 }

@@ -105,4 +105,9 @@ impl RateLimit {
     pub(super) const fn nanoseconds(self) -> u64 {
         (self.0 as u64).saturating_mul(1000)
     }
+
+    /// The one of so many nanoseconds.
+    pub(super) const fn of_nanoseconds(nanoseconds: u64) -> Self {
+        Self((nanoseconds / 1000) as u32)
+    }
 }

@@ -5,7 +5,7 @@ use oxen_arch::sync::atomic::{Ordering, fence};
 use oxen_arch::tlb::CpuSet;
 
 use super::cpu::CpuRecord;
-use super::queue::{Moving, Queue, Why};
+use super::queue::{Moving, Queue, Why, slice};
 use super::record::VcpuRecord;
 use super::state::{Event, Place, Refused};
 use super::steps::step;
@@ -86,7 +86,9 @@ impl Scheduler<'_> {
         decision.run = queue.current.as_ref().map(|current| current.vcpu);
         decision.next_event = self.arm(&mut queue, now, left);
         self.publish(cpu, &queue, now);
-        decision.kicks = decision.kicks.union(&self.helper(&queue));
+        if let Some(helper) = self.helper(&queue) {
+            decision.kicks.insert(helper);
+        }
         drop(queue);
         if was_called && !has_helped && decision.run.is_some() {
             decision.kicks = decision.kicks.union(&self.relay());
@@ -95,25 +97,44 @@ impl Scheduler<'_> {
         Ok(decision)
     }
 
+    /// When this CPU has to ask, if all that a decision would change now is that: as for whoever has woken somebody that waits for his turn
+    /// here. `None`: it has to ask now.
+    pub fn goes_on(&self, id: CpuId, now: u64) -> Option<Option<u64>> {
+        let cpu = self.cpu(id).ok()?;
+        if cpu.hints.called.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut queue = cpu.queue.lock();
+        queue.advance(self.records, now);
+        let parked = queue.parked.first(self.records.vcpus);
+        let end = queue.current.as_ref()?.end;
+        let is_due = |time: u64| time <= now;
+        if parked.is_some_and(|(_, end)| is_due(end)) || end.is_some_and(is_due) {
+            return None;
+        }
+        let goes_on = self.keeps(&mut queue, Ask::Again, now);
+        goes_on.then(|| self.arm(&mut queue, now, BATCH))
+    }
+
     /// Whether the CPU goes on with the vCPU that it runs.
     fn keeps(&self, queue: &mut Queue, ask: Ask, now: u64) -> bool {
         let id = queue.cpu;
         let first = queue.ready.first(self.records.vcpus);
-        let slice = queue.slice(self.least());
+        let sharers = queue.sharers();
         let Some(current) = &mut queue.current else {
             return false;
         };
         let Some(record) = self.records.vcpu(current.vcpu) else {
             return false;
         };
-        if !record.state().is_runnable() || !record.allowed().contains(id) {
+        if !record.state().is_runnable() || !record.is_allowed_on(id) {
             return false;
         }
         let Some(domain) = self.records.domain_of(record) else {
             return false;
         };
         if current.granted.is_none_or(|granted| granted == 0) {
-            current.granted = domain.grant(now, slice);
+            current.granted = domain.grant(now, || slice(sharers, self.least()));
             if current.granted == Some(0) {
                 return false;
             }
@@ -146,6 +167,16 @@ impl Scheduler<'_> {
         keeps
     }
 
+    /// Whether the vCPU likes other CPUs better than this one.
+    fn is_away(&self, record: &VcpuRecord, id: CpuId) -> bool {
+        !record.soft.contains(id)
+            && !record
+                .soft
+                .load()
+                .intersection(&record.allowed())
+                .is_empty()
+    }
+
     /// Whether a CPU idles that the vCPU likes better than this one.
     fn has_better_home(&self, record: &VcpuRecord, id: CpuId) -> bool {
         let soft = record.soft.load().intersection(&record.allowed());
@@ -171,7 +202,7 @@ impl Scheduler<'_> {
             let Some(record) = self.records.vcpu(vcpu) else {
                 return;
             };
-            let slice = queue.slice(self.least());
+            let slice = || slice(queue.sharers(), self.least());
             let domain = self.records.domain_of(record);
             let granted = domain.and_then(|domain| domain.grant(now, slice));
             if granted == Some(0) {
@@ -239,15 +270,13 @@ impl Scheduler<'_> {
             // There was more to be done than a CPU does at once.
             at_least(now);
         }
-        let slice = queue.slice(self.least());
+        let sharers = queue.sharers();
         let first = queue.ready.first(self.records.vcpus);
         if let Some(current) = &mut queue.current
             && let Some(record) = self.records.vcpu(current.vcpu)
         {
-            let soft = record.soft.load().intersection(&record.allowed());
-            let is_away = !soft.is_empty() && !soft.contains(queue.cpu);
-            if first.is_some() || is_away {
-                let latest = now.saturating_add(slice);
+            if first.is_some() || self.is_away(record, queue.cpu) {
+                let latest = now.saturating_add(slice(sharers, self.least()));
                 let end = current.end.map_or(latest, |end| end.min(latest));
                 current.end = Some(end);
                 at_least(end);

@@ -51,22 +51,31 @@ impl Scheduler<'_> {
         if allowed.is_empty() {
             allowed = online;
         }
+        let last = record.home().filter(|&cpu| allowed.contains(cpu));
+        let first = last
+            .or_else(|| allowed.first_from(CpuId::BOOT))
+            .unwrap_or(CpuId::BOOT);
+        if allowed == CpuSet::one(first) {
+            return first;
+        }
         let mut soft = record.soft.load().intersection(&allowed);
         if soft.is_empty() {
             soft = allowed;
         }
         let weight = record.weight();
-        let last = record.home().filter(|&cpu| allowed.contains(cpu));
-        let first = last
-            .or_else(|| allowed.first_from(CpuId::BOOT))
-            .unwrap_or(CpuId::BOOT);
         // A domain that has nothing left needs no idle CPU.
         let domain = self.records.domain_of(record);
         if domain.is_some_and(|domain| domain.is_spent(now)) {
             return first;
         }
-        let idle = self.shared.idle.load();
-        for among in [soft, allowed] {
+        let idle = self.shared.idle.load().intersection(&allowed);
+        // Mostly none does.
+        let groups = if idle.is_empty() {
+            &[][..]
+        } else {
+            &[soft, allowed]
+        };
+        for among in groups {
             let among = among.intersection(&idle);
             // Another one may be quicker; then there is one less to ask.
             let mut from = first;
@@ -191,12 +200,19 @@ impl Scheduler<'_> {
             }
         }
         self.publish(cpu, &queue, now);
-        kicks.union(&self.helper(&queue))
+        if let Some(helper) = self.helper(&queue) {
+            kicks.insert(helper);
+        }
+        kicks
     }
 
     /// A queue that was one vCPU's is shared from now on: its clock went by nobody else's, and now means something to others.
     fn join(&self, queue: &mut Queue, record: &VcpuRecord, now: u64) {
-        let mut peers = record.allowed().intersection(&self.shared.contended.load());
+        let contended = self.shared.contended.load();
+        if contended.is_empty() {
+            return;
+        }
+        let mut peers = record.allowed().intersection(&contended);
         peers.remove(queue.cpu);
         let peer = peers.first_from(queue.cpu);
         if let Some(peer) = peer.and_then(|peer| self.cpu(peer).ok()) {
@@ -220,27 +236,29 @@ impl Scheduler<'_> {
     ///
     /// The other half is `pick`: a CPU says that it idles before it looks for somebody to run. Here somebody is in a queue before
     /// idle CPUs are looked for. With a fence on both sides one of the two sees the other.
-    pub(super) fn helper(&self, queue: &Queue) -> CpuSet {
+    pub(super) fn helper(&self, queue: &Queue) -> Option<CpuId> {
         let spare = u32::from(queue.current.is_none());
         if queue.ready.len() <= spare {
-            return CpuSet::EMPTY;
+            return None;
         }
         fence(Ordering::SeqCst);
-        self.call(&queue.ready.reach(self.records.vcpus))
+        self.call(|| queue.ready.reach(self.records.vcpus))
     }
 
     /// Calls one of these CPUs that idles, if any does.
-    fn call(&self, reach: &CpuSet) -> CpuSet {
-        let idle = reach.intersection(&self.shared.idle.load());
+    fn call(&self, reach: impl FnOnce() -> CpuSet) -> Option<CpuId> {
+        let idle = self.shared.idle.load();
+        // Mostly none does.
+        if idle.is_empty() {
+            return None;
+        }
+        let idle = idle.intersection(&reach());
         // Who is quicker takes one for somebody else.
-        let helper = idle.iter().find(|&cpu| self.shared.idle.remove(cpu));
-        let Some(cpu) = helper else {
-            return CpuSet::EMPTY;
-        };
+        let cpu = idle.iter().find(|&cpu| self.shared.idle.remove(cpu))?;
         if let Ok(record) = self.cpu(cpu) {
             record.hints.called.store(true, Ordering::SeqCst);
         }
-        CpuSet::one(cpu)
+        Some(cpu)
     }
 
     /// Calls another CPU in the place of this one, which was called and has found something else to do.
@@ -248,8 +266,10 @@ impl Scheduler<'_> {
         let mut called = CpuSet::EMPTY;
         for cpu in self.shared.online.load().iter() {
             step();
-            if let Ok(record) = self.cpu(cpu) {
-                called = called.union(&self.call(&record.hints.reach.load()));
+            if let Ok(record) = self.cpu(cpu)
+                && let Some(helper) = self.call(|| record.hints.reach.load())
+            {
+                called.insert(helper);
             }
         }
         called

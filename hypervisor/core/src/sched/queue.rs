@@ -91,6 +91,13 @@ impl<'a> Records<'a> {
     }
 }
 
+/// How long a vCPU may run while others wait, where so many share a CPU.
+pub(super) fn slice(sharers: u32, least: u64) -> u64 {
+    let sharers = u64::from(sharers).max(1);
+    let share = TARGET.checked_div(sharers).unwrap_or(SLICE);
+    share.clamp(SHORTEST, SLICE).max(least)
+}
+
 /// How far `a` is ahead of `b`.
 pub(super) fn ahead(a: u64, b: u64) -> i64 {
     a.wrapping_sub(b) as i64
@@ -126,7 +133,10 @@ impl Queue {
         let running = self.current.as_mut().and_then(|current| {
             let record = records.vcpu(current.vcpu)?;
             let done = now.saturating_sub(current.counted);
-            current.counted = current.counted.max(now);
+            if done == 0 {
+                return Some(record.virtual_time());
+            }
+            current.counted = now;
             record.charge(done);
             if let Some(granted) = &mut current.granted {
                 if let Some(domain) = records.domain_of(record)
@@ -138,9 +148,12 @@ impl Queue {
             }
             Some(record.virtual_time())
         });
-        if let Some(least) = first.into_iter().chain(running).min() {
-            self.clock = self.clock.max(least);
-        }
+        let least = match (first, running) {
+            (Some(first), Some(running)) => first.min(running),
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => return,
+        };
+        self.clock = self.clock.max(least);
     }
 
     /// Lets the level be no further behind or ahead of another one.
@@ -296,6 +309,9 @@ impl Queue {
 
     /// The weight of the current vCPU may have changed.
     pub(super) fn reweigh(&mut self, record: &VcpuRecord, weight: Weight) {
+        if record.weight() == weight {
+            return;
+        }
         self.unload(record);
         record.weight.store(weight.get().into(), Ordering::Relaxed);
         self.load = self.load.saturating_add(weight.get().into());
@@ -309,13 +325,6 @@ impl Queue {
             let grain = Weight::DEFAULT.span(GRAIN);
             time.saturating_add(grain) < running.virtual_time()
         })
-    }
-
-    /// How long a vCPU may run while others wait.
-    pub(super) fn slice(&self, least: u64) -> u64 {
-        let sharers = u64::from(self.sharers()).max(1);
-        let share = TARGET.checked_div(sharers).unwrap_or(SLICE);
-        share.clamp(SHORTEST, SLICE).max(least)
     }
 
     fn unload(&mut self, record: &VcpuRecord) {

@@ -124,6 +124,14 @@ impl VcpuRecord {
         }
     }
 
+    /// Whether this CPU is one of those.
+    pub(super) fn is_allowed_on(&self, id: CpuId) -> bool {
+        match self.pinned.load(Ordering::Relaxed) {
+            NONE => self.hard.contains(id),
+            cpu => cpu == id.get(),
+        }
+    }
+
     pub(super) fn home(&self) -> Option<CpuId> {
         match self.home.load(Ordering::Relaxed) {
             NONE => None,

@@ -82,7 +82,7 @@ impl Tree {
         self.hang(records, way.last().map(|&above| (above, side)), Some(new));
         self.len = self.len.saturating_add(1);
         update(records, new);
-        self.mend(records, way);
+        self.mend(records, &mut way);
     }
 
     /// Takes a vCPU out; `false` if it was not in it.
@@ -140,7 +140,7 @@ impl Tree {
             (only, None) | (None, only) => self.hang(records, above, only),
         }
         self.len = self.len.saturating_sub(1);
-        self.mend(records, way);
+        self.mend(records, &mut way);
         true
     }
 
@@ -168,7 +168,7 @@ impl Tree {
                 && let Some(next) = reaches(less)
             {
                 (at, record) = (less, next);
-            } else if record.allowed().contains(cpu) {
+            } else if record.is_allowed_on(cpu) {
                 return Some(at);
             } else {
                 at = link_of(&record.node.right)?;
@@ -210,7 +210,7 @@ impl Tree {
     }
 
     /// Balances the nodes of a way, from the last to the root.
-    fn mend(&mut self, records: &[VcpuRecord], mut way: Way) {
+    fn mend(&mut self, records: &[VcpuRecord], way: &mut Way) {
         while let Some(index) = way.pop() {
             step();
             let top = balance(records, index);

@@ -25,7 +25,7 @@ use crate::domain::table::DomainRef;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::{Capabilities, Domain};
 use crate::host::Host;
-use crate::sched::{Ask, VcpuIndex};
+use crate::sched::{Ask, Rest, VcpuIndex};
 use crate::time::timers::{Change, FIRST_PERIOD};
 use crate::trap::dispatch;
 use crate::trap::entry::look_again;
@@ -43,7 +43,7 @@ pub fn next(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
         debug_assert!(false, "every CPU has a record");
         return idle(host, cpu);
     };
-    host.interrupt_to_ask(cpu, &decision.kicks);
+    host.interrupt_to_ask(cpu, &decision.kicks, now);
     let left = decision.leave.and_then(|_| leave(host, cpu));
     let has_left = left.is_some();
     let next = match decision.run {
@@ -58,7 +58,7 @@ pub fn next(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
                 Some(()) => Doing::Other,
                 None => {
                     debug_assert!(false, "{vcpu:?} is to run and cannot");
-                    host.interrupt_to_ask_if(cpu, host.scheduler().down(vcpu, now));
+                    host.interrupt_to_ask_if(cpu, host.scheduler().down(vcpu, now), now);
                     Doing::Nothing
                 }
             }
@@ -70,11 +70,12 @@ pub fn next(host: &Host, cpu: &Cpu, regs: &mut CpuUserRegs) -> Next {
         Tables::EMPTY.load(cpu);
     }
     drop(left);
-    if let Some(vcpu) = decision.leave {
-        let kicks = host.scheduler().saved(vcpu, host.time.now(cpu));
-        host.interrupt_to_ask_if(cpu, kicks);
-    }
     host.ask_at(cpu, decision.next_event);
+    if let Some(vcpu) = decision.leave {
+        // If that comes into this CPU's queue there is a later word on when to ask.
+        let kicks = host.scheduler().saved(vcpu, now);
+        host.interrupt_to_ask_if(cpu, kicks, now);
+    }
     match next {
         Doing::Same | Doing::Other => look_again(host, cpu, regs),
         Doing::Nothing => idle(host, cpu),
@@ -118,7 +119,7 @@ fn leave<'h>(host: &'h Host, cpu: &Cpu) -> Option<DomainRef<'h>> {
         context::save(cpu, vcpu.mode(), &mut state);
         drop(state);
         // Told while its memory can be reached.
-        host.enter_runstate(cpu, domain, vcpu, runstate(host, cpu, vcpu));
+        host.enter_runstate(cpu, domain, vcpu, runstate(host, vcpu));
     }
     if let Some(pcpu) = host.pcpu(cpu) {
         pcpu.runs_nothing();
@@ -127,11 +128,11 @@ fn leave<'h>(host: &'h Host, cpu: &Cpu) -> Option<DomainRef<'h>> {
 }
 
 /// What a vCPU is that does not run.
-fn runstate(host: &Host, cpu: &Cpu, vcpu: &Vcpu) -> Runstate {
-    match host.scheduler().info(vcpu.index, host.time.now(cpu)) {
-        Ok(info) if info.is_runnable => Runstate::Runnable,
-        Ok(info) if info.is_blocked => Runstate::Blocked,
-        _ => Runstate::Offline,
+fn runstate(host: &Host, vcpu: &Vcpu) -> Runstate {
+    match host.scheduler().rest(vcpu.index) {
+        Rest::Waits => Runstate::Runnable,
+        Rest::Sleeps => Runstate::Blocked,
+        Rest::StandsStill => Runstate::Offline,
     }
 }
 

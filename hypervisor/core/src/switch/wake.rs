@@ -34,23 +34,37 @@ impl Host {
     }
 
     /// Sees to it that CPUs ask the scheduler, soon.
-    pub(crate) fn interrupt_to_ask(&self, cpu: &Cpu, cpus: &CpuSet) {
+    pub(crate) fn interrupt_to_ask(&self, cpu: &Cpu, cpus: &CpuSet, now: u64) {
         if cpus.is_empty() {
             return;
         }
-        for id in cpus.iter() {
-            if id == cpu.id() {
-                cpu.note(Notes::SCHEDULE);
-            } else {
-                self.machine.interrupt(id, Ipi::Reschedule);
-            }
+        let mut others = *cpus;
+        if others.contains(cpu.id()) {
+            self.ask_soon(cpu, now);
+            others.remove(cpu.id());
+        }
+        for id in others.iter() {
+            self.machine.interrupt(id, Ipi::Reschedule);
+        }
+    }
+
+    /// Sees to it that this CPU asks, unless it would only hear that it goes on, and until when.
+    fn ask_soon(&self, cpu: &Cpu, now: u64) {
+        match self.scheduler().goes_on(cpu.id(), now) {
+            Some(next_event) => self.ask_at(cpu, next_event),
+            None => cpu.note(Notes::SCHEDULE),
         }
     }
 
     /// The same for what the scheduler answered. It refuses what makes no sense for a vCPU in its state, which is no harm then.
-    pub(super) fn interrupt_to_ask_if(&self, cpu: &Cpu, answer: Result<CpuSet, sched::Error>) {
+    pub(super) fn interrupt_to_ask_if(
+        &self,
+        cpu: &Cpu,
+        answer: Result<CpuSet, sched::Error>,
+        now: u64,
+    ) {
         if let Ok(cpus) = answer {
-            self.interrupt_to_ask(cpu, &cpus);
+            self.interrupt_to_ask(cpu, &cpus, now);
         }
     }
 
@@ -75,7 +89,7 @@ impl Host {
     pub(crate) fn wake(&self, cpu: &Cpu, vcpu: &Vcpu) {
         let now = self.time.now(cpu);
         vcpu.runstate.wakes(now);
-        self.interrupt_to_ask_if(cpu, self.scheduler().wake(vcpu.index, now));
+        self.interrupt_to_ask_if(cpu, self.scheduler().wake(vcpu.index, now), now);
     }
 
     /// Says that the vCPU which this CPU runs is about to sleep. Who calls looks behind this whether it need not: if so, it
@@ -96,7 +110,7 @@ impl Host {
     /// Takes that back. No CPU runs it: who does keeps its domain.
     pub(crate) fn end_scheduling(&self, cpu: &Cpu, vcpu: VcpuIndex) {
         let now = self.time.now(cpu);
-        self.interrupt_to_ask_if(cpu, self.scheduler().down(vcpu, now));
+        self.interrupt_to_ask_if(cpu, self.scheduler().down(vcpu, now), now);
         let detached = self.scheduler().detach(vcpu);
         debug_assert!(detached.is_ok(), "{detached:?}");
     }
@@ -105,13 +119,13 @@ impl Host {
     pub fn bring_up(&self, cpu: &Cpu, vcpu: &Vcpu) {
         let now = self.time.now(cpu);
         vcpu.runstate.enter(Runstate::Runnable, || now);
-        self.interrupt_to_ask_if(cpu, self.scheduler().up(vcpu.index, now));
+        self.interrupt_to_ask_if(cpu, self.scheduler().up(vcpu.index, now), now);
     }
 
     /// Stops a vCPU. If it runs, it does so until its CPU has asked.
     pub fn bring_down(&self, cpu: &Cpu, vcpu: &Vcpu) {
         let now = self.time.now(cpu);
-        self.interrupt_to_ask_if(cpu, self.scheduler().down(vcpu.index, now));
+        self.interrupt_to_ask_if(cpu, self.scheduler().down(vcpu.index, now), now);
     }
 
     /// Shuts a domain down; none of its vCPUs goes on, and dom0 is told that something has become of a domain. The reason is the one that
@@ -133,7 +147,7 @@ impl Host {
     pub(crate) fn stop_for_good(&self, cpu: &Cpu, vcpu: &Vcpu) {
         if vcpu.stops() {
             let now = self.time.now(cpu);
-            self.interrupt_to_ask_if(cpu, self.scheduler().pause(vcpu.index, now));
+            self.interrupt_to_ask_if(cpu, self.scheduler().pause(vcpu.index, now), now);
         }
     }
 
@@ -143,7 +157,7 @@ impl Host {
         for (vcpu, (id, _)) in domain.vcpus().zip(self.cpus()) {
             let here = CpuSet::one(id);
             let pinned = self.scheduler().set_affinity(vcpu.index, &here, &here, now);
-            self.interrupt_to_ask_if(cpu, pinned);
+            self.interrupt_to_ask_if(cpu, pinned, now);
         }
     }
 

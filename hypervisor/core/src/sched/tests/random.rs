@@ -79,8 +79,17 @@ impl Play {
             }
             // A CPU saves before it asks again.
             Step::Ask(id, ask) if self.leaving[id as usize].is_none() => {
-                let decision = scheduler.pick(cpu(id), ask, now)?;
                 let before = self.running[id as usize];
+                let goes_on = match ask {
+                    Ask::Again => scheduler.goes_on(cpu(id), now),
+                    Ask::Yield => None,
+                };
+                let decision = scheduler.pick(cpu(id), ask, now)?;
+                if let Some(next_event) = goes_on {
+                    assert!(before.is_some());
+                    assert_eq!((decision.run, decision.leave), (before, None));
+                    assert_eq!(decision.next_event, next_event);
+                }
                 if decision.leave.is_some() {
                     assert_eq!(decision.leave, before);
                 } else {
