@@ -274,6 +274,13 @@ impl Cpu {
         Ok(())
     }
 
+    /// Brings the base of GS into use that is kept for guest user mode, and keeps the one that was.
+    pub fn swap_gs_bases(&self) {
+        let kept = self.local.user_gs_base.replace(self.gs_base());
+        // SAFETY: canonical, since none is kept otherwise; the hypervisor does not use the segment.
+        unsafe { write_msr(GS_BASE, kept) };
+    }
+
     /// Sets or clears CR0.TS: the guest's next use of floating point faults.
     pub fn set_task_switched(&self, on: bool) {
         let mut cr0 = Cr0::read();

@@ -203,6 +203,12 @@ impl Cpu {
         user_gs_base set_user_gs_base;
     }
 
+    /// Brings the base of GS into use that is kept for guest user mode, and keeps the one that was.
+    pub fn swap_gs_bases(&self) {
+        let registers = &mut self.processor().registers;
+        core::mem::swap(&mut registers.gs_base, &mut registers.user_gs_base);
+    }
+
     /// Sets or clears CR0.TS.
     pub fn set_task_switched(&self, on: bool) {
         self.processor().registers.task_switched = on;

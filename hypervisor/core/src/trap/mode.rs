@@ -1,7 +1,6 @@
 //! Kernel mode and user mode of a guest. Both are ring 3 of the CPU; what differs is the root and which GS base is in use.
 
 use dom0_abi::addr::Mfn;
-use oxen_arch::{Cpu, NotCanonical};
 
 use crate::address_space;
 use crate::domain::vcpu::GuestMode;
@@ -15,7 +14,7 @@ pub fn enter_kernel(ctx: &mut CallCtx<'_>) {
         if let Some(root) = ctx.state.kernel_root() {
             address_space::load(ctx, root, GuestMode::Kernel);
         }
-        swap_gs(ctx.cpu);
+        ctx.cpu.swap_gs_bases();
     }
 }
 
@@ -24,13 +23,6 @@ pub fn enter_user(ctx: &mut CallCtx<'_>, root: Mfn) {
     if ctx.vcpu.mode() == GuestMode::Kernel {
         ctx.vcpu.set_mode(GuestMode::User);
         address_space::load(ctx, root, GuestMode::User);
-        swap_gs(ctx.cpu);
+        ctx.cpu.swap_gs_bases();
     }
-}
-
-fn swap_gs(cpu: &Cpu) {
-    let (in_use, kept) = (cpu.gs_base(), cpu.user_gs_base());
-    // Bases that a CPU holds are canonical, so neither is refused.
-    let _: Result<(), NotCanonical> = cpu.set_gs_base(kept);
-    let _: Result<(), NotCanonical> = cpu.set_user_gs_base(in_use);
 }

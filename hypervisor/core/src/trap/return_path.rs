@@ -85,10 +85,25 @@ impl fmt::Display for HostEnd {
 /// does not go on are in its state from then on.
 #[inline(always)]
 pub fn before_return(ctx: &mut CallCtx<'_>, injection: Option<Injection>) -> Next {
-    if injection.is_none() && is_quiet(ctx.host, ctx.cpu, ctx.vcpu) {
-        return Next::Guest;
+    if !is_quiet(ctx.host, ctx.cpu, ctx.vcpu) {
+        return deliver_and_decide(ctx, injection);
     }
-    deliver_and_decide(ctx, injection)
+    match injection {
+        None => Next::Guest,
+        Some(injection) => inject_alone(ctx, injection),
+    }
+}
+
+/// Delivers what the entry caused to a vCPU for which nothing waits. Nothing does behind that either: a handler can only have more masked than
+/// what it interrupts.
+fn inject_alone(ctx: &mut CallCtx<'_>, injection: Injection) -> Next {
+    match inject(ctx, injection) {
+        Ok(()) => Next::Guest,
+        Err(reason) => {
+            crash::domain(ctx, reason);
+            deliver_and_decide(ctx, None)
+        }
+    }
 }
 
 /// Whether nothing waits for the guest and nothing has happened to it: the common case. An event that arrives behind it finds the
