@@ -226,6 +226,10 @@ impl Handlers for Entries {
 
     fn interrupt(cpu: &Cpu, regs: Option<&mut CpuUserRegs>, what: Interrupt) {
         if let Some(host) = HOST.get() {
+            #[cfg(feature = "longest")]
+            let _entry = regs
+                .as_deref()
+                .map(|regs| longest::Entry::begin(host, cpu, regs));
             entry::interrupt(host, cpu, regs, what);
         }
     }

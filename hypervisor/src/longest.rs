@@ -2,7 +2,7 @@
 //! under QEMU's `-icount`, where a tick of the time stamp counter is an instruction.
 //!
 //! From the first instruction of a handler to its last: all but the entry stub and the way out, which take less than a
-//! hundred. An entry in which the CPU sleeps counts with its sleep.
+//! hundred. Of one in which the CPU sleeps, what comes behind the last sleep counts.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +41,8 @@ impl<'a> Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        let instructions = self.cpu.tsc().wrapping_sub(self.start);
+        let start = self.start.max(self.cpu.awake_since());
+        let instructions = self.cpu.tsc().wrapping_sub(start);
         if LONGEST.fetch_max(instructions, Ordering::Relaxed) < instructions {
             for (place, value) in WHAT.iter().zip(self.what) {
                 place.store(value, Ordering::Relaxed);

@@ -499,6 +499,12 @@ impl Cpu {
         // SAFETY: interrupts are taken on this stack, below everything in use, and off again behind the instruction. None is
         // taken between the first two instructions: one that is there already ends the sleep.
         unsafe { asm!("sti", "hlt", "cli") };
+        self.local.awake_since.set(self.tsc());
+    }
+
+    /// The time stamp behind the last [wait](Self::wait_for_interrupt); 0 if there was none.
+    pub fn awake_since(&self) -> u64 {
+        self.local.awake_since.get()
     }
 
     /// Leaves for a guest with these registers, never to come back here: the next entry starts on an empty stack.

@@ -47,6 +47,8 @@ pub(super) struct CpuLocal {
     /// How many pages of the window's GDT and LDT, from the first on, may be a guest's: none behind them is.
     pub(super) gdt_pages: Cell<usize>,
     pub(super) ldt_pages: Cell<usize>,
+    /// When this CPU has last slept until, by its time stamp counter.
+    pub(super) awake_since: Cell<u64>,
     /// The PCIDs that may have translations, one bit for each.
     pub(super) live_pcids: Cell<u64>,
     /// The PCID of the root that is loaded.
@@ -119,6 +121,7 @@ impl CpuLocal {
             ldt_entries: Cell::new(0),
             gdt_pages: Cell::new(0),
             ldt_pages: Cell::new(0),
+            awake_since: Cell::new(0),
             live_pcids: Cell::new(0),
             pcid: Cell::new(Pcid::ZERO),
             clock_offset: Cell::new(0),
