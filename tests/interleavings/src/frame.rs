@@ -463,7 +463,7 @@ impl Frames {
             let event = TypeEvent::Undone(self.now());
             let effect = self.type_event(table.mfn, event);
             self.settle(table.mfn, effect.expect("it was in our hands"));
-            self.undo.is_undone();
+            self.undo.note_undone();
             undone = (undone.0 + 1, undone.1 + u32::from(table.progress));
         }
         undone

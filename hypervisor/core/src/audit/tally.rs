@@ -50,8 +50,7 @@ pub(super) fn count(host: &Host, tallies: &mut [Tally], report: &mut dyn FnMut(F
         Seen::Finding(finding) => report(finding),
     });
     for domain in uses::domains(host) {
-        let queues = domain.vcpus().map(|vcpu| &vcpu.undo);
-        for queue in queues.chain([&domain.undo]) {
+        for queue in domain.undo_queues() {
             queue.visit(&host.frames, |mfn| {
                 if let Some(tally) = of(tallies, mfn) {
                     tally.queues = tally.queues.saturating_add(1);

@@ -15,6 +15,8 @@ pub mod trap_table;
 pub mod upcall;
 pub mod vcpu;
 
+use core::iter;
+
 use arrayvec::ArrayVec;
 use bitflags::bitflags;
 use dom0_abi::addr::Mfn;
@@ -180,6 +182,12 @@ impl Domain {
     /// All vCPUs, in the order of their numbers.
     pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         self.vcpus.iter().map(|vcpu| &**vcpu)
+    }
+
+    /// What waits to be undone for it: in its own queue, and in those of its vCPUs.
+    pub fn undo_queues(&self) -> impl Iterator<Item = &UndoQueue> {
+        let of_vcpus = self.vcpus().map(|vcpu| &vcpu.undo);
+        iter::once(&self.undo).chain(of_vcpus)
     }
 
     /// Why the last NMI came, as the shared page says it.

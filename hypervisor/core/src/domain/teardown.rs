@@ -69,10 +69,13 @@ pub fn release(
     if !grant::end::end(own, domains, domain, budget) {
         return Progress::More;
     }
+    // Nobody puts anything into those of the vCPUs any more.
+    let mut queues = domain.undo_queues();
+    if !queues.all(|undo| undo::drain(Memory { undo, ..own }, budget)) {
+        return Progress::More;
+    }
     loop {
-        let queues = domain.vcpus().map(|vcpu| &vcpu.undo);
-        let mut queues = queues.chain([&domain.undo]);
-        if !queues.all(|undo| undo::drain(Memory { undo, ..own }, budget)) || !budget.spend() {
+        if !undo::drain(own, budget) || !budget.spend() {
             return Progress::More;
         }
         match own.frames.next_to_release(domain.id) {

@@ -95,7 +95,7 @@ impl<'q> Unpaid<'q> {
 }
 
 /// A table out of the queue: in the hands of whoever has this. It has to be [put back](UndoQueue::put_back) or
-/// [undone](UndoQueue::is_undone).
+/// [undone](UndoQueue::note_undone).
 #[must_use = "a table that is neither put back nor undone is lost"]
 #[derive(Debug)]
 pub(crate) struct ToUndo {
@@ -122,7 +122,7 @@ impl UndoQueue {
 
     /// Whether all that the caller has put into it is undone; others may add to it.
     pub fn is_empty(&self) -> bool {
-        // ORDERING: what the caller itself has put in it sees. Pairs with `is_undone`: what another CPU has undone can be seen behind this.
+        // ORDERING: what the caller itself has put in it sees. Pairs with `note_undone`: what another CPU has undone can be seen behind this.
         self.left.load(Ordering::Acquire) == 0
     }
 
@@ -138,7 +138,7 @@ impl UndoQueue {
     }
 
     /// Says that a table that was taken out is undone: nothing of what it held is held by it.
-    pub(crate) fn is_undone(&self) {
+    pub(crate) fn note_undone(&self) {
         self.left.fetch_sub(1, Ordering::Release);
     }
 

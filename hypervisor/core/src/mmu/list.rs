@@ -1,6 +1,8 @@
 //! Calls that have a list of requests, a count, a place for the number done, and the domain they are for: `mmu_update` and
 //! `mmuext_op`.
 
+use core::iter;
+
 use dom0_abi::errno::Errno;
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::xen::MMU_COUNT_PREEMPTED;
@@ -137,9 +139,8 @@ pub(crate) fn with_undone<'a, R>(
 #[cold]
 #[inline(never)]
 fn help(ctx: &mut CallCtx<'_>) -> bool {
-    let others = ctx.domain.vcpus().map(|vcpu| &vcpu.undo);
     let mut has_helped = false;
-    for queue in [&ctx.vcpu.undo, &ctx.domain.undo].into_iter().chain(others) {
+    for queue in iter::once(&ctx.vcpu.undo).chain(ctx.domain.undo_queues()) {
         if queue.is_empty() {
             continue;
         }

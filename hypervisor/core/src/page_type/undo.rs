@@ -49,7 +49,7 @@ fn undo(memory: Memory<'_>, mut table: ToUndo, budget: &mut Budget) -> bool {
         Ok(effect) => settle(memory, mfn, effect),
         Err(refused) => debug_assert!(false, "{mfn} was in our hands: {refused:?}"),
     }
-    memory.undo.is_undone();
+    memory.undo.note_undone();
     true
 }
 

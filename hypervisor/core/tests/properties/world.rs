@@ -529,8 +529,7 @@ impl World {
     pub fn drain(&self) {
         for player in &self.players {
             let domain = self.host.domains.get(player.id).unwrap();
-            let queues = domain.vcpus().map(|vcpu| &vcpu.undo);
-            for queue in queues.chain([&domain.undo]) {
+            for queue in domain.undo_queues() {
                 let memory = self.memory(player.seats[0].cpu, queue);
                 let mut budget = Budget::ENDLESS;
                 assert!(undo::drain(memory, &mut budget));
