@@ -156,7 +156,11 @@ fn begin(ctx: &mut CallCtx<'_>, request: &Request) -> Result<Option<Begun>, Refu
     };
     let parts = asked.and(track.parts());
     if !parts.any() {
-        return Ok(None);
+        // What another vCPU is about to end has not ended yet: nobody is told so but that one.
+        return match asked.and(track.pinned()).any() {
+            true => Err(GrantStatus::BadHandle.into()),
+            false => Ok(None),
+        };
     }
     if !handle.begin_end(track, parts) {
         // Another vCPU was faster.
