@@ -1,40 +1,18 @@
 //! Copies between grants and pages of the guest's own.
 
 use dom0_abi::grant_table::{
-    CopyFlags, CopyPtr, GrantCopy, GrantFlags, GrantStatus, GrantTableCommand as Cmd,
+    CopyFlags, GrantCopy, GrantFlags, GrantStatus, GrantTableCommand as Cmd,
 };
 use dom0_abi::ids::DomId;
 use kit::Report;
 use kit::page_tables::page;
 
-use super::{BAD_DOMAIN, BAD_PAGE, BAD_REF, GENERAL, Grants, OKAY, PERMIT, UNTOUCHED, operate};
+use kit::grants::{Grants, PERMIT, UNTOUCHED, copy, copy_end, operate};
+
+use super::{BAD_DOMAIN, BAD_PAGE, BAD_REF, GENERAL, OKAY};
 
 const FROM: u16 = CopyFlags::SOURCE_GREF.bits();
 const TO: u16 = CopyFlags::DEST_GREF.bits();
-
-fn end(domid: DomId, u: u64, offset: u16) -> CopyPtr {
-    CopyPtr {
-        u,
-        domid,
-        offset,
-        _pad0: 0,
-    }
-}
-
-fn copy(source: CopyPtr, dest: CopyPtr, len: u16, flags: u16) -> i16 {
-    let mut ops = [GrantCopy {
-        source,
-        dest,
-        len,
-        flags,
-        status: UNTOUCHED,
-        _pad0: 0,
-    }];
-    if operate(Cmd::Copy, &mut ops) != Ok(0) {
-        return UNTOUCHED;
-    }
-    ops[0].status
-}
 
 pub fn check(report: &mut Report, grants: &Grants) {
     let (granted, own) = (page(), page());
@@ -48,8 +26,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "from a grant",
             PERMIT,
-            end(me, grant, 0),
-            end(own_name, mfn, 0),
+            copy_end(me, grant, 0),
+            copy_end(own_name, mfn, 0),
             4096,
             FROM,
             OKAY,
@@ -57,8 +35,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "of one's own name",
             PERMIT,
-            end(own_name, grant, 8),
-            end(own_name, mfn, 16),
+            copy_end(own_name, grant, 8),
+            copy_end(own_name, mfn, 16),
             99,
             FROM,
             OKAY,
@@ -66,8 +44,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "into a grant",
             PERMIT,
-            end(own_name, mfn, 0),
-            end(me, grant, 1),
+            copy_end(own_name, mfn, 0),
+            copy_end(me, grant, 1),
             17,
             TO,
             OKAY,
@@ -75,8 +53,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "between grants",
             PERMIT,
-            end(me, grant, 0),
-            end(me, grant, 2048),
+            copy_end(me, grant, 0),
+            copy_end(me, grant, 2048),
             2048,
             FROM | TO,
             OKAY,
@@ -84,8 +62,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "between pages",
             PERMIT,
-            end(own_name, mfn, 0),
-            end(own_name, mfn, 2048),
+            copy_end(own_name, mfn, 0),
+            copy_end(own_name, mfn, 2048),
             9,
             0,
             OKAY,
@@ -93,8 +71,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "nothing",
             PERMIT,
-            end(me, grant, 4096),
-            end(own_name, mfn, 4096),
+            copy_end(me, grant, 4096),
+            copy_end(own_name, mfn, 4096),
             0,
             FROM,
             OKAY,
@@ -102,8 +80,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "beyond the source",
             PERMIT,
-            end(me, grant, 4095),
-            end(own_name, mfn, 0),
+            copy_end(me, grant, 4095),
+            copy_end(own_name, mfn, 0),
             2,
             FROM,
             bad_arg,
@@ -111,8 +89,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "beyond the destination",
             PERMIT,
-            end(me, grant, 0),
-            end(own_name, mfn, 1),
+            copy_end(me, grant, 0),
+            copy_end(own_name, mfn, 1),
             4096,
             FROM,
             bad_arg,
@@ -120,8 +98,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "far beyond",
             PERMIT,
-            end(me, grant, 0xffff),
-            end(own_name, mfn, 0xffff),
+            copy_end(me, grant, 0xffff),
+            copy_end(own_name, mfn, 0xffff),
             0xffff,
             FROM,
             bad_arg,
@@ -129,8 +107,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "what is to be read",
             PERMIT | readonly,
-            end(me, grant, 0),
-            end(own_name, mfn, 0),
+            copy_end(me, grant, 0),
+            copy_end(own_name, mfn, 0),
             9,
             FROM,
             OKAY,
@@ -138,8 +116,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "into what is to be read",
             PERMIT | readonly,
-            end(own_name, mfn, 0),
-            end(me, grant, 0),
+            copy_end(own_name, mfn, 0),
+            copy_end(me, grant, 0),
             9,
             TO,
             GENERAL,
@@ -147,8 +125,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "what is not granted",
             0,
-            end(me, grant, 0),
-            end(own_name, mfn, 0),
+            copy_end(me, grant, 0),
+            copy_end(own_name, mfn, 0),
             9,
             FROM,
             GENERAL,
@@ -156,8 +134,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "no grant",
             PERMIT,
-            end(me, 0x8000, 0),
-            end(own_name, mfn, 0),
+            copy_end(me, 0x8000, 0),
+            copy_end(own_name, mfn, 0),
             9,
             FROM,
             BAD_REF,
@@ -165,8 +143,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "by number",
             PERMIT,
-            end(me, mfn, 0),
-            end(own_name, mfn, 0),
+            copy_end(me, mfn, 0),
+            copy_end(own_name, mfn, 0),
             9,
             0,
             denied,
@@ -174,8 +152,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "into, by number",
             PERMIT,
-            end(own_name, mfn, 0),
-            end(me, mfn, 0),
+            copy_end(own_name, mfn, 0),
+            copy_end(me, mfn, 0),
             9,
             0,
             denied,
@@ -183,8 +161,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "of nobody",
             PERMIT,
-            end(DomId::new(1), grant, 0),
-            end(own_name, mfn, 0),
+            copy_end(DomId::new(1), grant, 0),
+            copy_end(own_name, mfn, 0),
             9,
             FROM,
             BAD_DOMAIN,
@@ -192,8 +170,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "no frame",
             PERMIT,
-            end(own_name, 0xffff_ffff, 0),
-            end(own_name, mfn, 0),
+            copy_end(own_name, 0xffff_ffff, 0),
+            copy_end(own_name, mfn, 0),
             9,
             0,
             BAD_PAGE,
@@ -201,8 +179,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "no frame at all",
             PERMIT,
-            end(own_name, !0, 0),
-            end(own_name, mfn, 0),
+            copy_end(own_name, !0, 0),
+            copy_end(own_name, mfn, 0),
             9,
             0,
             BAD_PAGE,
@@ -210,8 +188,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "into no frame",
             PERMIT,
-            end(me, grant, 0),
-            end(own_name, 0xffff_ffff, 0),
+            copy_end(me, grant, 0),
+            copy_end(own_name, 0xffff_ffff, 0),
             9,
             FROM,
             BAD_PAGE,
@@ -219,8 +197,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "from a table",
             PERMIT,
-            end(own_name, table, 0),
-            end(own_name, mfn, 0),
+            copy_end(own_name, table, 0),
+            copy_end(own_name, mfn, 0),
             9,
             0,
             OKAY,
@@ -228,8 +206,8 @@ pub fn check(report: &mut Report, grants: &Grants) {
         (
             "into a table",
             PERMIT,
-            end(me, grant, 0),
-            end(own_name, table, 0),
+            copy_end(me, grant, 0),
+            copy_end(own_name, table, 0),
             9,
             FROM,
             GENERAL,
@@ -255,8 +233,8 @@ fn bytes(report: &mut Report, grants: &Grants) {
         granted.set_word(word, 0x0101_0101_0101_0101 * (word as u64 % 200));
     }
     let status = copy(
-        end(DomId::DOM0, 31, 80),
-        end(DomId::SELF, own.mfn(), 163),
+        copy_end(DomId::DOM0, 31, 80),
+        copy_end(DomId::SELF, own.mfn(), 163),
         1001,
         FROM,
     );
@@ -277,8 +255,8 @@ fn many(report: &mut Report, grants: &Grants) {
     let own = page();
     let mut ops = [const { None }; 60].map(|_: Option<()>| GrantCopy::zeroed());
     for op in &mut ops {
-        op.source = end(DomId::DOM0, 32, 0);
-        op.dest = end(DomId::SELF, own.mfn(), 0);
+        op.source = copy_end(DomId::DOM0, 32, 0);
+        op.dest = copy_end(DomId::SELF, own.mfn(), 0);
         (op.len, op.flags, op.status) = (4096, FROM, UNTOUCHED);
     }
     ops[30].source.u = 0x8000;

@@ -1,18 +1,17 @@
 //! Maps: what they allow, how they end, and what they are refused for.
 
 use dom0_abi::grant_table::{
-    GrantFlags, GrantStatus, GrantTableCommand as Cmd, GrantType, MapFlags, MapGrantRef,
-    UnmapAndReplace, UnmapGrantRef,
+    GrantFlags, GrantStatus, GrantTableCommand as Cmd, GrantType, MapFlags, UnmapAndReplace,
+    UnmapGrantRef,
 };
 use dom0_abi::ids::{DomId, GrantRef};
 use kit::Report;
 use kit::memory::{PAGE, pte, read, write};
 use kit::page_tables::{Lab, WRITABLE, page};
 
-use super::{
-    BAD_DOMAIN, BAD_HANDLE, BAD_PAGE, BAD_REF, GENERAL, Grants, MAP_SLOT, OKAY, PERMIT, UNTOUCHED,
-    operate,
-};
+use kit::grants::{Grants, PERMIT, UNTOUCHED, map, map_of, map_op, operate, unmap};
+
+use super::{BAD_DOMAIN, BAD_HANDLE, BAD_PAGE, BAD_REF, GENERAL, MAP_SLOT, OKAY};
 
 const HOST: u32 = MapFlags::HOST_MAP.bits();
 const DEVICE: u32 = MapFlags::DEVICE_MAP.bits();
@@ -28,41 +27,6 @@ const GLOBAL: u64 = 1 << 8;
 /// An address that is mapped by a slot.
 fn at(slot: usize) -> u64 {
     Lab::address(MAP_SLOT + slot)
-}
-
-fn op(dom: DomId, reference: u32, flags: u32, host_addr: u64) -> MapGrantRef {
-    MapGrantRef {
-        host_addr,
-        flags,
-        grant_ref: GrantRef::new(reference),
-        dom,
-        status: UNTOUCHED,
-        handle: 0xaaaa,
-        dev_bus_addr: 0,
-    }
-}
-
-fn map_of(dom: DomId, reference: u32, flags: u32, host_addr: u64) -> MapGrantRef {
-    let mut ops = [op(dom, reference, flags, host_addr)];
-    if operate(Cmd::MapGrantRef, &mut ops) != Ok(0) {
-        ops[0].status = UNTOUCHED;
-    }
-    let [done] = ops;
-    done
-}
-
-fn map(reference: u32, flags: u32, host_addr: u64) -> MapGrantRef {
-    map_of(DomId::DOM0, reference, flags, host_addr)
-}
-
-fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> i16 {
-    let mut ops = [UnmapGrantRef::zeroed()];
-    (ops[0].handle, ops[0].host_addr, ops[0].dev_bus_addr) = (handle, host_addr, dev_bus_addr);
-    ops[0].status = UNTOUCHED;
-    if operate(Cmd::UnmapGrantRef, &mut ops) != Ok(0) {
-        return UNTOUCHED;
-    }
-    ops[0].status
 }
 
 pub fn check(report: &mut Report, grants: &Grants) {
@@ -372,7 +336,7 @@ fn elsewhere(report: &mut Report, grants: &Grants) {
 fn many(report: &mut Report, grants: &Grants) {
     const COUNT: usize = 100;
     grants.fresh(9, 0);
-    let mut maps = [const { None }; COUNT].map(|_: Option<()>| op(DomId::DOM0, 9, HOST, 0));
+    let mut maps = [const { None }; COUNT].map(|_: Option<()>| map_op(DomId::DOM0, 9, HOST, 0));
     for (slot, op) in maps.iter_mut().enumerate() {
         op.host_addr = at(slot + 20);
         if slot == 40 {

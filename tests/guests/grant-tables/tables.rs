@@ -6,15 +6,15 @@ use dom0_abi::addr::GuestAddr;
 use dom0_abi::errno::Errno;
 use dom0_abi::grant_table::{
     GetStatusFrames, GetVersion, GrantStatus, GrantTableCommand as Cmd, MapFlags, MapGrantRef,
-    QuerySize, SetVersion, SetupTable, SwapGrantRef, UnmapGrantRef,
+    QuerySize, SetVersion, SwapGrantRef, UnmapGrantRef,
 };
 use dom0_abi::handle::GuestHandle;
 use dom0_abi::ids::{DomId, GrantRef};
 use kit::Report;
 
-use super::{
-    BAD_DOMAIN, BAD_REF, GENERAL, Grants, MAP_SLOT, OKAY, PERMIT, UNTOUCHED, bare, operate,
-};
+use kit::grants::{Grants, PERMIT, UNTOUCHED, bare, operate, setup};
+
+use super::{BAD_DOMAIN, BAD_REF, GENERAL, MAP_SLOT, OKAY};
 use kit::page_tables::Lab;
 
 const NOBODY: [DomId; 5] = [
@@ -24,26 +24,6 @@ const NOBODY: [DomId; 5] = [
     DomId::INVALID,
     DomId::new(0xffff),
 ];
-
-/// Asks for the frames of a table: the status, the first frame, and how many were told.
-pub fn setup(dom: DomId, nr_frames: u32) -> Result<(i16, u64, usize), Errno> {
-    let mut frames = [u64::MAX; 70];
-    let mut op = [SetupTable {
-        dom,
-        _pad0: 0,
-        nr_frames,
-        status: UNTOUCHED,
-        _pad1: [0; 3],
-        frame_list: GuestHandle::new(GuestAddr::new(
-            frames.as_mut_ptr().expose_provenance() as u64
-        )),
-    }];
-    operate(Cmd::SetupTable, &mut op)?;
-    // SAFETY: the hypervisor has written them.
-    let frames = unsafe { (&raw const frames).read_volatile() };
-    let told = frames.iter().filter(|&&mfn| mfn != u64::MAX).count();
-    Ok((op[0].status, frames[0], told))
-}
 
 fn query(dom: DomId) -> Result<(i16, u32, u32), Errno> {
     let mut op = [QuerySize {

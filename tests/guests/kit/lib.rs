@@ -12,6 +12,7 @@ pub mod console;
 pub mod descriptors;
 pub mod entry;
 pub mod frames;
+pub mod grants;
 pub mod memory;
 mod notes;
 pub mod page_tables;

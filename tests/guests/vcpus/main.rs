@@ -1,5 +1,5 @@
 //! Several vCPUs of a domain, on as many CPUs as there are: started, stopped and started again; events, timers and NMIs to each other, all
-//! at once; translations that all of them must forget.
+//! at once; translations that all of them must forget; grants that are mapped, copied from and taken back.
 //!
 //! The first one gives orders, one at a time, and the others carry them out. No check asks how long something took; a wake-up that is lost
 //! is one that never comes.
@@ -10,6 +10,7 @@
 
 #[path = "../timers/clock.rs"]
 mod clock;
+mod grants;
 mod orders;
 mod start;
 mod vcpu;
@@ -46,5 +47,6 @@ fn main(report: &mut Report) {
     start::refusals(report, count);
     start::all(report, count, clock);
     orders::all(report, count, clock);
+    grants::check(report, count, clock);
     start::down_and_up(report, count, clock);
 }

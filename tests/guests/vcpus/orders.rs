@@ -13,7 +13,7 @@ use kit::page_tables::{WRITABLE, page};
 
 use crate::clock::Clock;
 use crate::vcpu::{MOST, VCPUS, Vcpu, block, mask_port, op, take_pending};
-use crate::{MS, start};
+use crate::{MS, grants, start};
 
 /// Orders.
 pub const NOTHING: u64 = 1;
@@ -24,6 +24,8 @@ const TIMERS: u64 = 5;
 const YIELD: u64 = 6;
 const TIME: u64 = 7;
 const LOOK: u64 = 8;
+pub const RACE: u64 = 9;
+pub const ENDS: u64 = 10;
 
 /// How many messages each sends in a storm, and how often a ball goes to and fro.
 const MESSAGES: u64 = 2_000;
@@ -46,6 +48,11 @@ static AT: AtomicU64 = AtomicU64::new(0);
 /// The number of the last order.
 pub fn last() -> u64 {
     LAST.load(Ordering::SeqCst)
+}
+
+/// How many vCPUs take part.
+pub fn players() -> usize {
+    PLAYERS.load(Ordering::SeqCst) as usize
 }
 
 /// Gives a vCPU an order.
@@ -97,6 +104,8 @@ fn carry_out(vcpu: &'static Vcpu, what: u64) -> u64 {
         STORM => storm(vcpu),
         PING_PONG => ping_pong(vcpu),
         TIMERS => timers(vcpu),
+        RACE => grants::race(vcpu),
+        ENDS => grants::ends(vcpu),
         YIELD => {
             for _ in 0..ROUNDS {
                 let _ = hypercall::sched_yield();
@@ -115,7 +124,7 @@ fn carry_out(vcpu: &'static Vcpu, what: u64) -> u64 {
 
 /// Sends messages to all others, and sleeps until all of theirs have come.
 fn storm(vcpu: &'static Vcpu) -> u64 {
-    let players = PLAYERS.load(Ordering::SeqCst) as usize;
+    let players = players();
     let number = vcpu.number();
     let mut failures = 0;
     for message in 0..MESSAGES {
@@ -221,7 +230,7 @@ fn tolerance(clock: Clock) -> u64 {
 }
 
 /// Has all vCPUs do something, the first one too, and looks at what came of it.
-fn together(report: &mut Report, name: &str, count: usize, clock: Clock, what: u64) {
+pub fn together(report: &mut Report, name: &str, count: usize, clock: Clock, what: u64) {
     for number in 1..count {
         give(number, what);
     }
